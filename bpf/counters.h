@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Everything that is counted, once per target and CPU. The daemon reads this list too: names and sentences
+ * reach D-Bus and sockaccelctl from here. TOTAL counts traffic, CONNECTION says why a covered connection is not
+ * accelerated, MESSAGE why a message of an accelerated connection went by TCP.
+ */
+#ifndef SOCKACCEL_COUNTERS_H
+#define SOCKACCEL_COUNTERS_H
+
+#define COUNTERS(X)                                                                                               \
+	X(CONNECTIONS, TOTAL, "connections of which both ends were joined")                                       \
+	X(CONNECTIONS_CLOSED, TOTAL, "joined ends that were closed by their owner")                               \
+	X(REDIRECTED_MESSAGES, TOTAL, "messages handed straight to the peer")                                     \
+	X(REDIRECTED_BYTES, TOTAL, "bytes handed straight to the peer")                                           \
+	X(TCP_MESSAGES, TOTAL, "messages of joined ends that went by TCP")                                        \
+	X(TCP_BYTES, TOTAL, "bytes of joined ends that went by TCP")                                              \
+	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
+	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
+	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
+	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
+	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
+	X(SELF_CONNECT, CONNECTION, "the socket is connected to itself")                                          \
+	X(REPAIR, CONNECTION, "the socket is being restored from a checkpoint")                                   \
+	X(FAST_OPEN, CONNECTION, "data travelled before the connection was established (TCP Fast Open)")          \
+	X(FOREIGN_SOCKMAP, CONNECTION, "another program's sockmap owns the socket")                               \
+	X(KEY_TAKEN, CONNECTION, "an earlier socket with the same addresses and ports is still open")             \
+	X(MAP_FULL, CONNECTION, "the limit of connections is reached")                                            \
+	X(UNSUPPORTED, CONNECTION, "the kernel refuses this kind of socket")                                      \
+	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
+	X(EVICTED_BLOCKING, CONNECTION, "taken out: an end does blocking reads (no O_NONBLOCK)")                  \
+	X(EVICTED_ULP, CONNECTION, "taken out: an end runs kernel TLS or another upper protocol")                 \
+	X(EVICTED_LONELY, CONNECTION, "taken out: the other end never joined or is gone")                         \
+	X(EVICTED_DRAINED, CONNECTION, "taken out: its target was disabled")                                      \
+	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \
+	X(NO_PEER, MESSAGE, "the other end has not joined")                                                       \
+	X(PEER_GONE, MESSAGE, "the other end is closed")                                                          \
+	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \
+	X(ORDER, MESSAGE, "the reader has not yet read all that TCP carried before")                              \
+	X(BACKLOG, MESSAGE, "the reader is behind and TCP's flow control takes over")                             \
+	X(NOT_ACCEPTED, MESSAGE, "the reader's program has not accepted the connection yet")                      \
+	X(BLOCKING, MESSAGE, "an end does blocking reads (no O_NONBLOCK)")                                        \
+	X(LOW_WATER, MESSAGE, "the reader set SO_RCVLOWAT")                                                       \
+	X(PEEK_OFFSET, MESSAGE, "the reader set SO_PEEK_OFF")                                                     \
+	X(ZEROCOPY, MESSAGE, "the sender set SO_ZEROCOPY")                                                        \
+	X(ULP, MESSAGE, "an end runs kernel TLS or another upper protocol")                                       \
+	X(CORK, MESSAGE, "the sender set TCP_CORK")                                                               \
+	X(COALESCE, MESSAGE, "a small message behind unread ones, which TCP carries better together")             \
+	X(REFUSED, MESSAGE, "the kernel declined the redirect")
+
+#define COUNTER_INDEX(name, kind, sentence) name,
+enum counter { COUNTERS(COUNTER_INDEX) COUNTERS_COUNT };
+#undef COUNTER_INDEX
+
+#endif

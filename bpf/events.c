@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+
+/* Atomic although per CPU: a program may be preempted by another one that counts the same. */
+static inline void count(u32 slot, u32 counter, u64 amount)
+{
+	struct counters *counters = sa_counters.lookup(&slot);
+
+	if (counters && counter < COUNTERS_COUNT)
+		__sync_fetch_and_add(&counters->value[counter], amount);
+}
+
+/* The limit holds for all CPUs together; a race at the turn of a second lets a few more through. */
+static inline int within_event_limit(u64 now)
+{
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
+	struct event_window *window = sa_window.lookup(&zero);
+	u64 second = now / 1000000000;
+
+	if (!settings || !window)
+		return 0;
+	if (window->second != second) {
+		window->second = second;
+		window->count = 0;
+	}
+	return __sync_fetch_and_add(&window->count, 1) < settings->events_per_second;
+}
+
+static inline void describe(struct event *event, struct connection *connection, u32 kind, u32 reason, u64 now)
+{
+	event->flow = connection->own;
+	event->time_ns = now;
+	event->cookie = connection->cookie;
+	event->peer_cookie = connection->peer_cookie;
+	event->cgroup = connection->cgroup;
+	event->redirected_bytes = connection->redirected_bytes;
+	event->redirected_messages = connection->redirected_messages;
+	event->tcp_bytes = connection->tcp_bytes;
+	event->tcp_messages = connection->tcp_messages;
+	event->kind = kind;
+	event->reason = reason;
+	event->slot = connection->slot;
+	event->generation = connection->generation;
+	event->active = connection->active;
+	event->pid = connection->pid;
+	event->marked = connection->marked;
+	event->young = 0;
+	__builtin_memcpy(event->comm, connection->comm, sizeof(event->comm));
+}
+
+static inline void report(struct connection *connection, u32 kind, u32 reason)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct event *event;
+
+	if (!within_event_limit(now)) {
+		count(connection->slot, EVENTS_SUPPRESSED, 1);
+		return;
+	}
+	event = sa_events.ringbuf_reserve(sizeof(*event));
+	if (!event) {
+		count(connection->slot, EVENTS_LOST, 1);
+		return;
+	}
+	describe(event, connection, kind, reason, now);
+	sa_events.ringbuf_submit(event, 0);
+}

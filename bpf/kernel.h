@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The kernel's own structures, read at offsets that the loader took from the running kernel's BTF
+ * (OFFSET_struct_member, SHIFT_ and MASK_ for bit fields). A pointer to the other end's socket is a hint that may
+ * be stale: a read through it copies or yields zero, it never faults. Whoever acts on what was read first
+ * compares the socket's cookie, which is never given out twice.
+ */
+#ifndef SOCKACCEL_KERNEL_H
+#define SOCKACCEL_KERNEL_H
+
+/* Declared by number: BCC rewrites its own bpf_probe_read_kernel() where it cannot see kallsyms. */
+static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_MPTCP 262
+#define E2BIG 7
+#define ENOMEM 12
+#define EBUSY 16
+#define EEXIST 17
+
+/* net/tcp_states.h */
+#define TCP_ESTABLISHED 1
+#define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LISTEN 10
+
+/* include/linux/tcp.h */
+#define TCP_NAGLE_OFF 1
+#define TCP_NAGLE_CORK 2
+
+/* include/net/sock.h */
+#define SOCK_RCVBUF_LOCK 2
+
+#define PSOCK_POINTER_MASK (~7ULL)
+
+#define READ_AS(type, base, offset)                                                                               \
+	({                                                                                                        \
+		type value = 0;                                                                                   \
+		probe_read(&value, sizeof(value), (const void *)((unsigned long)(base) + (offset)));              \
+		value;                                                                                            \
+	})
+#define READ_U8(base, offset) READ_AS(__u8, base, offset)
+#define READ_U32(base, offset) READ_AS(__u32, base, offset)
+#define READ_U64(base, offset) READ_AS(__u64, base, offset)
+#define READ_BITS(base, field) ((READ_U8(base, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
+
+static inline __u64 sock_cookie(__u64 sock)
+{
+	return READ_U64(sock, OFFSET_sock_cookie);
+}
+
+static inline __u8 sock_state(__u64 sock)
+{
+	return READ_U8(sock, OFFSET_sock_state);
+}
+
+static inline __u64 sock_netns(__u64 sock)
+{
+	return READ_U64(READ_U64(sock, OFFSET_sock_net), OFFSET_net_cookie);
+}
+
+/* The third number of net.ipv4.tcp_rmem, in bytes. */
+static inline __u32 sock_receive_maximum(__u64 sock)
+{
+	return READ_U32(READ_U64(sock, OFFSET_sock_net), OFFSET_net_tcp_rmem + 8);
+}
+
+/* What the peer may still send by TCP without asking, in bytes: tcp_receive_window() in include/net/tcp.h. */
+static inline __u32 sock_receive_window(__u64 sock)
+{
+	__s32 window = READ_U32(sock, OFFSET_tcp_sock_rcv_wup) + READ_U32(sock, OFFSET_tcp_sock_rcv_wnd) -
+		       READ_U32(sock, OFFSET_tcp_sock_rcv_nxt);
+
+	return window > 0 ? window : 0;
+}
+
+/* 0 before accept() and after the last close(). */
+static inline __u64 sock_file(__u64 sock)
+{
+	__u64 socket = READ_U64(sock, OFFSET_sock_socket);
+
+	return socket ? READ_U64(socket, OFFSET_socket_file) : 0;
+}
+
+static inline int file_blocks(__u64 file)
+{
+	return !(READ_U32(file, OFFSET_file_flags) & O_NONBLOCK);
+}
+
+static inline __u64 sock_ulp(__u64 sock)
+{
+	return READ_U64(sock, OFFSET_sock_ulp);
+}
+
+static inline __u64 sock_psock(__u64 sock)
+{
+	return READ_U64(sock, OFFSET_sock_user_data) & PSOCK_POINTER_MASK;
+}
+
+static inline int sock_is_mptcp(__u64 sock)
+{
+#ifdef OFFSET_sock_is_mptcp
+	return READ_BITS(sock, sock_is_mptcp);
+#else
+	return 0;
+#endif
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* One translation unit: the loader puts maps, events, membership, verdict, members, listeners, probe in a row. */
+#include "kernel.h"
+#include "types.h"
+
+/* Every joined end, under its own flow. */
+BPF_SOCKHASH(sa_members, struct flow, MAX_MEMBERS);
+/* How a joined end is found by the other one; an entry that falls out costs speed, never bytes. */
+BPF_TABLE("lru_hash", struct flow, struct peer, sa_peers, MAX_MEMBERS);
+BPF_SK_STORAGE(sa_connections, struct connection);
+BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);
+
+/* cgroup id -> slot in sa_targets and sa_counters. Slot 0 belongs to no target. */
+BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
+BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
+BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
+
+BPF_ARRAY(sa_settings, struct settings, 1);
+BPF_ARRAY(sa_window, struct event_window, 1);
+BPF_RINGBUF_OUTPUT(sa_events, EVENT_PAGES);
+
+/* The verdict lives behind a tail call, so that a newer one reaches sockets that joined under the old. */
+BPF_PROG_ARRAY(sa_verdict, 1);
+
+/* Never read. Writing to a map of maps returns when every program that was running has ended
+ * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): the daemon's grace period. */
+BPF_ARRAY_OF_MAPS(sa_grace, "sa_window", 1);

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Which sockets join (sock_ops). The connecting end decides, in connect(): both ends on this host, one of them
+ * covered by a target, nothing about them that a sockmap would break. It joins once it is established; the
+ * accepting end follows if, and only if, it finds the connecting end joined.
+ */
+
+static inline void read_address(u64 sock, u32 v4_offset, u32 v6_offset, u32 *address)
+{
+	if (READ_AS(u16, sock, OFFSET_sock_family) == AF_INET6) {
+		probe_read(address, 16, (void *)(sock + v6_offset));
+		return;
+	}
+	address[2] = bpf_htonl(0xffff);
+	address[3] = READ_U32(sock, v4_offset);
+}
+
+/* The socket's own view of its connection. flow: zeroed. */
+static inline void read_flow(u64 sock, struct flow *flow)
+{
+	flow->netns = sock_netns(sock);
+	flow->local_port = READ_AS(u16, sock, OFFSET_sock_num);
+	flow->remote_port = bpf_ntohs(READ_AS(u16, sock, OFFSET_sock_dport));
+	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, flow->local);
+	read_address(sock, OFFSET_sock_daddr, OFFSET_sock_v6_daddr, flow->remote);
+}
+
+static inline void mirror(const struct flow *flow, struct flow *other)
+{
+	other->netns = flow->netns;
+	__builtin_memcpy(other->local, flow->remote, sizeof(other->local));
+	__builtin_memcpy(other->remote, flow->local, sizeof(other->remote));
+	other->local_port = flow->remote_port;
+	other->remote_port = flow->local_port;
+	other->pad = 0;
+}
+
+static inline int is_v4(const u32 *address)
+{
+	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
+}
+
+static inline int same_address(const u32 *a, const u32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
+}
+
+static inline int is_local(const struct flow *flow)
+{
+	const u32 *remote = flow->remote;
+
+	if (is_v4(remote) && (bpf_ntohl(remote[3]) >> 24) == 127)
+		return 1;
+	if (!remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1))
+		return 1;
+	return same_address(flow->local, remote);
+}
+
+/* The slot of the innermost target above a cgroup, 0 if none covers it. */
+static inline u32 slot_of_cgroup(u64 cgroup)
+{
+	int level = READ_U32(cgroup, OFFSET_cgroup_level);
+
+#pragma clang loop unroll(disable)
+	for (int depth = 0; depth < MAX_CGROUP_DEPTH; depth++) {
+		u64 ancestor, id;
+		u32 *slot;
+
+		if (level < 0)
+			break;
+		ancestor = READ_U64(cgroup, OFFSET_cgroup_ancestors + 8ULL * level);
+		id = READ_U64(READ_U64(ancestor, OFFSET_cgroup_kn), OFFSET_kernfs_node_id);
+		slot = sa_cgroups.lookup(&id);
+		if (slot)
+			return *slot;
+		level--;
+	}
+	return 0;
+}
+
+static inline u64 cgroup_id(u64 sock)
+{
+	return READ_U64(READ_U64(READ_U64(sock, OFFSET_sock_cgroup), OFFSET_cgroup_kn), OFFSET_kernfs_node_id);
+}
+
+static inline int still_listens(struct listener *listener, struct listener_key *key)
+{
+	return sock_state(listener->sock) == TCP_LISTEN &&
+	       READ_AS(u16, listener->sock, OFFSET_sock_num) == key->port &&
+	       sock_netns(listener->sock) == key->netns;
+}
+
+/* Who will answer a connection to flow's remote end: a listener on that address, or on any. */
+static inline struct listener *listener_for(const struct flow *flow)
+{
+	struct listener_key key = {.netns = flow->netns, .port = flow->remote_port};
+	struct listener *listener;
+
+	__builtin_memcpy(key.address, flow->remote, sizeof(key.address));
+	listener = sa_listeners.lookup(&key);
+	if (listener && still_listens(listener, &key))
+		return listener;
+	key.address[3] = 0;
+	if (is_v4(flow->remote)) {
+		listener = sa_listeners.lookup(&key);
+		if (listener && still_listens(listener, &key))
+			return listener;
+	}
+	key.address[0] = 0;
+	key.address[1] = 0;
+	key.address[2] = 0;
+	listener = sa_listeners.lookup(&key);
+	if (listener && still_listens(listener, &key))
+		return listener;
+	return NULL;
+}
+
+static inline void remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+{
+	struct listener_key key = {.netns = sock_netns(sock), .port = READ_AS(u16, sock, OFFSET_sock_num)};
+	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
+
+	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key.address);
+	__builtin_memcpy(listener.comm, comm, sizeof(listener.comm));
+	sa_listeners.update(&key, &listener);
+}
+
+static inline void on_listen(struct bpf_sock_ops *ops)
+{
+	struct bpf_sock *sk = ops->sk;
+	char comm[16] = {};
+	u32 pid = 0;
+	u64 sock;
+
+	if (!sk)
+		return;
+	sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (!sock)
+		return;
+#ifdef SOCK_OPS_KNOWS_PID
+	pid = bpf_get_current_pid_tgid() >> 32;
+#endif
+#ifdef SOCK_OPS_KNOWS_COMM
+	bpf_get_current_comm(comm, sizeof(comm));
+#endif
+	remember_listener(sock, pid, comm, sock_is_mptcp(sock));
+}
+
+static inline void refuse(struct connection *connection, u32 reason)
+{
+	connection->state = LEFT;
+	connection->reason = reason;
+	count(connection->slot, reason, 1);
+	report(connection, EVENT_REFUSED, reason);
+}
+
+static inline u32 reason_against(u64 sock)
+{
+	if (READ_BITS(sock, sock_kern_sock))
+		return KERNEL_SOCKET;
+	if (sock_is_mptcp(sock))
+		return MPTCP;
+	if (READ_BITS(sock, tcp_sock_repair))
+		return REPAIR;
+	return 0;
+}
+
+static inline void on_connect(struct bpf_sock_ops *ops)
+{
+	struct connection *connection;
+	struct bpf_sock *sk = ops->sk;
+	struct listener *listener;
+	struct target *target;
+	struct flow flow = {};
+	u32 slot, reason;
+	u64 sock;
+
+	if (!sk)
+		return;
+	/* A socket that was disconnected (AF_UNSPEC) and connects anew: what it had not read belongs to the old
+	 * connection, and the kernel keeps it in the map under the old key. */
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	if (connection) {
+		sa_members.delete(&connection->own);
+		sa_connections.sk_storage_delete(sk);
+	}
+	sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (!sock)
+		return;
+	read_flow(sock, &flow);
+	slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
+	if (!is_local(&flow)) {
+		if (slot)
+			count(slot, NOT_LOCAL, 1);
+		return;
+	}
+	listener = listener_for(&flow);
+	if (!slot && listener)
+		slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
+	/* A bystander: nothing of it is kept. */
+	if (!slot)
+		return;
+	target = sa_targets.lookup(&slot);
+	if (!target)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!connection)
+		return;
+	connection->own = flow;
+	mirror(&flow, &connection->peer);
+	connection->cookie = bpf_get_socket_cookie(ops);
+	connection->cgroup = cgroup_id(sock);
+	connection->slot = slot;
+	connection->generation = target->generation;
+	connection->active = 1;
+	connection->state = CANDIDATE;
+#ifdef SOCK_OPS_KNOWS_PID
+	connection->pid = bpf_get_current_pid_tgid() >> 32;
+#endif
+#ifdef SOCK_OPS_KNOWS_COMM
+	bpf_get_current_comm(connection->comm, sizeof(connection->comm));
+#endif
+	reason = reason_against(sock);
+	if (!reason && listener && listener->mptcp)
+		reason = MPTCP;
+	if (!reason && flow.local_port == flow.remote_port && same_address(flow.local, flow.remote))
+		reason = SELF_CONNECT;
+	if (reason)
+		refuse(connection, reason);
+}
+
+static inline u32 reason_of_error(int error)
+{
+	if (error == -EBUSY)
+		return FOREIGN_SOCKMAP;
+	if (error == -EEXIST)
+		return KEY_TAKEN;
+	if (error == -E2BIG || error == -ENOMEM)
+		return MAP_FULL;
+	return UNSUPPORTED;
+}
+
+/* Puts the socket in the map and makes it known to its peer; 0, or the reason why not. */
+static inline u32 join(struct bpf_sock_ops *ops, struct connection *connection, u64 sock)
+{
+	struct peer self = {
+		.sock = sock,
+		.cookie = connection->cookie,
+		.slot = connection->slot,
+		.generation = connection->generation,
+		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
+	};
+	struct flow key = connection->own;
+	int error;
+
+	/* Not BPF_ANY: an older socket under this key may hold bytes that its owner has not read yet. */
+	error = sa_members.sock_hash_update(ops, &key, BPF_NOEXIST);
+	if (error)
+		return reason_of_error(error);
+	if (sa_peers.update(&key, &self)) {
+		sa_members.delete(&key);
+		return MAP_FULL;
+	}
+	connection->state = JOINED;
+	connection->receive_maximum = sock_receive_maximum(sock);
+	connection->joined_ns = bpf_ktime_get_ns();
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	return 0;
+}
+
+static inline void on_active_established(struct bpf_sock_ops *ops)
+{
+	struct connection *connection;
+	struct bpf_sock *sk = ops->sk;
+	u32 reason;
+	u64 sock;
+
+	if (!sk)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	if (!connection || connection->state != CANDIDATE)
+		return;
+	sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (!sock)
+		return;
+	/* The accepting end was established by the SYN and its data, before this one could join. */
+	reason = ops->data_segs_out ? FAST_OPEN : join(ops, connection, sock);
+	if (reason)
+		refuse(connection, reason);
+	else
+		report(connection, EVENT_JOINED, 0);
+}
+
+/* Nothing was ever redirected to an end whose peer did not join, so it can leave at once. */
+static inline void dismiss(struct flow *key)
+{
+	sa_members.delete(key);
+	sa_peers.delete(key);
+}
+
+static inline void on_passive_established(struct bpf_sock_ops *ops)
+{
+	struct connection *connection;
+	struct bpf_sock *sk = ops->sk;
+	struct flow flow = {}, other;
+	struct listener *listener;
+	struct peer *peer;
+	u32 reason, slot;
+	u64 sock;
+
+	if (!sk)
+		return;
+	sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (!sock)
+		return;
+	read_flow(sock, &flow);
+	if (!is_local(&flow)) {
+		slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
+		if (slot)
+			count(slot, NOT_LOCAL, 1);
+		return;
+	}
+	mirror(&flow, &other);
+	peer = sa_peers.lookup(&other);
+	if (!peer || sock_cookie(peer->sock) != peer->cookie)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!connection) {
+		dismiss(&other);
+		return;
+	}
+	connection->own = flow;
+	connection->peer = other;
+	connection->cookie = bpf_get_socket_cookie(ops);
+	connection->cgroup = cgroup_id(sock);
+	connection->slot = peer->slot;
+	connection->generation = peer->generation;
+	connection->peer_sock = peer->sock;
+	connection->peer_cookie = peer->cookie;
+	listener = listener_for(&other);
+	if (listener) {
+		connection->pid = listener->pid;
+		__builtin_memcpy(connection->comm, listener->comm, sizeof(connection->comm));
+	}
+	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
+	 * do not agree by chance. */
+	if (READ_U32(sock, OFFSET_tcp_sock_copied_seq) != peer->initial_sequence ||
+	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer->sock, OFFSET_tcp_sock_copied_seq)) {
+		refuse(connection, PEER_MISMATCH);
+		return;
+	}
+	reason = reason_against(sock);
+	if (!reason)
+		reason = join(ops, connection, sock);
+	if (reason) {
+		dismiss(&other);
+		refuse(connection, reason);
+		return;
+	}
+	count(connection->slot, CONNECTIONS, 1);
+	report(connection, EVENT_JOINED, 0);
+}
+
+/* The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. */
+static inline void on_state(struct bpf_sock_ops *ops)
+{
+	struct connection *connection;
+	struct bpf_sock *sk = ops->sk;
+	struct flow key;
+	struct peer *self;
+
+	if (ops->args[1] != TCP_CLOSE || !sk)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	if (!connection)
+		return;
+	key = connection->own;
+	self = sa_peers.lookup(&key);
+	if (self && self->cookie == connection->cookie)
+		sa_peers.delete(&key);
+	if (connection->state != JOINED)
+		return;
+	connection->state = LEFT;
+	count(connection->slot, CONNECTIONS_CLOSED, 1);
+	report(connection, EVENT_CLOSED, 0);
+}
+
+/* Always 1: any other value would reach a sock_ops program of somebody else as this one's answer. */
+int sockaccel_join(struct bpf_sock_ops *ops)
+{
+	switch (ops->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		on_listen(ops);
+		break;
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		on_connect(ops);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		on_active_established(ops);
+		break;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		on_passive_established(ops);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		on_state(ops);
+		break;
+	}
+	return 1;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Map contents: shared between the programs and, by size and order of members, with the daemon. */
+#ifndef SOCKACCEL_TYPES_H
+#define SOCKACCEL_TYPES_H
+
+#include "counters.h"
+
+/*
+ * One direction of a connection as one of its ends sees it. Addresses are in network order, IPv4 as
+ * ::ffff:a.b.c.d whatever the socket's family, so that an IPv4 client of a [::] listener meets its peer; ports
+ * are in host order.
+ */
+struct flow {
+	__u64 netns;
+	__u32 local[4];
+	__u32 remote[4];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
+struct listener_key {
+	__u64 netns;
+	__u32 address[4];
+	__u32 port;
+	__u32 pad;
+};
+
+/* sock is only ever read through probes, and only believed if what is read still listens on the same port. */
+struct listener {
+	__u64 sock;
+	__u32 pid;
+	__u32 mptcp;
+	char comm[16];
+};
+
+enum target_flags {
+	TARGET_ON = 1,
+	TARGET_BLOCKING_READERS = 2,
+};
+
+/* A slot is used again after its target is gone; the generation keeps old connections out of the new target. */
+struct target {
+	__u32 generation;
+	__u32 flags;
+};
+
+/* How one end finds the other. sock is a hint: it is believed only while the cookie behind it matches. */
+struct peer {
+	__u64 sock;
+	__u64 cookie;
+	__u32 slot;
+	__u32 generation;
+	__u32 initial_sequence;
+	__u32 redirected;
+	__u32 marked;
+	__u32 pad;
+};
+
+/* What is kept with each joined socket (sk_storage). */
+struct connection {
+	struct flow own;
+	struct flow peer;
+	__u64 cookie;
+	__u64 file;
+	__u64 peer_sock;
+	__u64 peer_cookie;
+	__u64 peer_file;
+	__u64 cgroup;
+	__u64 joined_ns;
+	__u64 redirected_bytes;
+	__u64 redirected_messages;
+	__u64 tcp_bytes;
+	__u64 tcp_messages;
+	__u32 slot;
+	__u32 generation;
+	__u32 reason;
+	__u32 state;
+	__u32 marked;
+	__u32 sweep_asked;
+	__u32 active;
+	__u32 sender_known;
+	__u32 pid;
+	__u32 receive_maximum;
+	char comm[16];
+};
+
+enum connection_state {
+	CANDIDATE,
+	JOINED,
+	LEFT,
+};
+
+enum event_kind {
+	EVENT_JOINED,
+	EVENT_REFUSED,
+	EVENT_FALLBACK,
+	EVENT_CLOSED,
+	EVENT_EVICTED,
+	EVENT_SWEEP_WANTED,
+	EVENT_MEMBER,
+};
+
+/* A line of the ring buffer, and of the listing that the member iterator prints. */
+struct event {
+	struct flow flow;
+	__u64 time_ns;
+	__u64 cookie;
+	__u64 peer_cookie;
+	__u64 cgroup;
+	__u64 redirected_bytes;
+	__u64 redirected_messages;
+	__u64 tcp_bytes;
+	__u64 tcp_messages;
+	__u32 kind;
+	__u32 reason;
+	__u32 slot;
+	__u32 generation;
+	__u32 active;
+	__u32 pid;
+	__u32 marked;
+	__u32 young;
+	char comm[16];
+};
+
+struct counters {
+	__u64 value[COUNTERS_COUNT];
+};
+
+struct settings {
+	__u32 events_per_second;
+	__u32 sweep;
+	__u64 sweep_grace_ns;
+};
+
+enum sweep {
+	SWEEP_LIST,
+	SWEEP_MARK,
+	SWEEP_EVICT,
+};
+
+struct event_window {
+	__u64 second;
+	__u64 count;
+};
+
+_Static_assert(sizeof(struct flow) == SIZEOF_FLOW, "struct flow differs from the daemon's");
+_Static_assert(sizeof(struct target) == SIZEOF_TARGET, "struct target differs from the daemon's");
+_Static_assert(sizeof(struct event) == SIZEOF_EVENT, "struct event differs from the daemon's");
+_Static_assert(sizeof(struct settings) == SIZEOF_SETTINGS, "struct settings differs from the daemon's");
+
+#endif

@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * How each message travels (sk_msg, in the sender's send(), under the sender's lock). SK_PASS is plain TCP and safe
+ * at any message. A redirect cannot be undone, so everything that speaks against it is asked before.
+ */
+
+/* Below this, a stream is faster when TCP coalesces its messages. Unit: bytes. */
+#define SMALL_MESSAGE 16384
+
+#define NOTHING COUNTERS_COUNT
+#define OWN(type, sock, offset) (*(type *)((void *)(sock) + (offset)))
+#define OWN_BITS(sock, field) ((OWN(u8, sock, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
+
+static inline u32 reason_in_sender(struct connection *connection, struct target *target, void *sock)
+{
+	u8 state = OWN(u8, sock, OFFSET_sock_state);
+
+	if (!(target->flags & TARGET_ON) || target->generation != connection->generation || connection->marked)
+		return SWITCHED_OFF;
+	/* After SHUT_WR plain TCP answers EPIPE; a redirect would still deliver. */
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
+		return SHUT_DOWN;
+	/* tcp_bpf would never queue the completions that the sender waits for. */
+	if (OWN(u64, sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY))
+		return ZEROCOPY;
+	if (OWN(u64, sock, OFFSET_sock_ulp))
+		return ULP;
+	/* The application asked for held back segments, which a redirect would deliver one by one. */
+	if (OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_CORK)
+		return CORK;
+	return NOTHING;
+}
+
+/* Who the peer is does not change: it is looked up until it has joined, then remembered with the socket. */
+static inline u32 find_peer(struct connection *connection)
+{
+	struct peer *peer;
+
+	if (connection->peer_sock)
+		return NOTHING;
+	peer = sa_peers.lookup(&connection->peer);
+	if (!peer || peer->generation != connection->generation)
+		return NO_PEER;
+	connection->peer_sock = peer->sock;
+	connection->peer_cookie = peer->cookie;
+	return NOTHING;
+}
+
+/*
+ * Whether the peer's buffer has room for a message beside what is unread and what TCP was promised. With more than
+ * half of the buffer unread, TCP's own flow control shall stop the sender. And bytes that TCP sends inside the window
+ * that it was given must still find room: they would be dropped, and come again only after a timeout of up to
+ * seconds. A buffer whose size the application did not set is enlarged by the kernel itself, up to tcp_rmem
+ * (tcp_clamp_window() in net/ipv4/tcp_input.c).
+ */
+static inline int has_room(struct connection *connection, u64 peer, u32 unread, u32 size)
+{
+	u32 receive_buffer = READ_U32(peer, OFFSET_sock_rcvbuf), limit = receive_buffer;
+	u64 needed = (u64)unread + size, promised;
+
+	if (unread > receive_buffer / 2)
+		return 0;
+	if (!(READ_BITS(peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < connection->receive_maximum)
+		limit = connection->receive_maximum;
+	/* As much as TCP's own estimates are off. */
+	if (needed <= limit / 16)
+		return 1;
+	promised = sock_receive_window(peer);
+	return needed + promised + promised / 4 <= limit;
+}
+
+static inline u32 reason_in_peer(struct connection *connection, struct target *target, void *sock, u32 size)
+{
+	u64 peer = connection->peer_sock;
+	u32 unread;
+
+	if (sock_cookie(peer) != connection->peer_cookie)
+		return PEER_GONE;
+	/* A socket keeps its file from accept() to the last close(), at which it also leaves the map: a remembered
+	 * file is as good as the map entry that the redirect needs. */
+	if (!connection->peer_file) {
+		connection->peer_file = sock_file(peer);
+		if (!connection->peer_file)
+			return NOT_ACCEPTED;
+	}
+	/* Out of a blocking recv() the kernel would return EAGAIN, cut MSG_WAITALL short, or miss a wake-up. The
+	 * sender reads too: a pair with one blocking end is about to be evicted. */
+	if (!(target->flags & TARGET_BLOCKING_READERS)) {
+		if (!connection->file)
+			connection->file = sock_file((u64)sock);
+		if (file_blocks(connection->peer_file) || file_blocks(connection->file))
+			return BLOCKING;
+	}
+	if (sock_ulp(peer))
+		return ULP;
+	if (READ_AS(s32, peer, OFFSET_sock_rcvlowat) > 1)
+		return LOW_WATER;
+	if (READ_AS(s32, peer, OFFSET_sock_peek_off) >= 0)
+		return PEEK_OFFSET;
+	/* The rule of order: the kernel hands out redirected bytes before TCP's, so TCP must have nothing left,
+	 * neither in the reader's queue nor on the way. */
+	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer, OFFSET_tcp_sock_copied_seq))
+		return ORDER;
+	unread = READ_U32(peer, OFFSET_sock_rmem_alloc);
+	if (!has_room(connection, peer, unread, size))
+		return BACKLOG;
+	if (unread && size < SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
+		return COALESCE;
+	return NOTHING;
+}
+
+/* Programs that evict must know which ends may have redirected bytes in flight (see members.c). */
+static inline void note_first_redirect(struct connection *connection)
+{
+	struct peer *self = sa_peers.lookup(&connection->own);
+
+	if (self)
+		self->redirected = 1;
+}
+
+/* Only here, in send(), is it sure which program the socket belongs to. */
+static inline void note_sender(struct connection *connection)
+{
+	u64 task = bpf_get_current_task();
+
+	connection->sender_known = 1;
+	connection->pid = bpf_get_current_pid_tgid() >> 32;
+	probe_read(connection->comm, sizeof(connection->comm), (void *)(task + OFFSET_task_comm));
+}
+
+static inline void note_tcp(struct connection *connection, u32 reason, u32 size)
+{
+	connection->tcp_messages++;
+	connection->tcp_bytes += size;
+	count(connection->slot, TCP_MESSAGES, 1);
+	count(connection->slot, TCP_BYTES, size);
+	count(connection->slot, reason, 1);
+	/* Reasons that last are worth a line in the journal, once; the others come and go with the load. */
+	if (reason != connection->reason && reason != ORDER && reason != BACKLOG && reason != COALESCE &&
+	    reason != NOT_ACCEPTED && reason != NO_PEER && reason != SWITCHED_OFF)
+		report(connection, EVENT_FALLBACK, reason);
+	if ((reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP) && !connection->sweep_asked) {
+		connection->sweep_asked = 1;
+		report(connection, EVENT_SWEEP_WANTED, reason);
+	}
+	connection->reason = reason;
+}
+
+int sockaccel_msg(struct sk_msg_md *msg)
+{
+	struct bpf_sock *sk = msg->sk;
+	struct connection *connection;
+	struct target *target;
+	u32 reason, size;
+	void *sock;
+
+	/* The probe's sockets, and those of nobody: TCP. */
+	if (!sk)
+		return SK_PASS;
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	sock = bpf_skc_to_tcp_sock(sk);
+	if (!connection || !sock)
+		return SK_PASS;
+	target = sa_targets.lookup(&connection->slot);
+	if (!target)
+		return SK_PASS;
+	if (!connection->sender_known)
+		note_sender(connection);
+
+	size = msg->size;
+	reason = reason_in_sender(connection, target, sock);
+	if (reason == NOTHING)
+		reason = find_peer(connection);
+	if (reason == NOTHING)
+		reason = reason_in_peer(connection, target, sock, size);
+	if (reason == NOTHING) {
+		if (!connection->redirected_messages)
+			note_first_redirect(connection);
+		connection->redirected_messages++;
+		/* Never the helper's own value: its SK_DROP is EACCES in the application. */
+		if (sa_members.msg_redirect_hash(msg, &connection->peer, BPF_F_INGRESS) == SK_PASS) {
+			connection->redirected_bytes += size;
+			count(connection->slot, REDIRECTED_MESSAGES, 1);
+			count(connection->slot, REDIRECTED_BYTES, size);
+			return SK_PASS;
+		}
+		connection->redirected_messages--;
+		reason = REFUSED;
+	}
+	note_tcp(connection, reason, size);
+	return SK_PASS;
+}
+
+/* What sockets join under, for life. An emptied array is a switch that nothing can jam: all goes by TCP. */
+int sockaccel_stub(struct sk_msg_md *msg)
+{
+	sa_verdict.call(msg, 0);
+	return SK_PASS;
+}
