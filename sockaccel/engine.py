@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The core: which targets are wanted, and what the kernel must hold for that. Knows no D-Bus, systemd or BCC."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from sockaccel.cgroups import Cgroup, Cgroups
+from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, UnknownTarget
+from sockaccel.layout import MAX_TARGETS, Counter, Event, EventKind, TargetFlag
+from sockaccel.probe import Finding
+from sockaccel.target import Target, quote
+
+log = structlog.stdlib.get_logger()
+
+# How long to gather reasons for a sweep before doing it; a new connection is judged when its grace is over.
+SWEEP_SOON_S, SWEEP_AFTER_GRACE_S = 0.05, 0.6
+
+
+class SweepResult(Protocol):
+    @property
+    def evicted(self) -> list[Event]: ...
+    @property
+    def draining(self) -> list[Event]: ...
+    @property
+    def young(self) -> int: ...
+
+
+class Kernel(Protocol):
+    """What the core asks of the kernel side (sockaccel.kernel)."""
+
+    @property
+    def attached(self) -> bool: ...
+    def attach(self, cgroup: int) -> None: ...
+    def detach(self) -> None: ...
+    def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None: ...
+    def cover(self, cgroup_id: int, slot: int) -> None: ...
+    def uncover(self, cgroup_id: int) -> None: ...
+    def find_listeners(self) -> None: ...
+    def members(self) -> list[Event]: ...
+    def sweep(self) -> SweepResult: ...
+    def counters(self) -> list[list[int]]: ...
+
+
+class State(Enum):
+    ACTIVE = 'active'
+    WAITING = 'waiting'
+    DRAINING = 'draining'
+
+
+@dataclass
+class Enabled:
+    """An enabled target. baseline: what the slot's counters stood at when it was enabled."""
+
+    target: Target
+    slot: int
+    generation: int
+    baseline: list[int]
+    accepted: frozenset[str] = frozenset()
+    cgroup: Cgroup | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the configuration says. accepted_issues: names of findings that Enable may pass over."""
+
+    accepted_issues: frozenset[str] = frozenset()
+    blocking_readers: bool = False
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    name: str
+    state: State
+    detail: str
+
+
+@dataclass
+class Engine:
+    """One lock around every change of what is wanted; each change is done, or undone and raised."""
+
+    kernel: Kernel
+    cgroups: Cgroups
+    counters: list[Counter]
+    findings: list[Finding]
+    policy: Policy = field(default_factory=Policy)
+    on_event: Callable[[Event, str], None] = lambda _event, _target: None
+    on_change: Callable[[], None] = lambda: None
+    _enabled: dict[str, Enabled] = field(default_factory=dict)
+    _draining: dict[int, int] = field(default_factory=dict)
+    _slot_names: dict[int, str] = field(default_factory=dict)
+    _generation: int = 0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _sweep_timer: asyncio.TimerHandle | None = None
+
+    async def enable(self, name: str, accept: Iterable[str] = ()) -> None:
+        """Accelerate a target's connections from now on; again is no change.
+
+        accept: names of kernel issues that the caller puts up with. Raises InvalidTarget, KernelIssue,
+        LimitExceeded, KernelRefused.
+        """
+        target = Target.parse(name)
+        accepted = frozenset(accept)
+        self._check_issues(target, accepted)
+        async with self._lock:
+            if target.name in self._enabled:
+                return
+            cgroup = await self.cgroups.resolve(target)
+            self._check_cgroup_is_free(target, cgroup)
+            self._enabled[target.name] = enabled = self._switch_on(target, accepted, cgroup)
+        where = f'cgroup "{cgroup.path}"' if cgroup else 'waiting for its cgroup to appear'
+        log.info(
+            f'Enabled "{target.name}" ({where})',
+            target=target.name,
+            cgroup=enabled.cgroup and enabled.cgroup.path,
+        )
+        self.on_change()
+
+    async def disable(self, name: str) -> None:
+        """Let a target's connections go back to TCP, losing nothing. Raises InvalidTarget, UnknownTarget."""
+        target = Target.parse(name)
+        async with self._lock:
+            enabled = self._enabled.pop(target.name, None)
+            if enabled is None:
+                raise UnknownTarget(f'target {quote(target.name)} is not enabled, so nothing was changed')
+            self._switch_off(enabled)
+            if not self._enabled:
+                self.kernel.detach()
+            self._sweep()
+        left = self._draining.get(enabled.slot, 0)
+        tail = f'; {left} sockets still hold unread bytes and drain' if left else ''
+        log.info(f'Disabled "{target.name}"{tail}', target=target.name, draining=left)
+        self.on_change()
+
+    async def stop(self) -> int:
+        """Switch everything off; returns how many sockets stay in the map until their owners close them."""
+        async with self._lock:
+            for enabled in self._enabled.values():
+                self._switch_off(enabled)
+            self._enabled.clear()
+            self.kernel.detach()
+            self._sweep()
+            if self._sweep_timer:
+                self._sweep_timer.cancel()
+                self._sweep_timer = None
+        return sum(self._draining.values())
+
+    def targets(self) -> list[TargetStatus]:
+        """Enabled targets, then those that are disabled and drain."""
+        rows = []
+        for enabled in self._enabled.values():
+            state = State.ACTIVE if enabled.cgroup else State.WAITING
+            detail = f'cgroup {enabled.cgroup.path}' if enabled.cgroup else 'its cgroup does not exist yet'
+            rows.append(TargetStatus(enabled.target.name, state, detail))
+        in_use = {enabled.slot for enabled in self._enabled.values()}
+        for slot, sockets in self._draining.items():
+            if slot not in in_use:
+                name = self._slot_names.get(slot, '')
+                rows.append(TargetStatus(name, State.DRAINING, f'{sockets} sockets hold unread bytes'))
+        return rows
+
+    def stats(self) -> dict[str, int]:
+        """Every counter since the daemon's programs were loaded, summed over all targets, by name."""
+        table = self.kernel.counters()
+        return self._named([sum(column) for column in zip(*table, strict=True)])
+
+    def target_stats(self, name: str) -> dict[str, int]:
+        """The counters of one enabled target, since it was enabled. Raises UnknownTarget."""
+        enabled = self._enabled.get(name)
+        if enabled is None:
+            raise UnknownTarget(f'target {quote(name)} is not enabled')
+        now = self.kernel.counters()[enabled.slot]
+        return self._named([value - before for value, before in zip(now, enabled.baseline, strict=True)])
+
+    def connections(self) -> list[tuple[Event, str]]:
+        """Every joined end with the name of its target."""
+        return [(event, self._slot_names.get(event.slot, '')) for event in self.kernel.members()]
+
+    def reason(self, index: int) -> Counter | None:
+        """What an event's reason means; None for none."""
+        return self.counters[index] if 0 < index < len(self.counters) else None
+
+    def receive(self, event: Event) -> None:
+        """An event of the kernel's. Its reasons for a sweep are gathered, the rest goes to `on_event`."""
+        if event.kind is EventKind.SWEEP_WANTED:
+            self._sweep_within(SWEEP_SOON_S)
+            return
+        if event.kind is EventKind.JOINED:
+            self._sweep_within(SWEEP_AFTER_GRACE_S)
+        self.on_event(event, self._slot_names.get(event.slot, ''))
+
+    def _check_issues(self, target: Target, accepted: frozenset[str]) -> None:
+        issues = {finding.name: finding for finding in self.findings if finding.severity == 'issue'}
+        for name in sorted(accepted - {finding.name for finding in self.findings}):
+            raise KernelIssue(f'there is no kernel issue named {quote(name)}; see "sockaccelctl doctor"')
+        for name, finding in issues.items():
+            if name not in accepted | self.policy.accepted_issues:
+                raise KernelIssue(
+                    f'{quote(target.name)} was not enabled: {finding.sentence}. If none of its programs does '
+                    f'that, accept it: sockaccelctl enable --accept {name} {target.name}'
+                )
+
+    def _check_cgroup_is_free(self, target: Target, cgroup: Cgroup | None) -> None:
+        for other in self._enabled.values():
+            if cgroup and other.cgroup and other.cgroup.id == cgroup.id:
+                raise InvalidTarget(
+                    f'{quote(target.name)} is the cgroup of {quote(other.target.name)}, which is enabled already'
+                )
+
+    def _switch_on(self, target: Target, accepted: frozenset[str], cgroup: Cgroup | None) -> Enabled:
+        slot = self._free_slot()
+        self._generation += 1
+        enabled = Enabled(target, slot, self._generation, self.kernel.counters()[slot], accepted, cgroup)
+        flags = TargetFlag.ON
+        if self.policy.blocking_readers:
+            flags |= TargetFlag.BLOCKING_READERS
+        was_attached = self.kernel.attached
+        if not was_attached:
+            root = self.cgroups.open_root()
+            try:
+                self.kernel.attach(root)
+            finally:
+                os.close(root)
+        try:
+            self.kernel.set_target(slot, enabled.generation, flags)
+            if cgroup:
+                self.kernel.cover(cgroup.id, slot)
+            # Later ones are told of by the kernel.
+            if not was_attached:
+                self.kernel.find_listeners()
+        except BaseException:
+            self._switch_off(enabled)
+            if not was_attached:
+                self.kernel.detach()
+            raise
+        self._slot_names[slot] = target.name
+        return enabled
+
+    def _switch_off(self, enabled: Enabled) -> None:
+        if enabled.cgroup:
+            self.kernel.uncover(enabled.cgroup.id)
+        self.kernel.set_target(enabled.slot, enabled.generation, TargetFlag(0))
+
+    def _free_slot(self) -> int:
+        """Slot 0 belongs to nobody; one that still drains keeps its name."""
+        taken = {enabled.slot for enabled in self._enabled.values()} | set(self._draining)
+        # The least recently used first, so that late events still find their target's name.
+        for slot in sorted(range(1, MAX_TARGETS), key=lambda slot: (slot in self._slot_names, slot)):
+            if slot not in taken:
+                return slot
+        raise LimitExceeded(
+            f'{MAX_TARGETS - 1} targets are enabled or draining, which is the limit: disable one first'
+        )
+
+    def _named(self, values: list[int]) -> dict[str, int]:
+        prefix = {'total': '', 'connection': 'connection_reason_', 'message': 'message_reason_'}
+        return {
+            prefix[counter.kind] + counter.name: value
+            for counter, value in zip(self.counters, values, strict=True)
+        }
+
+    def _sweep(self) -> None:
+        result = self.kernel.sweep()
+        for event in result.evicted:
+            self.on_event(event, self._slot_names.get(event.slot, ''))
+        self._draining = {}
+        for event in result.draining:
+            self._draining[event.slot] = self._draining.get(event.slot, 0) + 1
+        if result.young and self._enabled:
+            self._sweep_within(SWEEP_AFTER_GRACE_S)
+
+    def _sweep_within(self, delay: float) -> None:
+        """Sweep once, at the latest after a delay in seconds; however many events ask for it meanwhile."""
+        loop = asyncio.get_running_loop()
+        if self._sweep_timer:
+            if self._sweep_timer.when() <= loop.time() + delay:
+                return
+            self._sweep_timer.cancel()
+        self._sweep_timer = loop.call_later(delay, self._sweep_now)
+
+    def _sweep_now(self) -> None:
+        self._sweep_timer = None
+        before = dict(self._draining)
+        self._sweep()
+        if before != self._draining:
+            self.on_change()

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The calls of libbpf 1.x that sockaccel uses, with Python's errors. Nothing here keeps state."""
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+# enum values of the kernel's include/uapi/linux/bpf.h
+BPF_PROG_TYPE_SOCK_OPS = 13
+BPF_PROG_TYPE_SK_MSG = 16
+BPF_PROG_TYPE_TRACING = 26
+BPF_CGROUP_SOCK_OPS = 3
+BPF_SK_MSG_VERDICT = 7
+BPF_TRACE_ITER = 28
+BPF_FUNC_GET_CURRENT_PID_TGID = 14
+BPF_FUNC_GET_CURRENT_COMM = 16
+BPF_ANY = 0
+
+BTF_KIND_STRUCT = 4
+BTF_KIND_UNION = 5
+BTF_KIND_ENUM = 6
+
+_RING_BUFFER_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class _IterMapInfo(ctypes.Structure):
+    """union bpf_iter_link_info, as far as a map iterator needs it."""
+
+    _fields_ = (('map_fd', ctypes.c_uint32), ('reserved', ctypes.c_uint32 * 3))
+
+
+class _LinkCreateOpts(ctypes.Structure):
+    """struct bpf_link_create_opts of libbpf's bpf.h, up to the members of the iterator."""
+
+    _fields_ = (
+        ('size', ctypes.c_size_t),
+        ('flags', ctypes.c_uint32),
+        ('iter_info', ctypes.POINTER(_IterMapInfo)),
+        ('iter_info_len', ctypes.c_uint32),
+        ('target_btf_id', ctypes.c_uint32),
+        ('reserved', ctypes.c_uint64 * 8),
+    )
+
+
+def _load() -> ctypes.CDLL:
+    library = ctypes.CDLL('libbpf.so.1', use_errno=True)
+    pointer, integer, text, unsigned = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        'bpf_link_create': (integer, [integer, integer, integer, ctypes.POINTER(_LinkCreateOpts)]),
+        'bpf_iter_create': (integer, [integer]),
+        'bpf_prog_attach': (integer, [integer, integer, integer, unsigned]),
+        'bpf_map_lookup_elem': (integer, [integer, pointer, pointer]),
+        'bpf_map_update_elem': (integer, [integer, pointer, pointer, ctypes.c_uint64]),
+        'bpf_map_delete_elem': (integer, [integer, pointer]),
+        'libbpf_num_possible_cpus': (integer, []),
+        'libbpf_probe_bpf_helper': (integer, [integer, integer, pointer]),
+        'ring_buffer__new': (pointer, [integer, _RING_BUFFER_CALLBACK, pointer, pointer]),
+        'ring_buffer__epoll_fd': (integer, [pointer]),
+        'ring_buffer__consume': (integer, [pointer]),
+        'ring_buffer__free': (None, [pointer]),
+        'btf__load_vmlinux_btf': (pointer, []),
+        'btf__free': (None, [pointer]),
+        'btf__find_by_name_kind': (integer, [pointer, text, unsigned]),
+        'btf__type_by_id': (pointer, [pointer, unsigned]),
+        'btf__resolve_type': (integer, [pointer, unsigned]),
+        'btf__resolve_size': (ctypes.c_int64, [pointer, unsigned]),
+        'btf__name_by_offset': (text, [pointer, unsigned]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    # libbpf prints what it thinks of a failure to fd 2; the errors here say it once.
+    library.libbpf_set_print.argtypes = [pointer]
+    library.libbpf_set_print.restype = pointer
+    library.libbpf_set_print(None)
+    return library
+
+
+_libbpf = _load()
+
+
+def _check(result: int) -> int:
+    """libbpf 1.x returns -errno, and sets errno."""
+    if result < 0:
+        code = ctypes.get_errno() or -result
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def possible_cpus() -> int:
+    """How many values a per-CPU map has for each key."""
+    return _check(_libbpf.libbpf_num_possible_cpus())
+
+
+def has_helper(program_type: int, helper: int) -> bool:
+    """Whether this kernel lets programs of a type call a helper; False where that cannot be told."""
+    return int(_libbpf.libbpf_probe_bpf_helper(program_type, helper, None)) == 1
+
+
+def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
+    """Link a program to a cgroup, beside others that are there. Returns the link's fd; OSError."""
+    return _check(_libbpf.bpf_link_create(program, cgroup, attach_type, None))
+
+
+def attach_map(program: int, map_fd: int, attach_type: int) -> None:
+    """Attach a verdict program to a sockhash; it goes away with the map. OSError."""
+    _check(_libbpf.bpf_prog_attach(program, map_fd, attach_type, 0))
+
+
+def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
+    """Run an iterator program once, over a map or over what its type walks; yields what it prints. OSError."""
+    options = _LinkCreateOpts(size=_LinkCreateOpts.reserved.offset)
+    if map_fd is not None:
+        info = _IterMapInfo(map_fd=map_fd)
+        options.iter_info = ctypes.pointer(info)
+        options.iter_info_len = ctypes.sizeof(info)
+    link = _check(_libbpf.bpf_link_create(program, 0, BPF_TRACE_ITER, ctypes.byref(options)))
+    try:
+        walk = _check(_libbpf.bpf_iter_create(link))
+        try:
+            while True:
+                try:
+                    chunk = os.read(walk, 1 << 16)
+                except OSError as exc:
+                    # The kernel interrupts a long walk now and then (bpf_seq_read in kernel/bpf/bpf_iter.c).
+                    if exc.errno == errno.EAGAIN:
+                        continue
+                    raise
+                if not chunk:
+                    return
+                yield chunk
+        finally:
+            os.close(walk)
+    finally:
+        os.close(link)
+
+
+def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
+    """The value under a key, None where there is none. size: of the value in bytes, for all CPUs. OSError."""
+    value = ctypes.create_string_buffer(size)
+    try:
+        _check(_libbpf.bpf_map_lookup_elem(map_fd, key, value))
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def map_update(map_fd: int, key: bytes, value: bytes) -> None:
+    """Set the value under a key. OSError."""
+    _check(_libbpf.bpf_map_update_elem(map_fd, key, value, BPF_ANY))
+
+
+def map_delete(map_fd: int, key: bytes) -> bool:
+    """Take a key out; False where it was not there. OSError."""
+    try:
+        _check(_libbpf.bpf_map_delete_elem(map_fd, key))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+class RingBuffer:
+    """A BPF ring buffer; `fd` is readable when it has something."""
+
+    def __init__(self, map_fd: int, receive: Callable[[bytes], None]) -> None:
+        def callback(_context: int, data: int, size: int) -> int:
+            receive(ctypes.string_at(data, size))
+            return 0
+
+        # ctypes keeps no reference to a callback of its own.
+        self._callback = _RING_BUFFER_CALLBACK(callback)
+        self._buffer = _libbpf.ring_buffer__new(map_fd, self._callback, None, None)
+        if not self._buffer:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self.fd = int(_libbpf.ring_buffer__epoll_fd(self._buffer))
+
+    def consume(self) -> None:
+        """Hand everything that is there to `receive`. OSError."""
+        _check(_libbpf.ring_buffer__consume(self._buffer))
+
+    def close(self) -> None:
+        if self._buffer:
+            _libbpf.ring_buffer__free(self._buffer)
+            self._buffer = None
+
+
+class KernelTypes:
+    """The running kernel's BTF: where members of its structures are. A context manager."""
+
+    def __init__(self) -> None:
+        self._btf = _libbpf.btf__load_vmlinux_btf()
+        if not self._btf:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), '/sys/kernel/btf/vmlinux')
+
+    def __enter__(self) -> 'KernelTypes':
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        _libbpf.btf__free(self._btf)
+
+    def find(self, name: str, kind: int) -> int:
+        """The id of a named type; KeyError."""
+        found = int(_libbpf.btf__find_by_name_kind(self._btf, name.encode(), kind))
+        if found <= 0:
+            raise KeyError(name)
+        return found
+
+    def size(self, type_id: int) -> int:
+        """The size of a type in bytes."""
+        return int(_libbpf.btf__resolve_size(self._btf, type_id))
+
+    def resolve(self, type_id: int) -> int:
+        """The id of the type behind typedef, const and volatile."""
+        return int(_libbpf.btf__resolve_type(self._btf, type_id))
+
+    def words(self, type_id: int, count: int) -> tuple[int, int, int, list[int]]:
+        """struct btf_type (include/uapi/linux/btf.h): kind, vlen, kind_flag, and the 32-bit words behind it.
+
+        count: how many words each of the vlen entries has.
+        """
+        address = _libbpf.btf__type_by_id(self._btf, type_id)
+        info = ctypes.c_uint32.from_address(address + 4).value
+        kind, vlen, kind_flag = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
+        words = (ctypes.c_uint32 * (vlen * count)).from_address(address + 12)
+        return kind, vlen, kind_flag, list(words)
+
+    def name(self, offset: int) -> str:
+        return bytes(_libbpf.btf__name_by_offset(self._btf, offset)).decode()

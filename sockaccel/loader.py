@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The short-lived process that compiles and loads the BPF programs, hands over their fds and is gone.
+
+BCC and LLVM take a hundred megabytes that a daemon should not keep, and print to fd 2 what they think of a
+failure; both stay in here. `load()` is the daemon's side, `main()` the child's.
+"""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from sockaccel import layout, libbpf, offsets
+from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
+
+SOURCES = ('maps', 'events', 'membership', 'verdict', 'members', 'listeners', 'probe')
+PROGRAMS = {
+    'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
+    'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
+    'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
+    'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
+    'bpf_iter__sockmap': libbpf.BPF_PROG_TYPE_TRACING,
+    'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
+}
+MAPS = (
+    'sa_members', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings', 'sa_events', 'sa_verdict',
+    'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
+)  # fmt: skip
+# The child prints its answer as one JSON datagram with the fds attached.
+_ANSWER_SIZE = 65536
+_FAILURES: dict[str, type[SockaccelError]] = {
+    'UnsupportedKernel': UnsupportedKernel,
+    'KernelRefused': KernelRefused,
+}
+
+
+async def load(maximum_connections: int) -> dict[str, int]:
+    """Compile and load everything in a child process; returns name -> fd for programs and maps.
+
+    Raises UnsupportedKernel or KernelRefused with a sentence; the compiler's and the verifier's own words are
+    the exception's __notes__.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, '-m', 'sockaccel.loader', str(theirs.fileno()), str(maximum_connections),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE, pass_fds=(theirs.fileno(),),
+                env=_environment(),
+            )  # fmt: skip
+        _stdout, said = await child.communicate()
+        # The child has ended: the answer is there, or never comes.
+        data, fds, _flags, _address = socket.recv_fds(ours, _ANSWER_SIZE, len(PROGRAMS) + len(MAPS))
+    words = said.decode(errors='replace').strip()
+    if not data:
+        raise _with_words(
+            KernelRefused(f'the BPF loader ended with status {child.returncode} and no answer'), words
+        )
+    answer = json.loads(data)
+    if 'error' in answer:
+        raise _with_words(_FAILURES[answer['kind']](answer['error']), words)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return dict(zip(answer['names'], fds, strict=True))
+
+
+def _environment() -> Mapping[str, str]:
+    package = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get('PYTHONPATH')
+    return {
+        **os.environ,
+        'BCC_KERNEL_SOURCE': str(layout.source_directory()),
+        'PYTHONPATH': f'{package}:{path}' if path else package,
+    }
+
+
+def _with_words(error: SockaccelError, words: str) -> SockaccelError:
+    if words:
+        error.add_note(words)
+    return error
+
+
+def defines(maximum_connections: int) -> dict[str, int]:
+    """Every -D option that the BPF sources expect. Raises UnsupportedKernel."""
+    values = offsets.defines() | {
+        # Two ends each.
+        'MAX_MEMBERS': 2 * maximum_connections,
+        'MAX_LISTENERS': layout.MAX_LISTENERS,
+        'MAX_CGROUPS': layout.MAX_CGROUPS,
+        'MAX_TARGETS': layout.MAX_TARGETS,
+        'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,
+        'EVENT_PAGES': layout.EVENT_PAGES,
+        'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE'),
+        'O_NONBLOCK': os.O_NONBLOCK,
+        'SIZEOF_FLOW': layout.FLOW.size,
+        'SIZEOF_TARGET': layout.TARGET.size,
+        'SIZEOF_EVENT': layout.EVENT.size,
+        'SIZEOF_SETTINGS': layout.SETTINGS.size,
+    }
+    # Since 6.10 and 6.18; without them a connection gets its program's name at its first message.
+    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):
+        values['SOCK_OPS_KNOWS_PID'] = 1
+    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_COMM):
+        values['SOCK_OPS_KNOWS_COMM'] = 1
+    return values
+
+
+def program_text(source: Path) -> str:
+    """The sources in a row: BCC rewrites map accesses only in the main file."""
+    return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in SOURCES)
+
+
+def _compile_and_load(maximum_connections: int) -> dict[str, int]:
+    try:
+        import bcc
+    except ImportError as exc:
+        raise KernelRefused(
+            f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
+        ) from exc
+
+    source = layout.source_directory()
+    options = [f'-D{name}={value}' for name, value in defines(maximum_connections).items()]
+    try:
+        module = bcc.BPF(text=program_text(source), cflags=[f'-I{source}', '-Wall', '-Werror', *options])
+    except Exception as exc:
+        raise KernelRefused(
+            f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
+            'CAP_NET_ADMIN and CAP_PERFMON, or root'
+        ) from exc
+    fds = {}
+    for name, program_type in PROGRAMS.items():
+        try:
+            fds[name] = module.load_func(name, program_type).fd
+        except Exception as exc:
+            raise UnsupportedKernel(
+                f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
+                'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+            ) from exc
+    for name in MAPS:
+        fds[name] = bcc.lib.bpf_table_fd(module.module, name.encode())
+    return fds
+
+
+def main() -> int:
+    """argv: the fd of the socket for the answer, the limit of connections."""
+    answer = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        fds = _compile_and_load(int(sys.argv[2]))
+    except SockaccelError as exc:
+        answer.send(json.dumps({'error': str(exc), 'kind': type(exc).__name__}).encode())
+        return 1
+    socket.send_fds(answer, [json.dumps({'names': list(fds)}).encode()], list(fds.values()))
+    # BCC's exit handlers would tidy up what now belongs to the daemon.
+    os._exit(0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

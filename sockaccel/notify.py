@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What systemd is told (sd_notify(3)); nothing, where it does not ask."""
+
+import asyncio
+import os
+
+import sdnotify
+
+
+class Notifier:
+    """sdnotify swallows every error unless it is told not to, so it is made only where $NOTIFY_SOCKET is set."""
+
+    def __init__(self) -> None:
+        self._systemd = sdnotify.SystemdNotifier(debug=True) if os.environ.get('NOTIFY_SOCKET') else None
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    def ready(self, status: str) -> None:
+        self._tell(f'READY=1\nSTATUS={_line(status)}')
+        self._feed_watchdog()
+
+    def status(self, status: str) -> None:
+        self._tell(f'STATUS={_line(status)}')
+
+    def failed(self, reason: str) -> None:
+        self._tell(f'STATUS={_line(reason)}')
+
+    def stopping(self, status: str) -> None:
+        self._tell(f'STOPPING=1\nSTATUS={_line(status)}')
+        if self._watchdog:
+            self._watchdog.cancel()
+
+    def _tell(self, state: str) -> None:
+        if self._systemd:
+            self._systemd.notify(state)
+
+    def _feed_watchdog(self) -> None:
+        """From the event loop, so that a loop that hangs is noticed; at half the time that systemd allows."""
+        microseconds = os.environ.get('WATCHDOG_USEC')
+        if (
+            not self._systemd
+            or not microseconds
+            or os.environ.get('WATCHDOG_PID', str(os.getpid())) != str(os.getpid())
+        ):
+            return
+        self._tell('WATCHDOG=1')
+        delay = int(microseconds) / 2_000_000
+        self._watchdog = asyncio.get_running_loop().call_later(delay, self._feed_watchdog)
+
+
+def _line(text: str) -> str:
+    """sdnotify sends latin-1 (its _b()), and a line break would begin another assignment."""
+    return text.replace('\n', ' ').encode('ascii', 'replace').decode()
