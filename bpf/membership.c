@@ -156,10 +156,11 @@ static inline void refuse(struct connection *connection, u32 reason)
 
 static inline u32 reason_against(u64 sock)
 {
-	if (READ_BITS(sock, sock_kern_sock))
-		return KERNEL_SOCKET;
+	/* Before the next: the kernel makes an MPTCP socket's subflows itself. */
 	if (sock_is_mptcp(sock))
 		return MPTCP;
+	if (READ_BITS(sock, sock_kern_sock))
+		return KERNEL_SOCKET;
 	if (READ_BITS(sock, tcp_sock_repair))
 		return REPAIR;
 	return 0;

@@ -191,9 +191,18 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	return SK_PASS;
 }
 
-/* What sockets join under, for life. An emptied array is a switch that nothing can jam: all goes by TCP. */
+/*
+ * What sockets join under, for life. An emptied array is a switch that nothing can jam: all goes by TCP. The array
+ * is emptied when the daemon is gone, and then this program alone keeps the map of members: were it freed, the
+ * kernel would drop all sockets from it with everything that they had not read (sock_hash_free() in
+ * net/core/sock_map.c). So it names the map, in a branch that no message takes.
+ */
 int sockaccel_stub(struct sk_msg_md *msg)
 {
+	struct flow nowhere = {};
+
 	sa_verdict.call(msg, 0);
+	if (!msg->sk)
+		sa_members.msg_redirect_hash(msg, &nowhere, BPF_F_INGRESS);
 	return SK_PASS;
 }

@@ -30,7 +30,14 @@ from dbus_next.aio import MessageBus
 from dbus_next.service import ServiceInterface, dbus_property, method, signal
 
 from sockaccel import __version__
-from sockaccel.errors import AskFailed, KernelRefused, NotPermitted, SockaccelError
+from sockaccel.errors import (
+    AskFailed,
+    InvalidArgument,
+    KernelRefused,
+    LimitExceeded,
+    NotPermitted,
+    SockaccelError,
+)
 from sockaccel.polkit import ACTIONS
 
 log = structlog.stdlib.get_logger()
@@ -52,7 +59,8 @@ class Bus(MessageBus):
     """A MessageBus whose methods know their caller and always answer.
 
     `authorise` is awaited before each method, with the member's name. Core errors become
-    org.sockaccel1.Error.*; any other exception is logged once and hidden from the client.
+    org.sockaccel1.Error.*: of the standard errors busctl shows an errno's text instead of the message. Any
+    other exception is logged once and hidden from the client.
     """
 
     variant = Variant
@@ -72,7 +80,7 @@ class Bus(MessageBus):
         def handler(msg, send_reply):
             if len(self._calls) >= _MAXIMUM_CALLS:
                 send_reply(
-                    Message.new_error(msg, ErrorType.LIMITS_EXCEEDED.value, 'too many calls at once: try again')
+                    Message.new_error(msg, f'{NAME}.Error.LimitExceeded', 'too many calls at once: try again')
                 )
                 return
             task = self._loop.create_task(self._serve(interface, exported, msg, send_reply))
@@ -90,8 +98,6 @@ class Bus(MessageBus):
                 result = await result
             body, fds = ServiceInterface._fn_result_to_body(result, exported.out_signature_tree)
             reply = Message.new_method_return(msg, exported.out_signature, body, fds)
-        except NotPermitted as exc:
-            reply = Message.new_error(msg, ErrorType.ACCESS_DENIED.value, str(exc))
         except SockaccelError as exc:
             reply = Message.new_error(msg, f'{NAME}.Error.{type(exc).__name__}', str(exc))
         except DBusError as exc:
@@ -229,7 +235,7 @@ class Manager(ServiceInterface):
     @method()
     def Subscribe(self):
         if len(self._subscribers) >= _MAXIMUM_SUBSCRIBERS:
-            raise DBusError(ErrorType.LIMITS_EXCEEDED, 'too many clients follow the events already')
+            raise LimitExceeded('too many clients follow the events already')
         self._subscribers.add(caller())
 
     @method()
@@ -295,12 +301,10 @@ def _options(options):
     """What EnableWithOptions takes: accept (as), the names of kernel issues to put up with."""
     unknown = set(options) - {'accept'}
     if unknown:
-        raise DBusError(
-            ErrorType.INVALID_ARGS, f'option "{sorted(unknown)[0]}" is unknown, the only one is "accept"'
-        )
+        raise InvalidArgument(f'option "{sorted(unknown)[0]}" is unknown, the only one is "accept"')
     accept = options.get('accept')
     if accept is not None and accept.signature != 'as':
-        raise DBusError(ErrorType.INVALID_ARGS, f'option "accept" is of type "{accept.signature}", not "as"')
+        raise InvalidArgument(f'option "accept" is of type "{accept.signature}", not "as"')
     return {'accept': accept.value if accept else ()}
 
 

@@ -10,6 +10,10 @@ class InvalidTarget(SockaccelError):
     """A target that names nothing that could ever be accelerated."""
 
 
+class InvalidArgument(SockaccelError):
+    """An option of a D-Bus method that does not exist, or is of another type."""
+
+
 class UnknownTarget(SockaccelError):
     """Disable of a target that is not enabled."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Owns every BPF object of the daemon: programs, maps, links, the ring buffer. Closed, it leaves nothing attached."""
+"""Owns every BPF object of the daemon: programs, maps, links, the ring buffer. Closed, nothing stays attached."""
 
 import errno
 import os

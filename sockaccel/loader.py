@@ -117,7 +117,9 @@ def program_text(source: Path) -> str:
 def _compile_and_load(maximum_connections: int) -> dict[str, int]:
     try:
         import bcc
-    except ImportError as exc:
+
+        compiler = bcc.BPF
+    except (ImportError, AttributeError) as exc:
         raise KernelRefused(
             f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
         ) from exc
@@ -125,7 +127,7 @@ def _compile_and_load(maximum_connections: int) -> dict[str, int]:
     source = layout.source_directory()
     options = [f'-D{name}={value}' for name, value in defines(maximum_connections).items()]
     try:
-        module = bcc.BPF(text=program_text(source), cflags=[f'-I{source}', '-Wall', '-Werror', *options])
+        module = compiler(text=program_text(source), cflags=[f'-I{source}', '-Wall', '-Werror', *options])
     except Exception as exc:
         raise KernelRefused(
             f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Fixtures. Behind every test stands a real daemon on a real kernel, confined to a cgroup of the test run."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import harness
+from tests.harness import Cgroup, Daemon, PrivateBus
+
+
+@pytest.fixture(autouse=True)
+def _settled() -> Iterator[None]:
+    """Fail a test that leaves a process, a cgroup, a program, map, link or pin behind."""
+    before = (harness.objects(), harness.children(), harness.cgroups())
+    yield
+
+    def left() -> tuple[dict[str, set[int]], set[int], set[str]]:
+        return harness.new_objects(before[0]), harness.children() - before[1], harness.cgroups() - before[2]
+
+    # The kernel frees programs and maps of closed sockets in work queues.
+    try:
+        harness.wait_until(lambda: not any(left()), 'the test leaves nothing behind')
+    except AssertionError:
+        objects, processes, cgroups = left()
+        ours = harness.named_as_ours(objects)
+        if ours or processes or cgroups:
+            pytest.fail(f'left behind: BPF objects {ours}, processes {processes}, cgroups {cgroups}')
+
+
+@pytest.fixture(scope='session')
+def bus() -> Iterator[PrivateBus]:
+    with PrivateBus() as bus:
+        yield bus
+
+
+@pytest.fixture(scope='session')
+def root_cgroup() -> Iterator[Cgroup]:
+    """What the daemon of the test run is confined to."""
+    with Cgroup(f'sockaccel-test-{os.getpid()}') as cgroup:
+        yield cgroup
+
+
+@pytest.fixture(scope='session')
+def daemon(bus: PrivateBus, root_cgroup: Cgroup) -> Iterator[Daemon]:
+    with Daemon(root_cgroup.path, 'EventsPerSecond=100000\n') as daemon:
+        yield daemon.ready()
+    assert 'Traceback' not in daemon_log(daemon)
+
+
+def daemon_log(daemon: Daemon) -> str:
+    return daemon.log.read_text() if daemon.log.exists() else ''
+
+
+@pytest.fixture(scope='session')
+def target(daemon: Daemon, root_cgroup: Cgroup) -> Cgroup:
+    """A cgroup whose connections are accelerated."""
+    cgroup = Cgroup('target', root_cgroup)
+    harness.enable(cgroup.path, *harness.every_issue())
+    return cgroup
+
+
+@pytest.fixture(scope='session')
+def bystander(daemon: Daemon, root_cgroup: Cgroup) -> Cgroup:
+    """A cgroup outside every target, but seen by the daemon's program."""
+    return Cgroup('bystander', root_cgroup)
+
+
+@pytest.fixture(scope='session')
+def accelerated_cgroup(target: Cgroup) -> Path:
+    return target.directory
+
+
+@pytest.fixture(scope='session')
+def sockaccel_stats(daemon: Daemon) -> Callable[[], dict[str, int]]:
+    return lambda: dict(harness.call('Stats'))
+
+
+@pytest.fixture
+def own_daemon() -> Iterator[Cgroup]:
+    """The root cgroup of a daemon that a test has for itself, with a bus of its own."""
+    with Cgroup(f'sockaccel-own-{os.getpid()}') as root, PrivateBus(), Daemon(root.path) as daemon:
+        daemon.ready()
+        yield root

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What tests and the demo need around a daemon: a cgroup, a bus, a process that says when it is ready."""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from sockaccel.cgroups import cgroup2_mount
+from sockaccel.client import Client, strings
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_WITHIN_S = 60
+STOP_WITHIN_S = 30
+OUR_NAMES = ('sockaccel_', 'bpf_iter__', 'sa_')
+
+_BUS_CONFIG = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={directory}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_type="method_call"/>
+    <allow send_destination="*"/>
+    <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"""
+
+
+class Cgroup:
+    """A cgroup of our own below the cgroup2 mount, or below another; gone at the end, with all that is in it."""
+
+    def __init__(self, name: str, parent: 'Cgroup | None' = None) -> None:
+        self.mount = cgroup2_mount()
+        self.directory = (parent.directory if parent else self.mount) / name
+        self.directory.mkdir()
+
+    @property
+    def path(self) -> str:
+        return f'/{self.directory.relative_to(self.mount)}'
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """End what still runs in it and remove it, nested ones first. Raises OSError if it cannot be removed."""
+        for directory, _names, _files in os.walk(self.directory, topdown=False):
+            wait_until(lambda directory=directory: _emptied(Path(directory)), 'the processes of a cgroup end')
+            os.rmdir(directory)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets that this process opens meanwhile belong to the cgroup for life."""
+        before = _own_cgroup(self.mount)
+        (self.directory / 'cgroup.procs').write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            (before / 'cgroup.procs').write_text(str(os.getpid()))
+
+    def enter(self) -> None:
+        """For Popen's preexec_fn."""
+        (self.directory / 'cgroup.procs').write_text(str(os.getpid()))
+
+
+def _own_cgroup(mount: Path) -> Path:
+    line = next(line for line in Path('/proc/self/cgroup').read_text().splitlines() if line.startswith('0::'))
+    return mount / line[3:].lstrip('/')
+
+
+def _emptied(directory: Path) -> bool:
+    pids = (directory / 'cgroup.procs').read_text().split()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return not pids
+
+
+def wait_until(condition: Any, what: str, seconds: float = 10) -> None:
+    """For what the kernel does later and tells nobody of (RCU, work queues). Raises AssertionError."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f'waited {seconds} s in vain that {what}'
+        time.sleep(0.01)
+
+
+class PrivateBus:
+    """A dbus-daemon of our own, in the place of the system bus."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-bus-')
+        config = Path(self._directory.name, 'bus.conf')
+        config.write_text(_BUS_CONFIG.format(directory=self._directory.name))
+        # Users other than root connect to it too.
+        Path(self._directory.name).chmod(0o755)
+        self._process = subprocess.Popen(
+            ['dbus-daemon', f'--config-file={config}', '--nofork', '--print-address=1'],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout
+        # It is listening once it has printed its address.
+        self.address = self._process.stdout.readline().strip()
+        assert self.address, 'dbus-daemon did not start'
+
+    def __enter__(self) -> Self:
+        self._before = os.environ.get('DBUS_SYSTEM_BUS_ADDRESS')
+        os.environ['DBUS_SYSTEM_BUS_ADDRESS'] = self.address
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._before is None:
+            del os.environ['DBUS_SYSTEM_BUS_ADDRESS']
+        else:
+            os.environ['DBUS_SYSTEM_BUS_ADDRESS'] = self._before
+        stop(self._process)
+        assert self._process.stdout
+        self._process.stdout.close()
+        self._directory.cleanup()
+
+
+def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
+    """End a child and wait for it; returns its exit status."""
+    if process.poll() is None:
+        process.send_signal(number)
+    return process.wait(STOP_WITHIN_S)
+
+
+class Daemon:
+    """A daemon process; `ready()` returns when it has told so, or fails with what it said.
+
+    notified: what it told the notify socket, each READY=, STATUS=, STOPPING= line.
+    """
+
+    def __init__(
+        self,
+        cgroup_root: str | None,
+        settings: str = '',
+        *,
+        command: tuple[str, ...] = (sys.executable, '-m', 'sockaccel'),
+        environment: dict[str, str] | None = None,
+        preexec: Any = None,
+    ) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-daemon-')
+        Path(self._directory.name).chmod(0o755)
+        config = Path(self._directory.name, 'sockaccel.conf')
+        root = f'CgroupRoot={cgroup_root}\n' if cgroup_root else ''
+        config.write_text(f'[Sockaccel]\n{root}{settings}')
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notify = f'{self._directory.name}/notify'
+        self._notify.bind(notify)
+        Path(notify).chmod(0o777)
+        self.log = Path(self._directory.name, 'log')
+        self.notified: list[str] = []
+        self.started = time.monotonic()
+        with self.log.open('w') as log:
+            self.process = subprocess.Popen(
+                [*command, '--config', str(config)],
+                cwd=ROOT,
+                env={**os.environ, 'NOTIFY_SOCKET': notify, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=preexec,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+        self.close()
+
+    def ready(self) -> Self:
+        """Wait for READY=1; AssertionError with the log if the process ends before."""
+        ended = os.pidfd_open(self.process.pid)
+        poll = select.poll()
+        poll.register(ended, select.POLLIN)
+        poll.register(self._notify, select.POLLIN)
+        try:
+            while not any(line == 'READY=1' for line in self.notified):
+                happened = dict(poll.poll(READY_WITHIN_S * 1000))
+                assert happened, f'not ready within {READY_WITHIN_S} s: {self.log.read_text()}'
+                if self._notify.fileno() not in happened:
+                    raise AssertionError(f'the daemon ended before it was ready: {self.log.read_text()}')
+                self.heard()
+        finally:
+            os.close(ended)
+        self.ready_after = time.monotonic() - self.started
+        return self
+
+    def heard(self) -> list[str]:
+        """Everything told to the notify socket so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.notified += self._notify.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
+        return self.notified
+
+    def resident(self) -> int:
+        """Resident memory in KiB."""
+        status = Path(f'/proc/{self.process.pid}/status').read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith('VmRSS')))
+
+    def wait(self) -> int:
+        return self.process.wait(READY_WITHIN_S)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        return stop(self.process, number)
+
+    def close(self) -> None:
+        self._notify.close()
+        self._directory.cleanup()
+
+
+def call(member: str, signature: str = '', *arguments: Any) -> Any:
+    """Call a method of the running daemon. Raises what sockaccel.client raises."""
+
+    async def once() -> Any:
+        async with Client() as client:
+            return await client.call(member, signature, *arguments)
+
+    return asyncio.run(once())
+
+
+def enable(target: str, *issues: str) -> None:
+    call('EnableWithOptions', 'sa{sv}', target, {'accept': strings(list(issues))})
+
+
+def every_issue() -> list[str]:
+    """The names of the issues that this kernel has."""
+    return [name for name, severity, _sentence in call('Findings') if severity == 'issue']
+
+
+def control(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run sockaccelctl."""
+    return subprocess.run(
+        [sys.executable, '-m', 'sockaccel.cli', *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def objects() -> dict[str, set[int]]:
+    """The ids of all BPF programs, maps and links of this host, and the inodes of all pins.
+
+    By id alone: opening a tail-call array that is about to be freed, as bpftool does to name it, can make the
+    kernel leak it (prog_array_map_clear() in kernel/bpf/arraymap.c schedules the same work twice).
+    """
+    pins = {path.stat().st_ino for path in Path('/sys/fs/bpf').rglob('*')}
+    return {kind: _ids(kind) for kind in ('prog', 'map', 'link')} | {'pin': pins}
+
+
+def _ids(kind: str) -> set[int]:
+    following = getattr(ctypes.CDLL('libbpf.so.1', use_errno=True), f'bpf_{kind}_get_next_id')
+    found, number = set(), ctypes.c_uint32(0)
+    while following(number, ctypes.byref(number)) == 0:
+        found.add(number.value)
+    return found
+
+
+def new_objects(before: dict[str, set[int]]) -> dict[str, set[int]]:
+    """What of ours is there now and was not before; somebody else's programs and maps do not count."""
+    after = objects()
+    return {kind: new for kind in after if (new := after[kind] - before[kind])}
+
+
+def named_as_ours(left: dict[str, set[int]]) -> dict[str, list[str]]:
+    """Those of some left objects that bear our names; all of those that have none."""
+    found: dict[str, list[str]] = {}
+    for kind, numbers in left.items():
+        for number in numbers:
+            name = str(number)
+            if kind in ('prog', 'map'):
+                shown = subprocess.run(
+                    ['bpftool', '--json', kind, 'show', 'id', name], capture_output=True, text=True, check=False
+                )
+                name = json.loads(shown.stdout).get('name', '') if shown.returncode == 0 else ''
+                if not name.startswith(OUR_NAMES):
+                    continue
+            found.setdefault(kind, []).append(name)
+    return found
+
+
+def children() -> set[int]:
+    """Our own children that have not been waited for."""
+    return {
+        int(pid) for task in Path('/proc/self/task').iterdir() for pid in (task / 'children').read_text().split()
+    }
+
+
+def cgroups() -> set[str]:
+    """The cgroups of tests and demos."""
+    return {str(path) for path in cgroup2_mount().rglob('sockaccel-*')}

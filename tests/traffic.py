@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Connected pairs of sockets whose ends belong to a cgroup."""
+
+import contextlib
+import select
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.harness import Cgroup
+
+FAMILIES = ('ipv4', 'ipv6', 'mapped')
+PATIENCE_S = 10.0
+
+
+@dataclass
+class Pair:
+    client: socket.socket
+    server: socket.socket
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+
+def listen(family: str = 'ipv4') -> socket.socket:
+    """A listener on a free port. mapped: on [::], for clients that speak IPv4."""
+    if family == 'ipv4':
+        return socket.create_server(('127.0.0.1', 0))
+    if family == 'ipv6':
+        return socket.create_server(('::1', 0), family=socket.AF_INET6)
+    return socket.create_server(('::', 0), family=socket.AF_INET6, dualstack_ipv6=True)
+
+
+def address_of(listener: socket.socket, family: str) -> tuple[str, int]:
+    return ('::1' if family == 'ipv6' else '127.0.0.1', listener.getsockname()[1])
+
+
+def connect(listener: socket.socket, family: str = 'ipv4', *, blocking: bool = False) -> Pair:
+    """Both ends of a new connection; O_NONBLOCK unless blocking."""
+    client = socket.socket(socket.AF_INET6 if family == 'ipv6' else socket.AF_INET)
+    client.connect(address_of(listener, family))
+    server, _address = listener.accept()
+    for end in (client, server):
+        end.setblocking(blocking)
+    return Pair(client, server)
+
+
+@contextlib.contextmanager
+def pair(cgroup: Cgroup | None, family: str = 'ipv4', *, blocking: bool = False) -> Iterator[Pair]:
+    """A connection of a cgroup, None: of no cgroup that sockaccel sees."""
+    with contextlib.ExitStack() as stack:
+        if cgroup:
+            stack.enter_context(cgroup.inside())
+        listener = stack.enter_context(listen(family))
+        made = connect(listener, family, blocking=blocking)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def read(end: socket.socket, count: int) -> bytes:
+    """Exactly count bytes, or fewer at the end of the stream. Raises TimeoutError."""
+    got = bytearray()
+    while len(got) < count:
+        if not select.select([end], [], [], PATIENCE_S)[0]:
+            raise TimeoutError(f'{count - len(got)} of {count} bytes did not come within {PATIENCE_S} s')
+        chunk = end.recv(count - len(got))
+        if not chunk:
+            break
+        got += chunk
+    return bytes(got)
+
+
+def write(end: socket.socket, data: bytes) -> None:
+    """All of data; waits while the socket is full. Raises TimeoutError, OSError."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[end.send(view) :]
+        except BlockingIOError:
+            if not select.select([], [end], [], PATIENCE_S)[1]:
+                raise TimeoutError(f'a reader did not read for {PATIENCE_S} s') from None
+
+
+def exchange(pair: Pair, rounds: int = 3) -> None:
+    """Small messages to and fro, all read: afterwards nothing speaks against a redirect in either direction."""
+    for _round in range(rounds):
+        for sender, receiver in ((pair.client, pair.server), (pair.server, pair.client)):
+            write(sender, b'ping')
+            assert read(receiver, 4) == b'ping'
+
+
+def fill(sender: socket.socket, message: int = 65536, limit: int = 64 << 20) -> int:
+    """Send without anybody reading, until EAGAIN; returns the bytes accepted, at most about limit."""
+    sent, data = 0, b'x' * message
+    while sent < limit:
+        try:
+            sent += sender.send(data)
+        except BlockingIOError:
+            # TCP may still make room when the first bytes are on their way.
+            if not select.select([], [sender], [], 0.2)[1]:
+                break
+    return sent
