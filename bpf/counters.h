@@ -12,11 +12,12 @@
 	X(CONNECTIONS_CLOSED, TOTAL, "joined ends that were closed by their owner")                               \
 	X(REDIRECTED_MESSAGES, TOTAL, "messages handed straight to the peer")                                     \
 	X(REDIRECTED_BYTES, TOTAL, "bytes handed straight to the peer")                                           \
-	X(TCP_MESSAGES, TOTAL, "messages of joined ends that went by TCP")                                        \
+	X(TCP_MESSAGES, TOTAL, "messages of joined ends that the verdict left to TCP")                            \
 	X(TCP_BYTES, TOTAL, "bytes of joined ends that went by TCP")                                              \
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
+	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end has not joined")        \
 	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
 	X(SELF_CONNECT, CONNECTION, "the socket is connected to itself")                                          \
@@ -37,6 +38,7 @@
 	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \
 	X(ORDER, MESSAGE, "the reader has not yet read all that TCP carried before")                              \
 	X(BACKLOG, MESSAGE, "the reader is behind and TCP's flow control takes over")                             \
+	X(MEMORY, MESSAGE, "the kernel or the reader's cgroup is short of memory for sockets")                    \
 	X(NOT_ACCEPTED, MESSAGE, "the reader's program has not accepted the connection yet")                      \
 	X(BLOCKING, MESSAGE, "an end does blocking reads (no O_NONBLOCK)")                                        \
 	X(LOW_WATER, MESSAGE, "the reader set SO_RCVLOWAT")                                                       \

@@ -9,6 +9,21 @@ static inline void count(u32 slot, u32 counter, u64 amount)
 		__sync_fetch_and_add(&counters->value[counter], amount);
 }
 
+/*
+ * What TCP carried is read off its sequence numbers: a message that the verdict leaves to TCP may be taken in part,
+ * and while TCP has no room the kernel repeats the verdict without asking (tcp_bpf_send_verdict()).
+ */
+static inline void count_tcp_bytes(struct connection *connection, u32 write_sequence)
+{
+	u32 bytes = write_sequence - connection->counted_sequence;
+
+	if (!bytes || connection->fin_sent || !connection->in_map)
+		return;
+	connection->counted_sequence = write_sequence;
+	connection->tcp_bytes += bytes;
+	count(connection->slot, TCP_BYTES, bytes);
+}
+
 /* The limit holds for all CPUs together; a race at the turn of a second lets a few more through. */
 static inline int within_event_limit(u64 now)
 {
@@ -63,5 +78,23 @@ static inline void report(struct connection *connection, u32 kind, u32 reason)
 		return;
 	}
 	describe(event, connection, kind, reason, now);
+	sa_events.ringbuf_submit(event, 0);
+}
+
+/* Under no limit, since sockets that must leave would stay; but once until the sweep that follows. */
+static inline void want_sweep(void)
+{
+	int zero = 0;
+	u32 *wanted = sa_sweep_wanted.lookup(&zero);
+	struct event *event;
+
+	if (!wanted || *wanted)
+		return;
+	event = sa_events.ringbuf_reserve(sizeof(*event));
+	if (!event)
+		return;
+	*wanted = 1;
+	__builtin_memset(event, 0, sizeof(*event));
+	event->kind = EVENT_SWEEP_WANTED;
 	sa_events.ringbuf_submit(event, 0);
 }

@@ -22,8 +22,10 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 
 /* net/tcp_states.h */
 #define TCP_ESTABLISHED 1
+#define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
 
 /* include/linux/tcp.h */
@@ -33,7 +35,13 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 /* include/net/sock.h */
 #define SOCK_RCVBUF_LOCK 2
 
-#define PSOCK_POINTER_MASK (~7ULL)
+#define SK_USER_DATA_PSOCK 4ULL
+#define SK_USER_DATA_MASK 7ULL
+
+#define MEMORY_PAGE 4096
+/* What other CPUs may have charged ahead of their use: MEMCG_CHARGE_BATCH is 64 pages, in kernel/mm/memcontrol.c. */
+#define MEMORY_SLACK_PAGES 64
+#define MEMORY_LEVELS 16
 
 #define READ_AS(type, base, offset)                                                                               \
 	({                                                                                                        \
@@ -94,9 +102,49 @@ static inline __u64 sock_ulp(__u64 sock)
 	return READ_U64(sock, OFFSET_sock_ulp);
 }
 
+/* 0 for a socket that is in no sockmap, ours or anybody's. */
 static inline __u64 sock_psock(__u64 sock)
 {
-	return READ_U64(sock, OFFSET_sock_user_data) & PSOCK_POINTER_MASK;
+	__u64 data = READ_U64(sock, OFFSET_sock_user_data);
+
+	return data & SK_USER_DATA_PSOCK ? data & ~SK_USER_DATA_MASK : 0;
+}
+
+/* Where the kernel says that TCP as a whole has more memory than the second number of net.ipv4.tcp_mem. */
+static inline __u64 sock_memory_pressure(__u64 sock)
+{
+	return READ_U64(READ_U64(sock, OFFSET_sock_prot), OFFSET_proto_memory_pressure);
+}
+
+/*
+ * Whether the socket's memory cgroup, or one above it, has no room for more bytes. A redirect charges the reader from
+ * the sender's send(), which may reclaim, kill, or fail with ENOMEM; TCP waits. On cgroup v1 sockets have a counter
+ * of their own and no memcg unless it is limited (mem_cgroup_sk_alloc() in mm/memcontrol.c).
+ */
+static inline int cgroup_is_full(__u64 sock, __u32 size)
+{
+#ifdef OFFSET_sock_memcg
+	__u64 memcg = READ_U64(sock, OFFSET_sock_memcg), counter;
+	__u64 pages = size / MEMORY_PAGE + MEMORY_SLACK_PAGES;
+
+	if (!memcg)
+		return 0;
+	counter = memcg + OFFSET_memcg_memory;
+#ifdef OFFSET_memcg_tcpmem
+	if (READ_BITS(memcg, memcg_tcpmem_active))
+		counter = memcg + OFFSET_memcg_tcpmem;
+#endif
+#pragma clang loop unroll(disable)
+	for (int level = 0; level < MEMORY_LEVELS; level++) {
+		if (READ_U64(counter, OFFSET_page_counter_usage) + pages >
+		    READ_U64(counter, OFFSET_page_counter_max))
+			return 1;
+		counter = READ_U64(counter, OFFSET_page_counter_parent);
+		if (!counter)
+			break;
+	}
+#endif
+	return 0;
 }
 
 static inline int sock_is_mptcp(__u64 sock)

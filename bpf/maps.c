@@ -5,8 +5,8 @@
 
 /* Every joined end, under its own flow. */
 BPF_SOCKHASH(sa_members, struct flow, MAX_MEMBERS);
-/* How a joined end is found by the other one; an entry that falls out costs speed, never bytes. */
-BPF_TABLE("lru_hash", struct flow, struct peer, sa_peers, MAX_MEMBERS);
+/* How a joined end is found by the other one, and by the walk that evicts; gone when the end is closed or evicted. */
+BPF_F_TABLE("hash", struct flow, struct peer, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(sa_connections, struct connection);
 BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);
 
@@ -17,6 +17,8 @@ BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
 BPF_ARRAY(sa_window, struct event_window, 1);
+/* Set from the first reason for a sweep until the sweep begins. */
+BPF_ARRAY(sa_sweep_wanted, u32, 1);
 BPF_RINGBUF_OUTPUT(sa_events, EVENT_PAGES);
 
 /* The verdict lives behind a tail call, so that a newer one reaches sockets that joined under the old. */

@@ -61,17 +61,21 @@ static inline int nothing_queued(u64 sock)
 	return !psock || READ_U64(head, 0) == head;
 }
 
+/*
+ * The queue is asked last: who was on the way to it when it was still empty has, by then, either been seen in
+ * progress or has arrived.
+ */
 static inline int may_be_deleted(struct connection *connection, u64 sock, struct peer *other, u64 peer)
 {
-	if (!nothing_queued(sock))
-		return 0;
 	if (connection->redirected_messages && !no_call_in_progress(sock))
 		return 0;
-	if (!peer)
-		return 1;
-	if (!other || !other->marked)
+	if (peer && other) {
+		if (!other->marked || (other->redirected && !no_call_in_progress(peer)))
+			return 0;
+	} else if (peer && sock_psock(peer)) {
 		return 0;
-	return !other->redirected || no_call_in_progress(peer);
+	}
+	return nothing_queued(sock);
 }
 
 int bpf_iter__sockmap(struct bpf_iter__sockmap *ctx)
@@ -102,15 +106,20 @@ int bpf_iter__sockmap(struct bpf_iter__sockmap *ctx)
 	else if (!connection->peer_sock && other && sock_cookie(other->sock) == other->cookie)
 		peer = other->sock;
 
-	describe(&record, connection, EVENT_MEMBER, connection->reason, bpf_ktime_get_ns());
+	describe(&record, connection, EVENT_MEMBER, connection->last_by_tcp ? connection->reason : 0,
+		 bpf_ktime_get_ns());
 	if (settings->sweep == SWEEP_MARK) {
 		reason = reason_to_leave(connection, sock, peer, &record, settings->sweep_grace_ns);
-		connection->sweep_asked = 0;
 		if (reason) {
 			self = sa_peers.lookup(&key);
 			if (self)
 				self->marked = 1;
-			connection->marked = reason;
+			/* Both ends leave; the connection is counted once. */
+			if (!connection->marked) {
+				connection->marked = reason;
+				if (connection->active || !peer)
+					count(connection->slot, reason, 1);
+			}
 		} else if (!record.young) {
 			return 0;
 		}
@@ -118,15 +127,17 @@ int bpf_iter__sockmap(struct bpf_iter__sockmap *ctx)
 		if (!connection->marked)
 			return 0;
 		record.reason = connection->marked;
-		if (may_be_deleted(connection, sock, other, peer) && !sa_members.delete(&key)) {
-			connection->state = LEFT;
+		if (may_be_deleted(connection, sock, other, peer))
 			record.kind = EVENT_EVICTED;
-			/* Both ends leave; the connection is counted once. */
-			if (connection->active || !peer)
-				count(connection->slot, connection->marked, 1);
-		}
 	}
 	record.marked = connection->marked;
-	bpf_seq_write(seq, &record, sizeof(record));
+	/* What does not fit any more is shown again in the next buffer, so it is not done yet either. */
+	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
+		return 0;
+	if (!sa_members.delete(&key)) {
+		connection->state = LEFT;
+		connection->in_map = 0;
+		sa_peers.delete(&key);
+	}
 	return 0;
 }

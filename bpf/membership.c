@@ -90,28 +90,22 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 	       sock_netns(listener->sock) == key->netns;
 }
 
-/* Who will answer a connection to flow's remote end: a listener on that address, or on any. */
+/* Who will answer a connection to flow's remote end: a listener on that address, on 0.0.0.0, or on [::]. */
 static inline struct listener *listener_for(const struct flow *flow)
 {
 	struct listener_key key = {.netns = flow->netns, .port = flow->remote_port};
 	struct listener *listener;
 
 	__builtin_memcpy(key.address, flow->remote, sizeof(key.address));
-	listener = sa_listeners.lookup(&key);
-	if (listener && still_listens(listener, &key))
-		return listener;
-	key.address[3] = 0;
-	if (is_v4(flow->remote)) {
+#pragma clang loop unroll(disable)
+	for (int any = 0; any < 3; any++) {
 		listener = sa_listeners.lookup(&key);
 		if (listener && still_listens(listener, &key))
 			return listener;
+		if (any)
+			key.address[2] = 0;
+		key.address[3] = 0;
 	}
-	key.address[0] = 0;
-	key.address[1] = 0;
-	key.address[2] = 0;
-	listener = sa_listeners.lookup(&key);
-	if (listener && still_listens(listener, &key))
-		return listener;
 	return NULL;
 }
 
@@ -173,21 +167,23 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	struct listener *listener;
 	struct target *target;
 	struct flow flow = {};
-	u32 slot, reason;
+	u32 slot, reason, by_listener = 0;
 	u64 sock;
 
 	if (!sk)
 		return;
-	/* A socket that was disconnected (AF_UNSPEC) and connects anew: what it had not read belongs to the old
-	 * connection, and the kernel keeps it in the map under the old key. */
-	connection = sa_connections.sk_storage_get(sk, 0, 0);
-	if (connection) {
-		sa_members.delete(&connection->own);
-		sa_connections.sk_storage_delete(sk);
-	}
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (!sock)
 		return;
+	/* A socket that was disconnected (AF_UNSPEC) and connects anew: what it had not read belongs to the old
+	 * connection, and the kernel keeps it in the map under the old key. One that is not in the map, because it
+	 * failed to connect or left, must not touch that key, which may be somebody else's by now. */
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	if (connection) {
+		if (connection->in_map && sock_psock(sock))
+			sa_members.delete(&connection->own);
+		sa_connections.sk_storage_delete(sk);
+	}
 	read_flow(sock, &flow);
 	slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	if (!is_local(&flow)) {
@@ -196,8 +192,10 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 		return;
 	}
 	listener = listener_for(&flow);
-	if (!slot && listener)
+	if (!slot && listener) {
 		slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
+		by_listener = 1;
+	}
 	/* A bystander: nothing of it is kept. */
 	if (!slot)
 		return;
@@ -214,6 +212,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	connection->slot = slot;
 	connection->generation = target->generation;
 	connection->active = 1;
+	connection->by_listener = by_listener;
 	connection->state = CANDIDATE;
 #ifdef SOCK_OPS_KNOWS_PID
 	connection->pid = bpf_get_current_pid_tgid() >> 32;
@@ -250,6 +249,7 @@ static inline u32 join(struct bpf_sock_ops *ops, struct connection *connection, 
 		.slot = connection->slot,
 		.generation = connection->generation,
 		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
+		.by_listener = connection->by_listener,
 	};
 	struct flow key = connection->own;
 	int error;
@@ -263,9 +263,13 @@ static inline u32 join(struct bpf_sock_ops *ops, struct connection *connection, 
 		return MAP_FULL;
 	}
 	connection->state = JOINED;
+	connection->in_map = 1;
+	connection->counted_sequence = self.initial_sequence;
 	connection->receive_maximum = sock_receive_maximum(sock);
+	connection->memory_pressure = sock_memory_pressure(sock);
 	connection->joined_ns = bpf_ktime_get_ns();
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+	want_sweep();
 	return 0;
 }
 
@@ -273,6 +277,7 @@ static inline void on_active_established(struct bpf_sock_ops *ops)
 {
 	struct connection *connection;
 	struct bpf_sock *sk = ops->sk;
+	struct target *target;
 	u32 reason;
 	u64 sock;
 
@@ -282,7 +287,9 @@ static inline void on_active_established(struct bpf_sock_ops *ops)
 	if (!connection || connection->state != CANDIDATE)
 		return;
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
-	if (!sock)
+	target = sa_targets.lookup(&connection->slot);
+	/* Disabled between connect() and now. */
+	if (!sock || !target || !(target->flags & TARGET_ON) || target->generation != connection->generation)
 		return;
 	/* The accepting end was established by the SYN and its data, before this one could join. */
 	reason = ops->data_segs_out ? FAST_OPEN : join(ops, connection, sock);
@@ -322,14 +329,30 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 		return;
 	}
 	mirror(&flow, &other);
+	slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	peer = sa_peers.lookup(&other);
-	if (!peer || sock_cookie(peer->sock) != peer->cookie)
+	/* Of an end that is marked, the walk may already have decided that nobody sends to it. */
+	if (!peer || peer->marked || sock_cookie(peer->sock) != peer->cookie) {
+		if (slot)
+			count(slot, CLIENT_UNSEEN, 1);
 		return;
-	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!connection) {
+	}
+	/* With SO_REUSEPORT another listener than the one that was found may have answered, outside every target. */
+	if (peer->by_listener && slot != peer->slot) {
 		dismiss(&other);
 		return;
 	}
+	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
+	 * do not agree by chance. */
+	if (READ_U32(sock, OFFSET_tcp_sock_copied_seq) != peer->initial_sequence ||
+	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer->sock, OFFSET_tcp_sock_copied_seq)) {
+		count(peer->slot, PEER_MISMATCH, 1);
+		return;
+	}
+	/* The connecting end then stays alone, and the next sweep takes it out. */
+	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!connection)
+		return;
 	connection->own = flow;
 	connection->peer = other;
 	connection->cookie = bpf_get_socket_cookie(ops);
@@ -342,13 +365,6 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	if (listener) {
 		connection->pid = listener->pid;
 		__builtin_memcpy(connection->comm, listener->comm, sizeof(connection->comm));
-	}
-	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
-	 * do not agree by chance. */
-	if (READ_U32(sock, OFFSET_tcp_sock_copied_seq) != peer->initial_sequence ||
-	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer->sock, OFFSET_tcp_sock_copied_seq)) {
-		refuse(connection, PEER_MISMATCH);
-		return;
 	}
 	reason = reason_against(sock);
 	if (!reason)
@@ -363,27 +379,41 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 }
 
 /* The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. */
-static inline void on_state(struct bpf_sock_ops *ops)
+static inline void on_close(struct connection *connection)
 {
-	struct connection *connection;
-	struct bpf_sock *sk = ops->sk;
-	struct flow key;
-	struct peer *self;
+	struct flow key = connection->own;
+	struct peer *self = sa_peers.lookup(&key);
 
-	if (ops->args[1] != TCP_CLOSE || !sk)
-		return;
-	connection = sa_connections.sk_storage_get(sk, 0, 0);
-	if (!connection)
-		return;
-	key = connection->own;
-	self = sa_peers.lookup(&key);
 	if (self && self->cookie == connection->cookie)
 		sa_peers.delete(&key);
 	if (connection->state != JOINED)
 		return;
 	connection->state = LEFT;
+	/* The daemon waits for the last one that drains. */
+	if (connection->marked)
+		want_sweep();
 	count(connection->slot, CONNECTIONS_CLOSED, 1);
 	report(connection, EVENT_CLOSED, 0);
+}
+
+static inline void on_state(struct bpf_sock_ops *ops)
+{
+	struct connection *connection;
+	struct bpf_sock *sk = ops->sk;
+	u32 state = ops->args[1];
+	u64 sock;
+
+	if (!sk)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, 0);
+	sock = (u64)bpf_skc_to_tcp_sock(sk);
+	if (!connection || !sock)
+		return;
+	count_tcp_bytes(connection, READ_U32(sock, OFFSET_tcp_sock_write_seq));
+	if (state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK)
+		connection->fin_sent = 1;
+	if (state == TCP_CLOSE)
+		on_close(connection);
 }
 
 /* Always 1: any other value would reach a sock_ops program of somebody else as this one's answer. */

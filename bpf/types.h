@@ -52,9 +52,10 @@ struct peer {
 	__u32 slot;
 	__u32 generation;
 	__u32 initial_sequence;
+	/* The listener that was to answer brought the connection in, not the connecting end's own cgroup. */
+	__u32 by_listener;
 	__u32 redirected;
 	__u32 marked;
-	__u32 pad;
 };
 
 /* What is kept with each joined socket (sk_storage). */
@@ -66,6 +67,7 @@ struct connection {
 	__u64 peer_sock;
 	__u64 peer_cookie;
 	__u64 peer_file;
+	__u64 memory_pressure;
 	__u64 cgroup;
 	__u64 joined_ns;
 	__u64 redirected_bytes;
@@ -75,13 +77,18 @@ struct connection {
 	__u32 slot;
 	__u32 generation;
 	__u32 reason;
+	__u32 last_by_tcp;
 	__u32 state;
+	__u32 in_map;
 	__u32 marked;
-	__u32 sweep_asked;
 	__u32 active;
+	__u32 by_listener;
 	__u32 sender_known;
 	__u32 pid;
 	__u32 receive_maximum;
+	/* Up to where tcp_bytes has counted; it stops at the FIN, which has a sequence number too. */
+	__u32 counted_sequence;
+	__u32 fin_sent;
 	char comm[16];
 };
 

@@ -4,6 +4,10 @@
  * at any message. A redirect cannot be undone, so everything that speaks against it is asked before.
  */
 
+/* Unit: bytes; twice what net.ipv4.tcp_rmem gives a new socket by default. */
+#define BACKLOG_OF_SMALL_BUFFER 262144
+/* Unit: bytes; what the loopback interface takes at once. */
+#define LARGEST_SEGMENT 65536
 /* Below this, a stream is faster when TCP coalesces its messages. Unit: bytes. */
 #define SMALL_MESSAGE 16384
 
@@ -47,23 +51,27 @@ static inline u32 find_peer(struct connection *connection)
 }
 
 /*
- * Whether the peer's buffer has room for a message beside what is unread and what TCP was promised. With more than
- * half of the buffer unread, TCP's own flow control shall stop the sender. And bytes that TCP sends inside the window
- * that it was given must still find room: they would be dropped, and come again only after a timeout of up to
- * seconds. A buffer whose size the application did not set is enlarged by the kernel itself, up to tcp_rmem
- * (tcp_clamp_window() in net/ipv4/tcp_input.c).
+ * Whether the peer's buffer has room for a message beside what is unread and what TCP was promised. With about half
+ * of the buffer unread, TCP's own flow control shall stop the sender. And bytes that TCP sends inside the window that
+ * it was given must still find room: they would be dropped, and come again only after a timeout of up to seconds. A
+ * buffer whose size the application did not set is enlarged by the kernel itself, up to tcp_rmem
+ * (tcp_clamp_window() in net/ipv4/tcp_input.c); as long as TCP has not done so, a reader that is only late may have
+ * BACKLOG_OF_SMALL_BUFFER unread.
  */
 static inline int has_room(struct connection *connection, u64 peer, u32 unread, u32 size)
 {
-	u32 receive_buffer = READ_U32(peer, OFFSET_sock_rcvbuf), limit = receive_buffer;
+	u32 limit = READ_U32(peer, OFFSET_sock_rcvbuf), backlog = limit / 2;
 	u64 needed = (u64)unread + size, promised;
 
-	if (unread > receive_buffer / 2)
-		return 0;
-	if (!(READ_BITS(peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < connection->receive_maximum)
+	if (!(READ_BITS(peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < connection->receive_maximum) {
 		limit = connection->receive_maximum;
-	/* As much as TCP's own estimates are off. */
-	if (needed <= limit / 16)
+		if (backlog < BACKLOG_OF_SMALL_BUFFER)
+			backlog = BACKLOG_OF_SMALL_BUFFER;
+	}
+	if (unread > backlog)
+		return 0;
+	/* As much as TCP itself may exceed: it asks for room before it adds a segment. */
+	if (needed <= (limit / 16 < LARGEST_SEGMENT ? limit / 16 : LARGEST_SEGMENT))
 		return 1;
 	promised = sock_receive_window(peer);
 	return needed + promised + promised / 4 <= limit;
@@ -101,6 +109,10 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	 * neither in the reader's queue nor on the way. */
 	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer, OFFSET_tcp_sock_copied_seq))
 		return ORDER;
+	/* More than the peer has been granted already must be granted first, which can fail where TCP would wait. */
+	if ((s32)size > READ_AS(s32, peer, OFFSET_sock_forward_alloc) &&
+	    (READ_U64(connection->memory_pressure, 0) || cgroup_is_full(peer, size)))
+		return MEMORY;
 	unread = READ_U32(peer, OFFSET_sock_rmem_alloc);
 	if (!has_room(connection, peer, unread, size))
 		return BACKLOG;
@@ -128,21 +140,18 @@ static inline void note_sender(struct connection *connection)
 	probe_read(connection->comm, sizeof(connection->comm), (void *)(task + OFFSET_task_comm));
 }
 
-static inline void note_tcp(struct connection *connection, u32 reason, u32 size)
+static inline void note_tcp(struct connection *connection, u32 reason)
 {
 	connection->tcp_messages++;
-	connection->tcp_bytes += size;
+	connection->last_by_tcp = 1;
 	count(connection->slot, TCP_MESSAGES, 1);
-	count(connection->slot, TCP_BYTES, size);
 	count(connection->slot, reason, 1);
 	/* Reasons that last are worth a line in the journal, once; the others come and go with the load. */
 	if (reason != connection->reason && reason != ORDER && reason != BACKLOG && reason != COALESCE &&
-	    reason != NOT_ACCEPTED && reason != NO_PEER && reason != SWITCHED_OFF)
+	    reason != NOT_ACCEPTED && reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF)
 		report(connection, EVENT_FALLBACK, reason);
-	if ((reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP) && !connection->sweep_asked) {
-		connection->sweep_asked = 1;
-		report(connection, EVENT_SWEEP_WANTED, reason);
-	}
+	if (reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP)
+		want_sweep();
 	connection->reason = reason;
 }
 
@@ -167,6 +176,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	if (!connection->sender_known)
 		note_sender(connection);
 
+	count_tcp_bytes(connection, OWN(u32, sock, OFFSET_tcp_sock_write_seq));
 	size = msg->size;
 	reason = reason_in_sender(connection, target, sock);
 	if (reason == NOTHING)
@@ -180,6 +190,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		/* Never the helper's own value: its SK_DROP is EACCES in the application. */
 		if (sa_members.msg_redirect_hash(msg, &connection->peer, BPF_F_INGRESS) == SK_PASS) {
 			connection->redirected_bytes += size;
+			connection->last_by_tcp = 0;
 			count(connection->slot, REDIRECTED_MESSAGES, 1);
 			count(connection->slot, REDIRECTED_BYTES, size);
 			return SK_PASS;
@@ -187,7 +198,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		connection->redirected_messages--;
 		reason = REFUSED;
 	}
-	note_tcp(connection, reason, size);
+	note_tcp(connection, reason);
 	return SK_PASS;
 }
 

@@ -85,7 +85,9 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
 
 
 async def trace(client: Client, options: argparse.Namespace) -> int:
-    async for event in client.events():
+    events = await client.subscribe()
+    print('Following what happens to connections; Ctrl-C ends.', file=sys.stderr, flush=True)
+    async for event in events:
         if options.target and event['target'] != options.target:
             continue
         if options.json:

@@ -58,8 +58,11 @@ class Client:
         answer = await self._ask(NAME, PATH, f'{_DBUS}.Properties', 'GetAll', 's', (INTERFACE,))
         return dict(answer)
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Follow the connection events, until the daemon leaves the bus. Raises Refused, NotRunning."""
+    async def subscribe(self) -> AsyncIterator[dict[str, Any]]:
+        """Returns once the daemon sends its connection events here; they end when it leaves the bus.
+
+        Raises Refused, NotRunning.
+        """
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MAXIMUM_PENDING_EVENTS)
 
         def receive(message: Any) -> bool:
@@ -78,8 +81,7 @@ class Client:
         for rule in rules:
             await self._ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'AddMatch', 's', (rule,))
         await self.call('Subscribe')
-        while (event := await queue.get()) is not None:
-            yield event
+        return _until_none(queue)
 
     async def _ask(
         self,
@@ -107,6 +109,11 @@ class Client:
             raise Refused(reply.error_name, text)
         values = [_plain(value) for value in reply.body]
         return values[0] if len(values) == 1 else values
+
+
+async def _until_none(queue: 'asyncio.Queue[dict[str, Any] | None]') -> AsyncIterator[dict[str, Any]]:
+    while (event := await queue.get()) is not None:
+        yield event
 
 
 def strings(values: list[str]) -> Any:

@@ -18,8 +18,9 @@ from sockaccel.target import Target, quote
 
 log = structlog.stdlib.get_logger()
 
-# How long to gather reasons for a sweep before doing it; a new connection is judged when its grace is over.
-SWEEP_SOON_S, SWEEP_AFTER_GRACE_S = 0.05, 0.6
+# From the first reason for a sweep, which may be a new connection, to the sweep: a little more than a connection's
+# grace. While sweeps find nothing to do they become rarer.
+SWEEP_AFTER_S, SWEEP_AFTER_AT_MOST_S = 0.6, 60.0
 
 
 class SweepResult(Protocol):
@@ -97,6 +98,7 @@ class Engine:
     _generation: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _sweep_timer: asyncio.TimerHandle | None = None
+    _sweep_delay: float = SWEEP_AFTER_S
 
     async def enable(self, name: str, accept: Iterable[str] = ()) -> None:
         """Accelerate a target's connections from now on; again is no change.
@@ -129,8 +131,6 @@ class Engine:
             if enabled is None:
                 raise UnknownTarget(f'target {quote(target.name)} is not enabled, so nothing was changed')
             self._switch_off(enabled)
-            if not self._enabled:
-                self.kernel.detach()
             self._sweep()
         left = self._draining.get(enabled.slot, 0)
         tail = f'; {left} sockets still hold unread bytes and drain' if left else ''
@@ -143,8 +143,8 @@ class Engine:
             for enabled in self._enabled.values():
                 self._switch_off(enabled)
             self._enabled.clear()
-            self.kernel.detach()
             self._sweep()
+            self.kernel.detach()
             if self._sweep_timer:
                 self._sweep_timer.cancel()
                 self._sweep_timer = None
@@ -188,10 +188,8 @@ class Engine:
     def receive(self, event: Event) -> None:
         """An event of the kernel's. Its reasons for a sweep are gathered, the rest goes to `on_event`."""
         if event.kind is EventKind.SWEEP_WANTED:
-            self._sweep_within(SWEEP_SOON_S)
+            self._sweep_later()
             return
-        if event.kind is EventKind.JOINED:
-            self._sweep_within(SWEEP_AFTER_GRACE_S)
         self.on_event(event, self._slot_names.get(event.slot, ''))
 
     def _check_issues(self, target: Target, accepted: frozenset[str]) -> None:
@@ -271,17 +269,20 @@ class Engine:
         self._draining = {}
         for event in result.draining:
             self._draining[event.slot] = self._draining.get(event.slot, 0) + 1
+        if result.draining and not result.evicted:
+            self._sweep_delay = min(2 * self._sweep_delay, SWEEP_AFTER_AT_MOST_S)
+        else:
+            self._sweep_delay = SWEEP_AFTER_S
         if result.young and self._enabled:
-            self._sweep_within(SWEEP_AFTER_GRACE_S)
+            self._sweep_later()
+        # A draining socket that connects anew must find the program that takes it out of the map first.
+        if not self._enabled and not self._draining:
+            self.kernel.detach()
 
-    def _sweep_within(self, delay: float) -> None:
-        """Sweep once, at the latest after a delay in seconds; however many events ask for it meanwhile."""
-        loop = asyncio.get_running_loop()
-        if self._sweep_timer:
-            if self._sweep_timer.when() <= loop.time() + delay:
-                return
-            self._sweep_timer.cancel()
-        self._sweep_timer = loop.call_later(delay, self._sweep_now)
+    def _sweep_later(self) -> None:
+        """Once, however many reasons there are until then."""
+        if not self._sweep_timer:
+            self._sweep_timer = asyncio.get_running_loop().call_later(self._sweep_delay, self._sweep_now)
 
     def _sweep_now(self) -> None:
         self._sweep_timer = None

@@ -126,6 +126,7 @@ class Kernel:
 
         Between the two walks nobody can still be running a verdict that had not seen the marks.
         """
+        libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         young = sum(event.young for event in self._walk(Sweep.MARK))
         self._wait_for_programs()
         left = self._walk(Sweep.EVICT)
@@ -156,4 +157,6 @@ class Kernel:
     def _walk(self, sweep: Sweep) -> list[Event]:
         self._settle(sweep)
         printed = b''.join(libbpf.iterate(self._fds['bpf_iter__sockmap'], self._fds['sa_members']))
-        return [Event.unpack(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
+        events = [Event.unpack(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
+        # After each full buffer the kernel goes back to the head of a bucket (sock_hash_seq_find_next()).
+        return list({event.cookie: event for event in events}.values())

@@ -27,6 +27,7 @@ PROGRAMS = {
 }
 MAPS = (
     'sa_members', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings', 'sa_events', 'sa_verdict',
+    'sa_sweep_wanted',
     'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.

@@ -25,6 +25,9 @@ FIELDS = {
     'sock_userlocks': ('sock', 'sk_userlocks'),
     'sock_rcvlowat': ('sock', 'sk_rcvlowat'),
     'sock_peek_off': ('sock', 'sk_peek_off'),
+    'sock_forward_alloc': ('sock', 'sk_forward_alloc'),
+    'sock_prot': ('sock', '__sk_common.skc_prot'),
+    'proto_memory_pressure': ('proto', 'memory_pressure'),
     'sock_flags': ('sock', '__sk_common.skc_flags'),
     'sock_kern_sock': ('sock', 'sk_kern_sock'),
     'sock_user_data': ('sock', 'sk_user_data'),
@@ -52,8 +55,17 @@ FIELDS = {
     'task_comm': ('task_struct', 'comm'),
     'task_tgid': ('task_struct', 'tgid'),
 }
-# Compiled out of many kernels (CONFIG_MPTCP).
-OPTIONAL_FIELDS = {'sock_is_mptcp': ('tcp_sock', 'is_mptcp')}
+# Compiled out of some kernels (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
+OPTIONAL_FIELDS = {
+    'sock_is_mptcp': ('tcp_sock', 'is_mptcp'),
+    'sock_memcg': ('sock', 'sk_memcg'),
+    'memcg_memory': ('mem_cgroup', 'memory'),
+    'memcg_tcpmem': ('mem_cgroup', 'tcpmem'),
+    'memcg_tcpmem_active': ('mem_cgroup', 'tcpmem_active'),
+    'page_counter_usage': ('page_counter', 'usage'),
+    'page_counter_max': ('page_counter', 'max'),
+    'page_counter_parent': ('page_counter', 'parent'),
+}
 ENUMERATORS = {'SOCK_ZEROCOPY': 'sock_flags'}
 
 
