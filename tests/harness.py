@@ -115,6 +115,8 @@ class PrivateBus:
         self._process = subprocess.Popen(
             ['dbus-daemon', f'--config-file={config}', '--nofork', '--print-address=1'],
             stdout=subprocess.PIPE,
+            # Where it may not raise its own limit of open files it says so.
+            stderr=subprocess.DEVNULL,
             text=True,
         )
         assert self._process.stdout

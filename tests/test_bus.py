@@ -171,17 +171,13 @@ def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
 
     trace = subprocess.Popen(
         [harness.sys.executable, '-m', 'sockaccel.cli', 'trace', '--json', f'--target={target.path}'],
-        cwd=harness.ROOT, stdout=subprocess.PIPE, text=True,
+        cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert trace.stdout
+    assert trace.stderr
+    assert 'Following' in trace.stderr.readline()
+    events: list[dict[str, object]] = []
     try:
-        events: list[dict[str, object]] = []
-        # It has subscribed when it sees a connection; before, connections pass unseen.
-        while not events:
-            with pair(target) as made:
-                exchange(made)
-            if harness.select.select([trace.stdout], [], [], 0.5)[0]:
-                events.append(json.loads(trace.stdout.readline()))
         with pair(target) as made:
             port = made.client.getsockname()[1]
             exchange(made)
@@ -190,6 +186,7 @@ def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
     finally:
         harness.stop(trace, harness.signal.SIGINT)
         trace.stdout.close()
+        trace.stderr.close()
     ours = [event for event in events if port in (event['local_port'], event['remote_port'])]
     assert [event['active'] for event in ours if event['kind'] == 'joined'] == [True, False]
     assert {event['target'] for event in ours} == {target.path}

@@ -110,7 +110,7 @@ def test_defer_accept_keeps_the_order(target: Cgroup) -> None:
 def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Stats, fast_open: None) -> None:
     with target.inside(), traffic.listen() as listener:
         listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
-        # The first connection fetches the cookie, the second one's SYN carries data.
+        # The first connection fetches the cookie, if the kernel has none yet; the second one's SYN carries data.
         for _connection in range(2):
             with socket.socket() as client:
                 client.sendto(b'in the SYN;', socket.MSG_FASTOPEN, listener.getsockname())
@@ -120,7 +120,7 @@ def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Sta
                     server.setblocking(False)
                     write(client, b'after')
                     assert read(server, 16) == b'in the SYN;after'
-    assert stats()['connection_reason_fast_open'] == 1
+    assert stats()['connection_reason_fast_open'] >= 1
 
 
 @pytest.fixture

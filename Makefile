@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Each target installs what it needs (tools/setup), so that it runs on a bare Debian.
+
+SECONDS = 3
+
+.PHONY: help demo test lint format deb clean
+
+help:
+	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
+	@echo 'sudo make test                linters, types and all tests'
+	@echo '     make lint                linters and types alone'
+	@echo '     make format              rewrite the sources in the project style'
+	@echo '     make deb                 the Debian package, in build/'
+
+demo:
+	@tools/setup demo
+	@/usr/bin/python3 -m tests.demo --seconds $(SECONDS)
+
+test:
+	@tools/setup test
+	.venv/bin/python -m pytest $(ARGS)
+
+lint:
+	@tools/setup test
+	.venv/bin/python -m pytest tests/test_linters.py
+
+format:
+	@tools/setup test
+	.venv/bin/ruff check --quiet --fix sockaccel tests
+	.venv/bin/ruff format --quiet sockaccel tests
+	clang-format -i bpf/*.c bpf/*.h
+
+deb:
+	packaging/build-deb
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The main job on real traffic: iperf3 and a request/response pair, plain and accelerated, then nothing left.
+
+Needs root, and neither systemd nor a system bus: it brings a bus and a cgroup of its own.
+"""
+
+import argparse
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests import harness
+from tests.harness import Cgroup, Daemon, PrivateBus
+
+PORT = 10000
+MESSAGE = '64k'
+# Below this the demo has failed: then it would show plain TCP under another name.
+REDIRECTED_AT_LEAST = 0.9
+REQUEST = b'x' * 64
+
+
+@dataclass
+class Run:
+    """gigabits: per second, as iperf3's receiver counted; trips: round trips per second; stats: what was counted."""
+
+    gigabits: float
+    iperf_bytes: int
+    trips: float
+    iperf_stats: dict[str, int]
+    stats: dict[str, int]
+
+
+def measure(cgroup: Cgroup, seconds: int) -> Run:
+    before = harness.call('Stats')
+    gigabits, carried = iperf(cgroup, seconds)
+    between = harness.call('Stats')
+    trips = round_trips(cgroup, seconds)
+    after = harness.call('Stats')
+    return Run(
+        gigabits,
+        carried,
+        trips,
+        {name: between[name] - before[name] for name in before},
+        {name: after[name] - before[name] for name in before},
+    )
+
+
+def iperf(cgroup: Cgroup, seconds: int) -> tuple[float, int]:
+    """Gbit/s and bytes of `iperf3 -s -p 10000` with `iperf3 -c 127.0.0.1 -l 64k -p 10000`, both in the cgroup."""
+    server = subprocess.Popen(
+        ['iperf3', '-s', '-1', '-p', str(PORT), '--forceflush'],
+        stdout=subprocess.PIPE, text=True, preexec_fn=cgroup.enter,
+    )  # fmt: skip
+    assert server.stdout
+    # It listens once it says so.
+    while 'Server listening' not in (line := server.stdout.readline()):
+        if not line:
+            raise SystemExit('iperf3 could not listen')
+    client = subprocess.run(
+        ['iperf3', '-c', '127.0.0.1', '-t', str(seconds), '-l', MESSAGE, '-p', str(PORT), '--json'],
+        capture_output=True, text=True, check=False, preexec_fn=cgroup.enter,
+    )  # fmt: skip
+    server.stdout.read()
+    server.wait()
+    server.stdout.close()
+    answer = json.loads(client.stdout)
+    if 'error' in answer:
+        raise SystemExit(f'iperf3: {answer["error"]}')
+    received = answer['end']['sum_received']
+    return received['bits_per_second'] / 1e9, answer['end']['sum_sent']['bytes']
+
+
+def round_trips(cgroup: Cgroup, seconds: int) -> float:
+    """Round trips per second of 64 bytes between two processes on one CPU, which is how a chatty pair runs."""
+    cpu = min(os.sched_getaffinity(0))
+    with cgroup.inside(), socket.create_server(('127.0.0.1', 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _address = listener.accept()
+    for end in (client, server):
+        end.setblocking(False)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    child = os.fork()
+    if child == 0:
+        client.close()
+        os.sched_setaffinity(0, {cpu})
+        answer(server)
+        os._exit(0)
+    server.close()
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        return ask(client, seconds)
+    finally:
+        os.sched_setaffinity(0, affinity)
+        client.close()
+        os.waitpid(child, 0)
+
+
+def answer(end: socket.socket) -> None:
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    while True:
+        poll.poll()
+        data = end.recv(len(REQUEST))
+        if not data:
+            return
+        end.send(data)
+
+
+def ask(end: socket.socket, seconds: int) -> float:
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    begun, trips = time.monotonic(), 0
+    while (elapsed := time.monotonic() - begun) < seconds:
+        for _trip in range(100):
+            end.send(REQUEST)
+            poll.poll()
+            if end.recv(len(REQUEST)) != REQUEST:
+                raise SystemExit('the answer is not the request')
+        trips += 100
+    return trips / elapsed
+
+
+def step(text: str) -> None:
+    print(f'\n== {text}', flush=True)
+
+
+def show(plain: Run, accelerated: Run) -> float:
+    """Print the table; returns the redirected share of iperf3's bytes."""
+    share = accelerated.iperf_stats['redirected_bytes'] / accelerated.iperf_bytes
+    rows = (
+        ('iperf3 -l 64k, Gbit/s', f'{plain.gigabits:.1f}', f'{accelerated.gigabits:.1f}',
+         f'{accelerated.gigabits / plain.gigabits:.2f} x'),
+        ('64 B request/response, round trips/s', f'{plain.trips:.0f}', f'{accelerated.trips:.0f}',
+         f'{accelerated.trips / plain.trips:.2f} x'),
+        ("iperf3's bytes that were redirected", _percent(plain.iperf_stats['redirected_bytes'] / plain.iperf_bytes),
+         _percent(share), ''),
+    )  # fmt: skip
+    print(f'{"":38} {"plain TCP":>12} {"sockaccel":>12} {"ratio":>8}')
+    for name, first, second, ratio in rows:
+        print(f'{name:38} {first:>12} {second:>12} {ratio:>8}')
+    print('\nMessages that went by TCP although accelerated, by reason:')
+    sentences = {
+        f'message_reason_{name}': sentence for name, kind, sentence in harness.call('Reasons') if kind == 'message'
+    }
+    for name, sentence in sentences.items():
+        if accelerated.stats[name]:
+            print(f'{accelerated.stats[name]:12}  {sentence}')
+    return share
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.1f} %'
+
+
+class Trace:
+    """`sockaccelctl trace` in the background."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, '-m', 'sockaccel.cli', 'trace'],
+            cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stderr
+        # It says when it is following.
+        self._process.stderr.readline()
+
+    def lines(self, wanted: Callable[[list[str]], bool]) -> list[str]:
+        """What it has printed, at least until enough of it is wanted."""
+        assert self._process.stdout
+        lines: list[str] = []
+        while not wanted(lines) and select.select([self._process.stdout], [], [], 10)[0]:
+            lines.append(self._process.stdout.readline().rstrip())
+        harness.stop(self._process, harness.signal.SIGINT)
+        lines += self._process.stdout.read().splitlines()
+        self._process.stdout.close()
+        assert self._process.stderr
+        self._process.stderr.close()
+        return lines
+
+
+def run(seconds: int) -> float:
+    with Cgroup(f'sockaccel-demo-{os.getpid()}') as cgroup, PrivateBus(), Daemon(cgroup.path) as daemon:
+        step('The daemon starts, on a bus of its own, for one cgroup')
+        daemon.ready()
+        print(f'ready after {daemon.ready_after:.2f} s, {daemon.resident() / 1024:.1f} MiB resident')
+
+        step('Plain TCP: nothing is enabled, nothing is attached')
+        plain = measure(cgroup, seconds)
+        print(f'iperf3 {plain.gigabits:.1f} Gbit/s')
+
+        step(f'sockaccelctl enable {cgroup.path}')
+        refused = harness.control('enable', cgroup.path)
+        accept = [f'--accept={name}' for name in harness.every_issue()]
+        if accept:
+            print(refused.stderr.strip())
+            print(
+                f'\niperf3 and the request/response pair do not do that, so the demo accepts it: {" ".join(accept)}'
+            )
+            harness.control('enable', *accept, cgroup.path).check_returncode()
+
+        step('The same traffic, accelerated')
+        trace = Trace()
+        accelerated = measure(cgroup, seconds)
+        print(f'iperf3 {accelerated.gigabits:.1f} Gbit/s')
+        step('sockaccelctl trace: time, what, which end, connection, program')
+        print('\n'.join(trace.lines(lambda lines: sum('closed' in line for line in lines) >= 4)))
+        step('Side by side')
+        share = show(plain, accelerated)
+
+        step(f'sockaccelctl disable {cgroup.path}, then SIGTERM')
+        harness.control('disable', cgroup.path).check_returncode()
+        status = daemon.stop()
+        print(daemon.log.read_text().splitlines()[-1])
+        if status:
+            raise SystemExit(f'the daemon ended with status {status}')
+    return share
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog='demo', description=__doc__)
+    parser.add_argument('--seconds', type=int, default=3, help='how long each measurement takes')
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        print('the demo needs root: sudo make demo', file=sys.stderr)
+        return 1
+    before: tuple[Any, ...] = (harness.objects(), harness.children(), harness.cgroups())
+    share = run(options.seconds)
+    step('What is left')
+    harness.wait_until(lambda: not harness.new_objects(before[0]), 'the kernel frees what the last socket held')
+    if harness.children() != before[1] or harness.cgroups() != before[2]:
+        raise SystemExit('a process or a cgroup is left')
+    print('no program, map, link, pin, cgroup or process')
+    if share < REDIRECTED_AT_LEAST:
+        print(f'\nFAILED: only {_percent(share)} of the bytes were redirected', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
