@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ REQUEST = b'x' * 64
 
 @dataclass
 class Run:
-    """gigabits: per second, as iperf3's receiver counted; trips: round trips per second; stats: what was counted."""
+    """gigabits: per second, as iperf3's receiver counted; trips: per second; stats: what was counted meanwhile."""
 
     gigabits: float
     iperf_bytes: int
@@ -140,19 +141,17 @@ def show(plain: Run, accelerated: Run) -> float:
          f'{accelerated.gigabits / plain.gigabits:.2f} x'),
         ('64 B request/response, round trips/s', f'{plain.trips:.0f}', f'{accelerated.trips:.0f}',
          f'{accelerated.trips / plain.trips:.2f} x'),
-        ("iperf3's bytes that were redirected", _percent(plain.iperf_stats['redirected_bytes'] / plain.iperf_bytes),
-         _percent(share), ''),
+        ("iperf3's bytes that were redirected",
+         _percent(plain.iperf_stats['redirected_bytes'] / plain.iperf_bytes), _percent(share), ''),
     )  # fmt: skip
     print(f'{"":38} {"plain TCP":>12} {"sockaccel":>12} {"ratio":>8}')
     for name, first, second, ratio in rows:
         print(f'{name:38} {first:>12} {second:>12} {ratio:>8}')
     print('\nMessages that went by TCP although accelerated, by reason:')
-    sentences = {
-        f'message_reason_{name}': sentence for name, kind, sentence in harness.call('Reasons') if kind == 'message'
-    }
-    for name, sentence in sentences.items():
-        if accelerated.stats[name]:
-            print(f'{accelerated.stats[name]:12}  {sentence}')
+    for name, kind, sentence in harness.call('Reasons'):
+        count = accelerated.stats.get(f'message_reason_{name}', 0)
+        if kind == 'message' and count:
+            print(f'{count:12}  {sentence}')
     return share
 
 
@@ -178,7 +177,7 @@ class Trace:
         lines: list[str] = []
         while not wanted(lines) and select.select([self._process.stdout], [], [], 10)[0]:
             lines.append(self._process.stdout.readline().rstrip())
-        harness.stop(self._process, harness.signal.SIGINT)
+        harness.stop(self._process, signal.SIGINT)
         lines += self._process.stdout.read().splitlines()
         self._process.stdout.close()
         assert self._process.stderr
@@ -201,9 +200,7 @@ def run(seconds: int) -> float:
         accept = [f'--accept={name}' for name in harness.every_issue()]
         if accept:
             print(refused.stderr.strip())
-            print(
-                f'\niperf3 and the request/response pair do not do that, so the demo accepts it: {" ".join(accept)}'
-            )
+            print(f'\nNeither program here does, so the demo accepts it: {" ".join(accept)}')
             harness.control('enable', *accept, cgroup.path).check_returncode()
 
         step('The same traffic, accelerated')

@@ -48,7 +48,7 @@ class Cgroup:
 
     def __init__(self, name: str, parent: 'Cgroup | None' = None) -> None:
         self.mount = cgroup2_mount()
-        self.directory = (parent.directory if parent else self.mount) / name
+        self.directory: Path = (parent.directory if parent else self.mount) / name
         self.directory.mkdir()
 
     @property

@@ -3,12 +3,15 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
 
 from tests import harness
 from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.traffic import exchange, pair
 
 pytestmark = pytest.mark.usefixtures('daemon')
 
@@ -97,10 +100,13 @@ def test_a_kernel_issue_must_be_accepted(bus: PrivateBus, root_cgroup: Cgroup) -
 
 
 def test_an_issue_accepted_in_the_configuration(root_cgroup: Cgroup) -> None:
-    with PrivateBus(), Cgroup(f'sockaccel-accepts-{os.getpid()}') as cgroup:
-        with Daemon(cgroup.path, 'AcceptKernelIssues=fionread\n') as daemon:
-            daemon.ready()
-            assert harness.control('enable', cgroup.path).returncode == 0
+    with (
+        PrivateBus(),
+        Cgroup(f'sockaccel-accepts-{os.getpid()}') as cgroup,
+        Daemon(cgroup.path, 'AcceptKernelIssues=fionread\n') as daemon,
+    ):
+        daemon.ready()
+        assert harness.control('enable', cgroup.path).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -167,10 +173,8 @@ def test_exit_status_without_daemon() -> None:
 
 
 def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
-    from tests.traffic import exchange, pair
-
     trace = subprocess.Popen(
-        [harness.sys.executable, '-m', 'sockaccel.cli', 'trace', '--json', f'--target={target.path}'],
+        [sys.executable, '-m', 'sockaccel.cli', 'trace', '--json', f'--target={target.path}'],
         cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert trace.stdout
@@ -184,7 +188,7 @@ def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
         while not any(event['kind'] == 'closed' and event['local_port'] == port for event in events):
             events.append(json.loads(trace.stdout.readline()))
     finally:
-        harness.stop(trace, harness.signal.SIGINT)
+        harness.stop(trace, signal.SIGINT)
         trace.stdout.close()
         trace.stderr.close()
     ours = [event for event in events if port in (event['local_port'], event['remote_port'])]

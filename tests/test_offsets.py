@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Offsets from the running kernel's type information."""
+
+import pytest
+
+from sockaccel import offsets
+from sockaccel.libbpf import KernelTypes
+from sockaccel.offsets import Field, locate
+
+
+def test_every_field_of_this_kernel() -> None:
+    values = offsets.defines()
+    assert {f'OFFSET_{name}' for name in offsets.FIELDS} <= values.keys()
+    assert values['OFFSET_sock_num'] == 14, 'skc_num is part of the ABI of struct sock_common since 2012'
+    assert values['MASK_sock_kern_sock'] == 1
+
+
+def test_members_of_anonymous_structures_are_found() -> None:
+    with KernelTypes() as types:
+        assert locate(types, 'sock', '__sk_common.skc_rcv_saddr') == Field(4)
+        assert locate(types, 'sock', '__sk_common.skc_daddr') == Field(0)
+
+
+def test_what_a_kernel_lacks_is_named() -> None:
+    with KernelTypes() as types:
+        with pytest.raises(KeyError, match='sock.sk_nonsense'):
+            locate(types, 'sock', 'sk_nonsense')
+        with pytest.raises(KeyError, match='no_such_struct'):
+            locate(types, 'no_such_struct', 'x')
+        with pytest.raises(KeyError, match='NONSENSE'):
+            offsets.enumerator(types, 'sock_flags', 'NONSENSE')
