@@ -31,6 +31,7 @@ format:
 	clang-format -i bpf/*.c bpf/*.h
 
 deb:
+	@tools/setup deb
 	packaging/build-deb
 
 clean:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tests import harness
 from tests.harness import Cgroup, Daemon, PrivateBus
@@ -228,12 +227,12 @@ def main() -> int:
     if os.geteuid() != 0:
         print('the demo needs root: sudo make demo', file=sys.stderr)
         return 1
-    before: tuple[Any, ...] = (harness.objects(), harness.children(), harness.cgroups())
+    before = harness.Surroundings.now()
     share = run(options.seconds)
     step('What is left')
-    harness.wait_until(lambda: not harness.new_objects(before[0]), 'the kernel frees what the last socket held')
-    if harness.children() != before[1] or harness.cgroups() != before[2]:
-        raise SystemExit('a process or a cgroup is left')
+    if left := before.left():
+        print(f'FAILED: {left}', file=sys.stderr)
+        return 1
     print('no program, map, link, pin, cgroup or process')
     if share < REDIRECTED_AT_LEAST:
         print(f'\nFAILED: only {_percent(share)} of the bytes were redirected', file=sys.stderr)

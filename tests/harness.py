@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -278,25 +279,58 @@ def _ids(kind: str) -> set[int]:
 
 
 def new_objects(before: dict[str, set[int]]) -> dict[str, set[int]]:
-    """What of ours is there now and was not before; somebody else's programs and maps do not count."""
+    """What is there now and was not before, whoever's it is."""
     after = objects()
     return {kind: new for kind in after if (new := after[kind] - before[kind])}
 
 
-def named_as_ours(left: dict[str, set[int]]) -> dict[str, list[str]]:
-    """Those of some left objects that bear our names; all of those that have none."""
-    found: dict[str, list[str]] = {}
+@dataclass(frozen=True)
+class Surroundings:
+    """What is there: BPF objects, children of this process, cgroups of tests and demos."""
+
+    objects: dict[str, set[int]]
+    children: set[int]
+    cgroups: set[str]
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(objects(), children(), cgroups())
+
+    def left(self) -> str:
+        """What of ours is there now that was not there then, '' if nothing: waits while the kernel frees things."""
+
+        def nothing() -> bool:
+            return not (new_objects(self.objects) or children() - self.children or cgroups() - self.cgroups)
+
+        try:
+            wait_until(nothing, 'the kernel frees what closed sockets held')
+        except AssertionError:
+            ours = {
+                'objects': _named_as_ours(new_objects(self.objects)),
+                'processes': children() - self.children,
+                'cgroups': cgroups() - self.cgroups,
+            }
+            return ', '.join(f'{kind} {left}' for kind, left in ours.items() if left)
+        return ''
+
+
+def _named_as_ours(left: dict[str, set[int]]) -> list[str]:
+    """Those of some left objects that bear our names, and all of those that have none."""
+    found = []
     for kind, numbers in left.items():
         for number in numbers:
-            name = str(number)
+            name = ''
             if kind in ('prog', 'map'):
                 shown = subprocess.run(
-                    ['bpftool', '--json', kind, 'show', 'id', name], capture_output=True, text=True, check=False
+                    ['bpftool', '--json', kind, 'show', 'id', str(number)],
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
                 name = json.loads(shown.stdout).get('name', '') if shown.returncode == 0 else ''
                 if not name.startswith(OUR_NAMES):
                     continue
-            found.setdefault(kind, []).append(name)
+            found.append(f'{kind} {number} {name}')
     return found
 
 

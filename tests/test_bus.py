@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -194,3 +195,41 @@ def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
     ours = [event for event in events if port in (event['local_port'], event['remote_port'])]
     assert [event['active'] for event in ours if event['kind'] == 'joined'] == [True, False]
     assert {event['target'] for event in ours} == {target.path}
+
+
+def test_the_documented_interface_is_the_real_one(bus: PrivateBus) -> None:
+    documented = ET.parse(harness.ROOT / 'packaging/dbus/org.sockaccel1.Manager.xml').getroot()
+    answer = subprocess.run(
+        ['busctl', f'--address={bus.address}', 'introspect', '--xml-interface', 'org.sockaccel1',
+         '/org/sockaccel1'],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    live = next(
+        element
+        for element in ET.fromstring(answer.stdout).iter('interface')
+        if element.get('name') == 'org.sockaccel1.Manager'
+    )
+    (interface,) = documented.iter('interface')
+    assert _members(interface) == _members(live)
+
+
+def test_every_member_is_documented() -> None:
+    text = (harness.ROOT / 'packaging/dbus/org.sockaccel1.Manager.xml').read_text()
+    for element in ET.fromstring(text).iter():
+        if element.tag in ('method', 'signal', 'property'):
+            assert f'<!-- {element.get("name")}: ' in text
+
+
+def _members(interface: ET.Element) -> set[tuple[str, ...]]:
+    """Kind, name and types of each member."""
+    return {
+        (
+            member.tag,
+            member.get('name', ''),
+            member.get('type', ''),
+            member.get('access', ''),
+            *(f'{argument.get("direction", "out")} {argument.get("type")}' for argument in member.iter('arg')),
+        )
+        for member in interface
+        if member.tag in ('method', 'signal', 'property')
+    }
