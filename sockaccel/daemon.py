@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -30,8 +31,14 @@ class BusLost(SockaccelError):
     """The bus, or the name on it, is gone; systemd starts us anew."""
 
 
-async def serve(settings: config.Config, notifier: Notifier) -> None:
+# Read at each start and reload.
+ReadSettings = Callable[[], config.Config]
+
+
+async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
     """Run until SIGTERM or SIGINT. Raises SockaccelError; whatever was attached is let go on every way out."""
+    settings = read_settings()
+    journal.configure(settings.log_level)
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -49,8 +56,7 @@ async def serve(settings: config.Config, notifier: Notifier) -> None:
         kernel = Kernel(fds, counters, settings.events_per_second)
         stack.callback(kernel.close)
         findings = probe.probe(fds)
-        policy = Policy(settings.accept_kernel_issues, settings.blocking_readers)
-        engine = Engine(kernel, cgroups, counters, findings, policy)
+        engine = Engine(kernel, cgroups, counters, findings, policy_of(settings))
         stack.push_async_callback(_drain, engine, notifier)
 
         story = Story(engine)
@@ -68,11 +74,37 @@ async def serve(settings: config.Config, notifier: Notifier) -> None:
             story.tell(event, target)
             manager.publish(event, target)
 
+        def reload() -> None:
+            notifier.reloading()
+            apply(read_settings, settings, engine, kernel)
+            notifier.reloaded(status(engine))
+
         engine.on_change, engine.on_event = changed, happened
+        loop.add_signal_handler(signal.SIGHUP, reload)
         await system_bus.own_name()
         _introduce(findings)
         notifier.ready(status(engine))
         await ended
+
+
+def policy_of(settings: config.Config) -> Policy:
+    return Policy(settings.accept_kernel_issues, settings.blocking_readers)
+
+
+def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engine, kernel: Kernel) -> None:
+    """Put a changed configuration in force; one that cannot be used changes nothing."""
+    try:
+        settings = read_settings()
+    except InvalidConfiguration as exc:
+        log.error(f'Configuration not reloaded, the previous one stays in force: {exc}')
+        return
+    journal.configure(settings.log_level)
+    engine.policy = policy_of(settings)
+    kernel.limit_events(settings.events_per_second)
+    log.info('Configuration reloaded')
+    for name, key in (('maximum_connections', 'MaximumConnections'), ('cgroup_root', 'CgroupRoot')):
+        if getattr(settings, name) != getattr(started_with, name):
+            log.warning(f'{key}= changes with the next restart, ignoring')
 
 
 def status(engine: Engine) -> str:
@@ -164,14 +196,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     notifier = Notifier()
     journal.configure()
+
+    def read_settings() -> config.Config:
+        return config.load([options.config] if options.config else config.files())
+
     try:
-        settings = config.load([options.config] if options.config else config.files())
-        journal.configure(settings.log_level)
         if options.check:
-            for finding in asyncio.run(check(settings)):
+            for finding in asyncio.run(check(read_settings())):
                 print(f'{finding.severity:5} {finding.name}: {finding.sentence}')
             return 0
-        asyncio.run(serve(settings, notifier))
+        asyncio.run(serve(read_settings, notifier))
     except InvalidConfiguration as exc:
         return _fail(exc, notifier, EX_CONFIG)
     except UnsupportedKernel as exc:

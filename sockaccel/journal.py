@@ -18,7 +18,7 @@ _PRIORITY = {'debug': 7, 'info': 6, 'warning': 4, 'error': 3, 'exception': 3, 'c
 
 def configure(level: str = 'info') -> None:
     """Set up logging for the process. level: debug, info, warning or error."""
-    logging.basicConfig(format='%(message)s', stream=sys.stderr, level=level.upper())
+    logging.basicConfig(format='%(message)s', stream=sys.stderr, level=level.upper(), force=True)
     to_journal = stderr_is_journal()
     last: Any = JournalRenderer() if to_journal else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     structlog.configure(

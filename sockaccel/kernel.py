@@ -69,6 +69,11 @@ class Kernel:
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(Event.unpack(data)))
         return self._ring.fd
 
+    def limit_events(self, per_second: int) -> None:
+        """Change the limit of connection events, for all CPUs together."""
+        self._events_per_second = per_second
+        self._settle(Sweep.LIST)
+
     def consume(self) -> None:
         if self._ring:
             self._ring.consume()

@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import time
 
 import sdnotify
 
@@ -17,6 +18,14 @@ class Notifier:
     def ready(self, status: str) -> None:
         self._tell(f'READY=1\nSTATUS={_line(status)}')
         self._feed_watchdog()
+
+    def reloading(self) -> None:
+        """Systemd wants to know when, to tell this reload from an earlier one (sd_notify(3))."""
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._tell(f'RELOADING=1\nMONOTONIC_USEC={microseconds}')
+
+    def reloaded(self, status: str) -> None:
+        self._tell(f'READY=1\nSTATUS={_line(status)}')
 
     def status(self, status: str) -> None:
         self._tell(f'STATUS={_line(status)}')

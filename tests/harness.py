@@ -165,9 +165,9 @@ class Daemon:
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-daemon-')
         Path(self._directory.name).chmod(0o755)
-        config = Path(self._directory.name, 'sockaccel.conf')
-        root = f'CgroupRoot={cgroup_root}\n' if cgroup_root else ''
-        config.write_text(f'[Sockaccel]\n{root}{settings}')
+        self._root = f'CgroupRoot={cgroup_root}\n' if cgroup_root else ''
+        self.config = Path(self._directory.name, 'sockaccel.conf')
+        self.configure(settings)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify = f'{self._directory.name}/notify'
         self._notify.bind(notify)
@@ -177,7 +177,7 @@ class Daemon:
         self.started = time.monotonic()
         with self.log.open('w') as log:
             self.process = subprocess.Popen(
-                [*command, '--config', str(config)],
+                [*command, '--config', str(self.config)],
                 cwd=ROOT,
                 env={**os.environ, 'NOTIFY_SOCKET': notify, **(environment or {})},
                 stdin=subprocess.DEVNULL,
@@ -210,6 +210,15 @@ class Daemon:
             os.close(ended)
         self.ready_after = time.monotonic() - self.started
         return self
+
+    def configure(self, settings: str) -> None:
+        self.config.write_text(f'[Sockaccel]\n{self._root}{settings}')
+
+    def reload(self) -> None:
+        """SIGHUP; returns when the daemon says that it is done."""
+        done = self.heard().count('READY=1')
+        self.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.heard().count('READY=1') > done, 'the daemon has reloaded')
 
     def heard(self) -> list[str]:
         """Everything told to the notify socket so far."""
@@ -297,7 +306,7 @@ class Surroundings:
         return cls(objects(), children(), cgroups())
 
     def left(self) -> str:
-        """What of ours is there now that was not there then, '' if nothing: waits while the kernel frees things."""
+        """What of ours is there now and was not then, '' if nothing; waits while the kernel frees things."""
 
         def nothing() -> bool:
             return not (new_objects(self.objects) or children() - self.children or cgroups() - self.cgroups)

@@ -286,3 +286,20 @@ def test_a_killed_daemon_leaves_a_slow_reader_bounded(root: Cgroup) -> None:
             assert accepted < 16 << 20
             assert len(read(made.server, accepted)) == accepted
             assert made.server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_reload(root: Cgroup) -> None:
+    with Daemon(root.path) as daemon:
+        daemon.ready()
+        refused = harness.control('enable', root.path).returncode
+        daemon.configure('AcceptKernelIssues=fionread\n')
+        daemon.reload()
+        assert any(line.startswith('MONOTONIC_USEC=') for line in daemon.heard())
+        assert harness.control('enable', root.path).returncode == 0
+        daemon.configure('Nonsense=1\n')
+        daemon.reload()
+        assert 'the previous one stays in force' in daemon.log.read_text()
+        assert refused == (1 if harness.every_issue() else 0)
+        with pair(root) as made:
+            exchange(made, rounds=10)
+        assert harness.call('Stats')['redirected_messages'] > 0
