@@ -67,8 +67,8 @@ def target(daemon: Daemon, root_cgroup: Cgroup) -> Cgroup:
 
 
 @pytest.fixture(scope='session')
-def bystander(daemon: Daemon, root_cgroup: Cgroup) -> Cgroup:
-    """A cgroup outside every target, but seen by the daemon's program."""
+def bystander(target: Cgroup, root_cgroup: Cgroup) -> Cgroup:
+    """A cgroup outside every target, but seen by the daemon's program, which is attached for the target."""
     return Cgroup('bystander', root_cgroup)
 
 

@@ -324,23 +324,24 @@ class Surroundings:
 
 
 def _named_as_ours(left: dict[str, set[int]]) -> list[str]:
-    """Those of some left objects that bear our names, and all of those that have none."""
-    found = []
-    for kind, numbers in left.items():
-        for number in numbers:
-            name = ''
-            if kind in ('prog', 'map'):
-                shown = subprocess.run(
-                    ['bpftool', '--json', kind, 'show', 'id', str(number)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                name = json.loads(shown.stdout).get('name', '') if shown.returncode == 0 else ''
-                if not name.startswith(OUR_NAMES):
-                    continue
-            found.append(f'{kind} {number} {name}')
+    """Those of some left objects that bear our names, links by their programs; and all pins."""
+    found = [f'pin {number}' for number in left.get('pin', ())]
+    for kind in ('prog', 'map', 'link'):
+        for number in left.get(kind, ()):
+            name = _name('prog', _shown(kind, number).get('prog_id', 0)) if kind == 'link' else _name(kind, number)
+            if name.startswith(OUR_NAMES):
+                found.append(f'{kind} {number} {name}')
     return found
+
+
+def _name(kind: str, number: int) -> str:
+    return str(_shown(kind, number).get('name', ''))
+
+
+def _shown(kind: str, number: int) -> dict[str, Any]:
+    command = ['bpftool', '--json', kind, 'show', 'id', str(number)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    return dict(json.loads(shown.stdout)) if shown.returncode == 0 else {}
 
 
 def children() -> set[int]:
