@@ -3,11 +3,13 @@
 
 SECONDS = 3
 
-.PHONY: help demo test lint format deb clean
+.PHONY: help demo test test-apps compatibility lint format deb clean
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
 	@echo 'sudo make test                linters, types and all tests'
+	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
+	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
 	@echo '     make format              rewrite the sources in the project style'
 	@echo '     make deb                 the Debian package, in build/'
@@ -18,7 +20,19 @@ demo:
 
 test:
 	@tools/setup test
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --ignore=tests/apps $(ARGS)
+
+test-apps:
+	@tools/setup apps
+	.venv/bin/python -m pytest tests/apps $(ARGS)
+
+# Measures every behaviour anew, on this kernel.
+compatibility:
+	@tools/setup test
+	rm -rf build/conformance
+	mkdir -p build/conformance
+	SOCKACCEL_RESULTS=build/conformance .venv/bin/python -m pytest tests/conformance/test_behaviours.py
+	.venv/bin/python -m tests.conformance.table build/conformance docs/compatibility.md
 
 lint:
 	@tools/setup test

@@ -30,6 +30,7 @@
 	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
 	X(EVICTED_BLOCKING, CONNECTION, "taken out: an end does blocking reads (no O_NONBLOCK)")                  \
 	X(EVICTED_ULP, CONNECTION, "taken out: an end runs kernel TLS or another upper protocol")                 \
+	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
 	X(EVICTED_LONELY, CONNECTION, "taken out: the other end never joined or is gone")                         \
 	X(EVICTED_DRAINED, CONNECTION, "taken out: its target was disabled")                                      \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \

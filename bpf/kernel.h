@@ -102,6 +102,11 @@ static inline __u64 sock_ulp(__u64 sock)
 	return READ_U64(sock, OFFSET_sock_ulp);
 }
 
+static inline int sock_zerocopies(__u64 sock)
+{
+	return READ_U64(sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY) ? 1 : 0;
+}
+
 /* 0 for a socket that is in no sockmap, ours or anybody's. */
 static inline __u64 sock_psock(__u64 sock)
 {

@@ -29,6 +29,8 @@ static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 p
 		return EVICTED_DRAINED;
 	if (sock_ulp(sock) || (peer && sock_ulp(peer)))
 		return EVICTED_ULP;
+	if (sock_zerocopies(sock) || (peer && sock_zerocopies(peer)))
+		return ZEROCOPY_END;
 	/* Programs connect or accept first and set O_NONBLOCK next. */
 	if (record->time_ns - connection->joined_ns < grace_ns) {
 		record->young = 1;

@@ -157,6 +157,9 @@ static inline u32 reason_against(u64 sock)
 		return KERNEL_SOCKET;
 	if (READ_BITS(sock, tcp_sock_repair))
 		return REPAIR;
+	/* Being in the map is enough to number its completions wrongly. */
+	if (sock_zerocopies(sock))
+		return ZEROCOPY_END;
 	return 0;
 }
 

@@ -150,7 +150,7 @@ static inline void note_tcp(struct connection *connection, u32 reason)
 	if (reason != connection->reason && reason != ORDER && reason != BACKLOG && reason != COALESCE &&
 	    reason != NOT_ACCEPTED && reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF)
 		report(connection, EVENT_FALLBACK, reason);
-	if (reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP)
+	if (reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP || reason == ZEROCOPY)
 		want_sweep();
 	connection->reason = reason;
 }

@@ -2,6 +2,7 @@
 """What systemd is told (sd_notify(3)); nothing, where it does not ask."""
 
 import asyncio
+import contextlib
 import os
 import time
 
@@ -13,6 +14,9 @@ class Notifier:
 
     def __init__(self) -> None:
         self._systemd = sdnotify.SystemdNotifier(debug=True) if os.environ.get('NOTIFY_SOCKET') else None
+        if self._systemd:
+            # A manager that does not read must not stop the event loop.
+            self._systemd.socket.setblocking(False)
         self._watchdog: asyncio.TimerHandle | None = None
 
     def ready(self, status: str) -> None:
@@ -40,7 +44,8 @@ class Notifier:
 
     def _tell(self, state: str) -> None:
         if self._systemd:
-            self._systemd.notify(state)
+            with contextlib.suppress(BlockingIOError):
+                self._systemd.notify(state)
 
     def _feed_watchdog(self) -> None:
         """From the event loop, so that a loop that hangs is noticed; at half the time that systemd allows."""

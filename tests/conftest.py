@@ -82,6 +82,18 @@ def sockaccel_stats(daemon: Daemon) -> Callable[[], dict[str, int]]:
     return lambda: dict(harness.call('Stats'))
 
 
+@pytest.fixture(scope='session')
+def acceleration_switch(target: Cgroup, root_cgroup: Cgroup) -> Callable[[], None]:
+    """Switches the target off and on again; a second one keeps the daemon attached meanwhile."""
+    harness.enable(Cgroup('anchor', root_cgroup).path, *harness.every_issue())
+
+    def switch() -> None:
+        harness.call('Disable', 's', target.path)
+        harness.enable(target.path, *harness.every_issue())
+
+    return switch
+
+
 @pytest.fixture
 def own_daemon() -> Iterator[Cgroup]:
     """The root cgroup of a daemon that a test has for itself, with a bus of its own."""

@@ -68,3 +68,12 @@ def test_notify_sends_one_line_whatever_the_text(tmp_path: Path, monkeypatch: py
 def test_notify_without_systemd_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('NOTIFY_SOCKET', raising=False)
     Notifier().ready('nobody asks')
+
+
+def test_a_manager_that_does_not_read_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / 'notify'))
+        monkeypatch.setenv('NOTIFY_SOCKET', str(tmp_path / 'notify'))
+        notifier = Notifier()
+        for _status in range(10000):
+            notifier.status('x' * 1000)

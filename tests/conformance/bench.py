@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a behaviour works with: connected pairs of one family, read in one mode."""
+
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+from tests.conformance import syscalls
+
+# Seconds. PATIENCE is for what must happen, QUIET shows that something does not happen.
+PATIENCE = 3.0
+QUIET = 0.05
+
+Option = tuple[int, int, int]
+
+
+class Unsupported(Exception):
+    """This kernel lacks what the behaviour is about; the text says what."""
+
+
+class Pair(NamedTuple):
+    client: socket.socket
+    server: socket.socket
+
+
+class Pace(NamedTuple):
+    """How fast things go on this machine."""
+
+    settle: float  # seconds until a connection that will not be accelerated has been left alone
+    slower: float  # factor for every time limit
+
+
+class Bench:
+    """Makes the connections of one run of a behaviour and keeps its figures."""
+
+    def __init__(self, family: str, reader: str, pace: Pace) -> None:
+        self.family = family
+        self.nonblocking = reader == 'nonblocking'
+        self.figures: dict[str, Any] = {}
+        self._pace = pace
+        self._open: list[socket.socket] = []
+
+    # Connections
+
+    @property
+    def loopback(self) -> str:
+        return '::1' if self.family == 'ipv6' else '127.0.0.1'
+
+    def listen(
+        self, *options: Option, backlog: int = 128, port: int = 0, protocol: int = socket.IPPROTO_TCP
+    ) -> socket.socket:
+        """A listener on loopback, or on [::] for the mapped family."""
+        family = socket.AF_INET if self.family == 'ipv4' else socket.AF_INET6
+        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+        self._open.append(listener)
+        if self.family == 'mapped':
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        for option in options:
+            listener.setsockopt(*option)
+        listener.bind(('::' if self.family == 'mapped' else self.loopback, port))
+        listener.listen(backlog)
+        return listener
+
+    def client(self, *options: Option, source_port: int = 0, protocol: int = socket.IPPROTO_TCP) -> socket.socket:
+        """A socket that is not connected yet."""
+        family = socket.AF_INET6 if self.family == 'ipv6' else socket.AF_INET
+        client = socket.socket(family, socket.SOCK_STREAM, protocol)
+        self._open.append(client)
+        for option in options:
+            client.setsockopt(*option)
+        if source_port:
+            client.bind((self.loopback, source_port))
+        return client
+
+    def address(self, listener: socket.socket) -> tuple[str, int]:
+        """Where a client of this family reaches the listener."""
+        return self.loopback, listener.getsockname()[1]
+
+    def connect(self, listener: socket.socket, *options: Option, source_port: int = 0) -> socket.socket:
+        """A client in the reader's mode, connected to the listener and perhaps not accepted yet."""
+        client = self.client(*options, source_port=source_port)
+        client.connect(self.address(listener))
+        self.set_mode(client)
+        return client
+
+    def accept(self, listener: socket.socket) -> socket.socket:
+        """The next connection of the listener, in the reader's mode."""
+        listener.settimeout(PATIENCE)
+        server, _ = listener.accept()
+        self._open.append(server)
+        self.set_mode(server)
+        return server
+
+    def pair(
+        self,
+        *,
+        warm: bool = True,
+        nodelay: bool = True,
+        client_options: Sequence[Option] = (),
+        server_options: Sequence[Option] = (),
+    ) -> Pair:
+        """Both ends of a new connection, by default warm (see warm()). server_options are the listener's."""
+        listener = self.listen(*server_options)
+        client = self.connect(listener, *client_options)
+        server = self.accept(listener)
+        listener.close()
+        if nodelay:
+            for sock in (client, server):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        pair = Pair(client, server)
+        if warm:
+            self.warm(*pair)
+        return pair
+
+    def set_mode(self, sock: socket.socket) -> None:
+        sock.setblocking(not self.nonblocking)
+
+    def warm(self, one: socket.socket, other: socket.socket) -> None:
+        """Exchange small messages until redirect has been taken both ways or will not be.
+
+        The figure 'warm' says which way the last message of each direction took, as TCP's own count shows.
+        """
+        ways = ['tcp', 'tcp']
+        for _ in range(64 if self.nonblocking else 8):
+            for direction, (sender, receiver) in enumerate(((one, other), (other, one))):
+                before = syscalls.TcpInfo(sender).bytes_sent
+                sender.sendall(b'sixteen bytes...')
+                if self.read_bytes(receiver, 16) != b'sixteen bytes...':
+                    raise RuntimeError('the warm-up was not echoed')
+                ways[direction] = 'redirect' if syscalls.TcpInfo(sender).bytes_sent == before else 'tcp'
+            if ways == ['redirect', 'redirect']:
+                break
+        self.figures.setdefault('warm', []).append(ways)
+
+    def settle(self) -> None:
+        """Give the other side the time to let go of connections that it will not accelerate.
+
+        Nothing that an application can see tells when that is done, hence the one wait for a time.
+        """
+        time.sleep(self._pace.settle)
+
+    def close(self) -> None:
+        for sock in self._open:
+            sock.close()
+
+    def private_network(self) -> None:
+        """Go on in a network namespace of our own: its sysctls, ports and TIME_WAITs are ours alone."""
+        try:
+            syscalls.new_network()
+        except OSError as error:
+            raise Unsupported(f'no network namespace: {error}') from error
+
+    # Reading and writing in the reader's mode
+
+    def readable(self, sock: socket.socket, seconds: float | None = None, events: int = select.POLLIN) -> bool:
+        """Whether the events (or an error) come up within the time, by default with PATIENCE."""
+        poller = select.poll()
+        poller.register(sock, events)
+        return bool(poller.poll((PATIENCE * self._pace.slower if seconds is None else seconds) * 1000))
+
+    def quiet(self, sock: socket.socket, events: int = select.POLLIN) -> bool:
+        """Whether the events do not come up for a short while."""
+        return not self.readable(sock, QUIET, events)
+
+    def read(self, sock: socket.socket, count: int = 65536, flags: int = 0) -> str:
+        """What one recv() gives: the text, 'EOF', an errno's name, or 'nothing' if no data comes."""
+        if self.nonblocking and not self.readable(sock):
+            return 'nothing'
+        try:
+            data = sock.recv(count, flags)
+        except OSError as error:
+            return syscalls.errno_name(error.errno or 0)
+        return data.decode('latin-1') or 'EOF'
+
+    def read_bytes(self, sock: socket.socket, count: int) -> bytes:
+        """Up to count bytes; fewer at EOF, at an error, or if a non-blocking socket stays idle."""
+        return self._read_until(sock, count)[0]
+
+    def read_text(self, sock: socket.socket, count: int) -> str:
+        return self.read_bytes(sock, count).decode('latin-1')
+
+    def read_to_end(self, sock: socket.socket) -> tuple[bytes, str]:
+        """Everything, and how it ended: 'EOF', an errno's name or 'nothing'."""
+        return self._read_until(sock, None)
+
+    def _read_until(self, sock: socket.socket, count: int | None) -> tuple[bytes, str]:
+        pieces = bytearray()
+        while count is None or len(pieces) < count:
+            wanted = 1 << 18 if count is None else min(count - len(pieces), 1 << 18)
+            try:
+                if sock.gettimeout() == 0 and not self.readable(sock):
+                    return bytes(pieces), 'nothing'
+                data = sock.recv(wanted)
+            except BlockingIOError:
+                # A spurious wake-up. A blocking socket never says so, and this is how it is noticed.
+                if sock.gettimeout() != 0:
+                    return bytes(pieces), 'EAGAIN'
+                continue
+            except OSError as error:
+                return bytes(pieces), syscalls.errno_name(error.errno or 0)
+            if not data:
+                return bytes(pieces), 'EOF'
+            pieces += data
+        return bytes(pieces), ''
+
+    def write(self, sock: socket.socket, data: bytes, flags: int = 0) -> int | str:
+        """What one send() gives: the count or the errno's name."""
+        try:
+            return sock.send(data, flags | socket.MSG_NOSIGNAL)
+        except OSError as error:
+            return syscalls.errno_name(error.errno or 0)
+
+    def write_all(self, sock: socket.socket, data: bytes) -> str:
+        """Send everything, waiting for room where the socket does not; 'all' or OSError."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[sock.send(view, socket.MSG_NOSIGNAL) :]
+            except BlockingIOError:
+                # A blocking socket never says so, unless something is wrong.
+                if sock.gettimeout() != 0 or not self.readable(sock, events=select.POLLOUT):
+                    raise
+        return 'all'
+
+    # Others who take part
+
+    @contextlib.contextmanager
+    def process(self, run: Callable[[], None]) -> Iterator[int]:
+        """A forked process that runs the function, killed at the end if it still does; gives its pid."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+                run()
+                status = 0
+            finally:
+                os._exit(status)
+        try:
+            yield pid
+        finally:
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+
+
+class Call(threading.Thread):
+    """One call in a thread of its own, such as a recv() that blocks."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._result: Any = 'still blocked'
+
+    def run(self) -> None:
+        try:
+            self._result = self._call()
+        except OSError as error:
+            self._result = syscalls.errno_name(error.errno or 0)
+
+    def blocks_on(self, sock: socket.socket) -> Self:
+        """Start, and come back when the thread sleeps in a call on the socket (or has already returned).
+
+        The kernel announces this nowhere, so /proc is asked until it says so.
+        """
+        self.start()
+        while self.is_alive() and not syscalls.blocked_on(self.native_id or 0, sock.fileno()):
+            time.sleep(0.001)
+        return self
+
+    def result(self, seconds: float = PATIENCE) -> Any:
+        """What the call returned, an errno's name, or 'still blocked' after the time."""
+        self.join(seconds)
+        return self._result
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What the call returned, or the name of its errno."""
+    try:
+        return call()
+    except OSError as error:
+        return syscalls.errno_name(error.errno or 0)
+
+
+def pattern(count: int, seed: int = 1) -> bytes:
+    """Bytes of which no two places look alike."""
+    return random.Random(seed).randbytes(count)
+
+
+def verdict(received: bytes, sent: bytes) -> str:
+    """How what was received compares with what was sent."""
+    if received == sent:
+        return 'as sent'
+    if sent.startswith(received):
+        return 'bytes are missing at the end'
+    if len(received) == len(sent):
+        return 'bytes are out of order or wrong'
+    return 'bytes are missing or wrong'
+
+
+def text(data: bytes | str) -> str:
+    """Received bytes as text, no bytes as 'EOF', and an errno's name as it is."""
+    return data if isinstance(data, str) else data.decode('latin-1') or 'EOF'

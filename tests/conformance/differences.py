@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where an accelerated connection differs from plain TCP and no rule of ours can help it.
+
+Each entry is a promise in two directions: nothing else may differ, and what is certain here must be seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, SETTLED, YOUNG, Case
+
+EVERYTHING = ('*',)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One behaviour that differs, for the readers that see it.
+
+    keys are the parts of the observation that may differ; cause is the function of the kernel; certain is
+    False for what depends on the kernel's version or on timing.
+    """
+
+    behaviour: str
+    readers: tuple[str, ...]
+    keys: tuple[str, ...]
+    cause: str
+    advice: str
+    certain: bool = True
+
+    def allows(self, key: str) -> bool:
+        return self.keys == EVERYTHING or key in self.keys
+
+
+NO_URGENT_DATA = 'Leave out programs that use urgent data, such as old telnet, rlogin and FTP servers.'
+NO_SPLICE_OUT = 'Leave out programs that splice() out of sockets; HAProxy only does so with option splice-*.'
+NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
+YOUNG_ONLY = 'Leave out programs that rely on it within two seconds of the connect; after that it is as with TCP.'
+ASK_DOCTOR = 'Where the program relies on FIONREAD, use a kernel on which sockaccelctl doctor finds it correct.'
+ZEROCOPY_NOT_NEEDED = (
+    'Switch zero-copy sending off in the program: a redirected message is copied once in any case.'
+)
+NOTHING = 'Nothing: '
+
+DIFFERENCES = (
+    Difference(
+        'MSG_OOB: an urgent byte between others',
+        NONBLOCKING,
+        ('POLLPRI', 'recv(MSG_OOB) gives', 'before the mark', 'SIOCATMARK', 'after the mark'),
+        'tcp_bpf_sendmsg',
+        NO_URGENT_DATA,
+    ),
+    Difference(
+        'MSG_OOB: an urgent byte kept in line (SO_OOBINLINE)',
+        NONBLOCKING,
+        ('POLLPRI', 'before the mark', 'SIOCATMARK'),
+        'tcp_bpf_sendmsg',
+        NO_URGENT_DATA,
+    ),
+    Difference('MSG_OOB: SIGURG', NONBLOCKING, ('SIGURG',), 'tcp_bpf_sendmsg', NO_URGENT_DATA),
+    Difference(
+        'MSG_TRUNC: data thrown away without a buffer',
+        NONBLOCKING,
+        ('recv() gives', 'what is left'),
+        'sk_msg_recvmsg',
+        'Let the program read into a buffer; as it is, it gets EFAULT and its data stays.',
+    ),
+    Difference(
+        'MSG_MORE: held back, then sent',
+        NONBLOCKING,
+        ('held back',),
+        'tcp_bpf_sendmsg',
+        NOTHING + 'the first part only arrives sooner, as a TCP sender may do at any time.',
+    ),
+    Difference(
+        'TCP_ZEROCOPY_RECEIVE: how much there is to receive',
+        NONBLOCKING,
+        ('mapped', 'to be read by recv()'),
+        'tcp_zerocopy_receive',
+        'Let the program use recv(), which is what it falls back to when there is nothing to map.',
+    ),
+    Difference(
+        'splice(): from a socket into a pipe', NONBLOCKING, ('splice() gives',), 'tcp_splice_read', NO_SPLICE_OUT
+    ),
+    Difference(
+        'splice(): a proxy that splices from one socket to another',
+        NONBLOCKING,
+        ('the proxy',),
+        'tcp_splice_read',
+        NO_SPLICE_OUT,
+    ),
+    Difference(
+        'close: the reader closes with data unread',
+        NONBLOCKING,
+        ('the sender reads', 'its sends give'),
+        'tcp_close',
+        NOTHING + 'the sender reads an end of file in place of ECONNRESET, and is told by its second send().',
+    ),
+    Difference(
+        'TCP_INFO: bytes and segments of one message',
+        NONBLOCKING,
+        ('bytes sent', 'bytes received', 'segments sent', 'segments received'),
+        'tcp_bpf_sendmsg_redir',
+        NO_TCP_COUNTERS,
+    ),
+    Difference(
+        'TCP_INQ: what is left, told with each recvmsg()',
+        NONBLOCKING,
+        ('recvmsg() gives',),
+        'tcp_bpf_recvmsg',
+        'Let the program read until EAGAIN instead.',
+    ),
+    Difference(
+        'SO_TIMESTAMPNS: a receive time with each recvmsg()',
+        NONBLOCKING,
+        ('a time with the last message',),
+        'tcp_bpf_recvmsg',
+        'Leave out programs that need the kernel to time their messages.',
+    ),
+    Difference(
+        'send(): from an address that is not mapped',
+        BOTH,
+        ('it gives',),
+        'tcp_bpf_sendmsg',
+        NOTHING + 'only a faulty program sends what it has not mapped; it is told 0 in place of EFAULT.',
+        certain=False,
+    ),
+    Difference(
+        'io_uring: SEND_ZC from the connecting side',
+        BOTH,
+        EVERYTHING,
+        'sock_replace_proto',
+        ZEROCOPY_NOT_NEEDED,
+        certain=False,
+    ),
+    *(
+        Difference(
+            f'MSG_ZEROCOPY: one completion for each send(), {moment}',
+            readers,
+            ('completions',),
+            'tcp_bpf_sendmsg',
+            ZEROCOPY_NOT_NEEDED,
+            certain=False,
+        )
+        for moment, readers in ((YOUNG, BOTH), (SETTLED, NONBLOCKING))
+    ),
+    *(
+        Difference(f'FIONREAD: {what}', readers, keys, 'tcp_bpf_ioctl', ASK_DOCTOR, certain=False)
+        for what, readers, keys in (
+            ('data on a connection in use', BOTH, ('4 unread', '3 unread')),
+            ('data on a connection in use for two seconds', NONBLOCKING, ('4 unread', '3 unread')),
+            ('data sent before the accept', BOTH, ('4 unread',)),
+            ('data that TCP carried, unread, before a message of the other path', NONBLOCKING, ('8 unread',)),
+        )
+    ),
+    *(
+        Difference(
+            f'blocked recv(): {what}, {YOUNG}', BLOCKING, keys, 'tcp_msg_wait_data', YOUNG_ONLY, certain=False
+        )
+        for what, keys in (
+            ('a RST from the peer', ('recv() gives', 'the next recv() gives')),
+            ('shutdown() by another thread', ('recv() gives',)),
+            ('a signal without SA_RESTART', ('recv() gives',)),
+            ('a signal with SA_RESTART', ('recv() after the signal', 'recv() after data')),
+            ('shutdown(SHUT_WR) by another thread', ('recv() then', 'recv() after the answer')),
+            ('another thread that sends until it blocks', ('recv() then', 'recv() after the answer')),
+            ('two readers and one message', ('their recv()s give', 'after another message')),
+        )
+    ),
+    Difference(
+        'blocked recv(): a signal after the socket was switched to blocking',
+        NONBLOCKING,
+        ('recv() gives',),
+        'tcp_msg_wait_data',
+        'Leave out programs that switch a connection in use to blocking and count on EINTR.',
+        certain=False,
+    ),
+    *(
+        Difference(
+            f'kTLS: {what}',
+            BOTH,
+            ('set-up', 'the server reads'),
+            'tls_init',
+            'Leave out programs that use kTLS, or switch it off in them: they then encrypt by themselves.',
+            certain=False,
+        )
+        for what in ('set up on a connection in use, one end encrypts', 'set up on a new connection, both ends')
+    ),
+)
+
+
+def declared(case: Case) -> Difference | None:
+    """The entry that covers the case."""
+    entries = (entry for entry in DIFFERENCES if entry.behaviour == case.behaviour)
+    return next((entry for entry in entries if case.reader in entry.readers), None)
+
+
+def unknown(names: set[str]) -> Iterator[str]:
+    """Entries for behaviours that do not exist (any more)."""
+    return (entry.behaviour for entry in DIFFERENCES if entry.behaviour not in names)
