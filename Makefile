@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Each target installs what it needs (tools/setup), so that it runs on a bare Debian.
 
-SECONDS = 3
+SECONDS = 2
 
 .PHONY: help demo test test-apps compatibility lint format deb clean
 

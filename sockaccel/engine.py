@@ -20,7 +20,7 @@ log = structlog.stdlib.get_logger()
 
 # From the first reason for a sweep, which may be a new connection, to the sweep: a little more than a connection's
 # grace. While sweeps find nothing to do they become rarer.
-SWEEP_AFTER_S, SWEEP_AFTER_AT_MOST_S = 0.25, 60.0
+SWEEP_AFTER_S, SWEEP_AFTER_AT_MOST_S = 0.6, 60.0
 
 
 class SweepResult(Protocol):

@@ -24,7 +24,7 @@ from sockaccel.layout import (
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
 # How long a new connection has to set O_NONBLOCK before it is judged.
-SWEEP_GRACE_NS = 200_000_000
+SWEEP_GRACE_NS = 500_000_000
 
 
 @dataclass(frozen=True)

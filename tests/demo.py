@@ -15,12 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from tests import harness
 from tests.harness import Cgroup, Daemon, PrivateBus
 
 PORT = 10000
 MESSAGE = '64k'
+ROUNDS = 3
 # Below this the demo has failed: then it would show plain TCP under another name.
 REDIRECTED_AT_LEAST = 0.9
 REQUEST = b'x' * 64
@@ -28,28 +30,25 @@ REQUEST = b'x' * 64
 
 @dataclass
 class Run:
-    """gigabits: per second, as iperf3's receiver counted; trips: per second; stats: what was counted meanwhile."""
+    """gigabits: per second, as iperf3's receiver counted; share: of iperf3's bytes that were redirected;
+
+    trips: per second; stats: what was counted meanwhile.
+    """
 
     gigabits: float
-    iperf_bytes: int
+    share: float
     trips: float
-    iperf_stats: dict[str, int]
     stats: dict[str, int]
 
 
 def measure(cgroup: Cgroup, seconds: int) -> Run:
     before = harness.call('Stats')
     gigabits, carried = iperf(cgroup, seconds)
-    between = harness.call('Stats')
+    redirected = harness.call('Stats')['redirected_bytes'] - before['redirected_bytes']
     trips = round_trips(cgroup, seconds)
     after = harness.call('Stats')
-    return Run(
-        gigabits,
-        carried,
-        trips,
-        {name: between[name] - before[name] for name in before},
-        {name: after[name] - before[name] for name in before},
-    )
+    stats = {name: after[name] - before[name] for name in before}
+    return Run(gigabits, redirected / carried, trips, stats)
 
 
 def iperf(cgroup: Cgroup, seconds: int) -> tuple[float, int]:
@@ -132,26 +131,27 @@ def step(text: str) -> None:
     print(f'\n== {text}', flush=True)
 
 
-def show(plain: Run, accelerated: Run) -> float:
-    """Print the table; returns the redirected share of iperf3's bytes."""
-    share = accelerated.iperf_stats['redirected_bytes'] / accelerated.iperf_bytes
+def show(plain: list[Run], accelerated: list[Run]) -> float:
+    """Print the table, of medians; returns the redirected share of iperf3's bytes."""
+    first, second = (
+        [median(getattr(run, figure) for run in runs) for figure in ('gigabits', 'trips', 'share')]
+        for runs in (plain, accelerated)
+    )
     rows = (
-        ('iperf3 -l 64k, Gbit/s', f'{plain.gigabits:.1f}', f'{accelerated.gigabits:.1f}',
-         f'{accelerated.gigabits / plain.gigabits:.2f} x'),
-        ('64 B request/response, round trips/s', f'{plain.trips:.0f}', f'{accelerated.trips:.0f}',
-         f'{accelerated.trips / plain.trips:.2f} x'),
-        ("iperf3's bytes that were redirected",
-         _percent(plain.iperf_stats['redirected_bytes'] / plain.iperf_bytes), _percent(share), ''),
+        ('iperf3 -l 64k, Gbit/s', f'{first[0]:.1f}', f'{second[0]:.1f}', f'{second[0] / first[0]:.2f} x'),
+        ('64 B request/response, round trips/s', f'{first[1]:.0f}', f'{second[1]:.0f}',
+         f'{second[1] / first[1]:.2f} x'),
+        ("iperf3's bytes that were redirected", _percent(first[2]), _percent(second[2]), ''),
     )  # fmt: skip
     print(f'{"":38} {"plain TCP":>12} {"sockaccel":>12} {"ratio":>8}')
-    for name, first, second, ratio in rows:
-        print(f'{name:38} {first:>12} {second:>12} {ratio:>8}')
+    for name, *values, ratio in rows:
+        print(f'{name:38} {values[0]:>12} {values[1]:>12} {ratio:>8}')
     print('\nMessages that went by TCP although accelerated, by reason:')
     for name, kind, sentence in harness.call('Reasons'):
-        count = accelerated.stats.get(f'message_reason_{name}', 0)
+        count = sum(run.stats.get(f'message_reason_{name}', 0) for run in accelerated)
         if kind == 'message' and count:
             print(f'{count:12}  {sentence}')
-    return share
+    return float(second[2])
 
 
 def _percent(share: float) -> str:
@@ -184,6 +184,17 @@ class Trace:
         return lines
 
 
+def enable(cgroup: Cgroup) -> list[str]:
+    """Enable the cgroup as a user would; returns the options that it took."""
+    refused = harness.control('enable', cgroup.path)
+    accept = [f'--accept={name}' for name in harness.every_issue()]
+    if accept:
+        print(refused.stderr.strip())
+        print(f'\nNeither program here does, so the demo accepts it: {" ".join(accept)}')
+        harness.control('enable', *accept, cgroup.path).check_returncode()
+    return accept
+
+
 def run(seconds: int) -> float:
     with Cgroup(f'sockaccel-demo-{os.getpid()}') as cgroup, PrivateBus(), Daemon(cgroup.path) as daemon:
         step('The daemon starts, on a bus of its own, for one cgroup')
@@ -191,24 +202,27 @@ def run(seconds: int) -> float:
         print(f'ready after {daemon.ready_after:.2f} s, {daemon.resident() / 1024:.1f} MiB resident')
 
         step('Plain TCP: nothing is enabled, nothing is attached')
-        plain = measure(cgroup, seconds)
-        print(f'iperf3 {plain.gigabits:.1f} Gbit/s')
+        plain = [measure(cgroup, seconds)]
+        print(f'iperf3 {plain[0].gigabits:.1f} Gbit/s')
 
         step(f'sockaccelctl enable {cgroup.path}')
-        refused = harness.control('enable', cgroup.path)
-        accept = [f'--accept={name}' for name in harness.every_issue()]
-        if accept:
-            print(refused.stderr.strip())
-            print(f'\nNeither program here does, so the demo accepts it: {" ".join(accept)}')
-            harness.control('enable', *accept, cgroup.path).check_returncode()
+        accept = enable(cgroup)
 
         step('The same traffic, accelerated')
         trace = Trace()
-        accelerated = measure(cgroup, seconds)
-        print(f'iperf3 {accelerated.gigabits:.1f} Gbit/s')
+        accelerated = [measure(cgroup, seconds)]
+        print(f'iperf3 {accelerated[0].gigabits:.1f} Gbit/s')
         step('sockaccelctl trace: time, what, which end, connection, program')
         print('\n'.join(trace.lines(lambda lines: sum('closed' in line for line in lines) >= 4)))
-        step('Side by side')
+
+        step(f'{ROUNDS - 1} more rounds of both')
+        for _round in range(ROUNDS - 1):
+            harness.control('disable', cgroup.path).check_returncode()
+            plain.append(measure(cgroup, seconds))
+            harness.control('enable', *accept, cgroup.path).check_returncode()
+            accelerated.append(measure(cgroup, seconds))
+            print(f'iperf3 {plain[-1].gigabits:.1f} and {accelerated[-1].gigabits:.1f} Gbit/s')
+        step(f'Side by side, medians of {ROUNDS} rounds')
         share = show(plain, accelerated)
 
         step(f'sockaccelctl disable {cgroup.path}, then SIGTERM')
@@ -222,7 +236,7 @@ def run(seconds: int) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog='demo', description=__doc__)
-    parser.add_argument('--seconds', type=int, default=3, help='how long each measurement takes')
+    parser.add_argument('--seconds', type=int, default=2, help='how long each measurement takes')
     options = parser.parse_args()
     if os.geteuid() != 0:
         print('the demo needs root: sudo make demo', file=sys.stderr)
