@@ -185,6 +185,8 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	if (connection) {
 		if (connection->in_map && sock_psock(sock))
 			sa_members.delete(&connection->own);
+		if (connection->marked)
+			want_sweep();
 		sa_connections.sk_storage_delete(sk);
 	}
 	read_flow(sock, &flow);

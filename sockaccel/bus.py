@@ -51,8 +51,29 @@ _MAXIMUM_CALLS = 1024
 # More connections than this are not put in one reply; a D-Bus message ends at 128 MiB.
 _MAXIMUM_ROWS = 1000
 _MAXIMUM_SUBSCRIBERS = 64
+# Events beyond are dropped rather than kept in memory.
+_MAXIMUM_UNSENT = 16384
 
 _call: ContextVar[Message] = ContextVar('call')
+
+
+class PatientSocket:
+    """The bus's socket for dbus-next's writer, which takes a full socket for the end of the connection."""
+
+    def __init__(self, sock):
+        self._sock = sock
+
+    def send(self, data):
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+
+    def sendmsg(self, buffers, ancillary):
+        try:
+            return self._sock.sendmsg(buffers, ancillary)
+        except BlockingIOError:
+            return 0
 
 
 class Bus(MessageBus):
@@ -67,6 +88,7 @@ class Bus(MessageBus):
 
     def __init__(self, authorise):
         super().__init__(bus_type=BusType.SYSTEM)
+        self._writer.sock = PatientSocket(self._sock)
         self._authorise = authorise
         self._calls = set()
 
@@ -134,6 +156,11 @@ class Bus(MessageBus):
             raise AskFailed(reply.body[0] if reply.body else reply.error_name)
         return reply.body
 
+    @property
+    def congested(self):
+        """The bus does not take what is sent as fast as it comes."""
+        return self._writer.messages.qsize() > _MAXIMUM_UNSENT
+
     async def has_owner(self, name):
         return (await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'NameHasOwner', 's', [name]))[0]
 
@@ -190,9 +217,10 @@ def caller():
 class Manager(ServiceInterface):
     """org.sockaccel1.Manager: one line for each member over the core."""
 
-    def __init__(self, engine):
+    def __init__(self, engine, bus):
         super().__init__(f'{NAME}.Manager')
         self._engine = engine
+        self._bus = bus
         self._subscribers = set()
 
     @method()
@@ -266,7 +294,7 @@ class Manager(ServiceInterface):
         self.emit_properties_changed({'Targets': self.Targets})
 
     def publish(self, event, target):
-        if self._subscribers:
+        if self._subscribers and not self._bus.congested:
             self.ConnectionEvent(self.row(event, target))
 
     def owner_changed(self, name, new_owner):
@@ -323,7 +351,7 @@ async def connect(authorise: Any) -> Any:
 
 async def export(bus: Any, engine: Any, on_name_lost: Callable[[], None]) -> Any:
     """Put the manager on the bus; the name comes later, as the last step. Returns the Manager."""
-    manager = Manager(engine)
+    manager = Manager(engine, bus)
     bus.export(PATH, manager)
 
     def watch(msg):

@@ -135,10 +135,14 @@ class PrivateBus:
             del os.environ['DBUS_SYSTEM_BUS_ADDRESS']
         else:
             os.environ['DBUS_SYSTEM_BUS_ADDRESS'] = self._before
-        stop(self._process)
+        self.stop()
         assert self._process.stdout
         self._process.stdout.close()
         self._directory.cleanup()
+
+    def stop(self) -> None:
+        """End it before its users have left; again is no harm."""
+        stop(self._process)
 
 
 def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
@@ -353,4 +357,9 @@ def children() -> set[int]:
 
 def cgroups() -> set[str]:
     """The cgroups of tests and demos."""
-    return {str(path) for path in cgroup2_mount().rglob('sockaccel-*')}
+    return {
+        f'{directory}/{name}'
+        for directory, names, _files in os.walk(cgroup2_mount())
+        for name in names
+        if name.startswith('sockaccel-')
+    }

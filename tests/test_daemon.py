@@ -215,11 +215,9 @@ def test_a_bad_setting_is_named(root: Cgroup, settings: str, expected: str) -> N
 
 
 def test_the_end_of_the_bus_ends_the_daemon(root: Cgroup) -> None:
-    bus = PrivateBus()
-    bus.__enter__()
-    with Daemon(root.path) as daemon:
+    with PrivateBus() as bus, Daemon(root.path) as daemon:
         daemon.ready()
-        bus.__exit__()
+        bus.stop()
         assert daemon.wait() == 1
         assert 'the connection to the system bus was lost' in daemon.log.read_text()
         assert 'Traceback' not in daemon.log.read_text()

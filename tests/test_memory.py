@@ -4,7 +4,6 @@
 import contextlib
 import errno
 import os
-import select
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +42,9 @@ class Confined:
             (self.directory / 'memory.kmem.tcp.limit_in_bytes').write_text(str(size))
             return
         if 'memory' not in (parent.mount / 'cgroup.controllers').read_text().split():
-            pytest.skip('neither cgroup v1 (memory.kmem.tcp) nor cgroup v2 has a memory controller here')
+            pytest.skip(
+                'this kernel has no memory controller: neither memory.kmem.tcp of cgroup v1 nor that of v2'
+            )
         # The controller is handed down from the top.
         for above in reversed([parent.directory, *parent.directory.parents]):
             if above.is_relative_to(parent.mount):
