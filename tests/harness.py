@@ -164,8 +164,7 @@ class Daemon:
         settings: str = '',
         *,
         command: tuple[str, ...] = (sys.executable, '-m', 'sockaccel'),
-        environment: dict[str, str] | None = None,
-        preexec: Any = None,
+        directory: Path = ROOT,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-daemon-')
         Path(self._directory.name).chmod(0o755)
@@ -182,12 +181,11 @@ class Daemon:
         with self.log.open('w') as log:
             self.process = subprocess.Popen(
                 [*command, '--config', str(self.config)],
-                cwd=ROOT,
-                env={**os.environ, 'NOTIFY_SOCKET': notify, **(environment or {})},
+                cwd=directory,
+                env={**os.environ, 'NOTIFY_SOCKET': notify},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=preexec,
             )
 
     def __enter__(self) -> Self:

@@ -2,11 +2,13 @@
 """The process: how it starts, what stops it from starting, what it leaves."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import bcc
@@ -31,10 +33,11 @@ def root(own_bus: PrivateBus) -> Iterator[Cgroup]:
         yield cgroup
 
 
-def fails(cgroup: Cgroup, *command: str, settings: str = '', preexec: Callable[[], None] | None = None) -> str:
+def fails(cgroup: Cgroup, *command: str, settings: str = '', directory: Path = harness.ROOT) -> str:
     """Start a daemon that must not start; returns the one sentence that it says."""
     before = harness.objects()
-    with Daemon(cgroup.path, settings, command=command or (PYTHON, '-m', 'sockaccel'), preexec=preexec) as daemon:
+    command = command or (PYTHON, '-m', 'sockaccel')
+    with Daemon(cgroup.path, settings, command=command, directory=directory) as daemon:
         status = daemon.wait()
         said = daemon.log.read_text()
     assert status not in (0, 2, -signal.SIGSEGV), said
@@ -143,28 +146,37 @@ def test_a_second_daemon_ends_and_touches_nothing(root: Cgroup) -> None:
         assert harness.call('ListTargets') == []
 
 
-def test_without_capabilities(root: Cgroup) -> None:
-    command = ('setpriv', '--reuid=65534', '--clear-groups', '--inh-caps=-all', PYTHON, '-m', 'sockaccel')
-    assert 'CAP_BPF' in fails(root, *command)
-
-
-@pytest.mark.parametrize('missing', ['bpf', 'net_admin', 'perfmon'])
-def test_without_one_capability(root: Cgroup, missing: str) -> None:
-    said = fails(root, *as_nobody({'bpf', 'net_admin', 'perfmon'} - {missing}))
-    assert 'CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON' in said
+@pytest.fixture(scope='module')
+def readable() -> Iterator[Path]:
+    """The daemon where every user can read it, as an installed one is; a checkout may be for root alone."""
+    with tempfile.TemporaryDirectory(prefix='sockaccel-readable-') as name:
+        directory = Path(name)
+        for part in ('sockaccel', 'bpf'):
+            shutil.copytree(harness.ROOT / part, directory / part)
+        subprocess.run(['chmod', '--recursive', 'a+rX', name], check=True)
+        yield directory
 
 
 def as_nobody(capabilities: set[str]) -> tuple[str, ...]:
-    """The daemon as an ordinary user with nothing but some capabilities."""
-    added = ','.join(f'+{name}' for name in sorted(capabilities))
+    """The daemon as an ordinary user with nothing but some capabilities, under the distribution's Python."""
+    added = ','.join(['-all', *(f'+{name}' for name in sorted(capabilities))])
     return (
         'setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', f'--inh-caps={added}',
-        f'--ambient-caps={added}', f'--bounding-set=-all,{added}', '--no-new-privs', PYTHON, '-m', 'sockaccel',
+        f'--ambient-caps={added}', f'--bounding-set={added}', '--no-new-privs',
+        os.path.realpath(PYTHON), '-m', 'sockaccel',
     )  # fmt: skip
 
 
-def test_an_ordinary_user_with_three_capabilities_is_enough(root: Cgroup) -> None:
-    with Daemon(root.path, command=as_nobody({'bpf', 'net_admin', 'perfmon'})) as daemon:
+@pytest.mark.parametrize('missing', ['bpf', 'net_admin', 'perfmon', None])
+def test_without_a_capability(root: Cgroup, readable: Path, missing: str | None) -> None:
+    capabilities = {'bpf', 'net_admin', 'perfmon'} - {missing} if missing else set()
+    said = fails(root, *as_nobody(capabilities), directory=readable)
+    assert 'CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON' in said
+
+
+def test_an_ordinary_user_with_three_capabilities_is_enough(root: Cgroup, readable: Path) -> None:
+    command = as_nobody({'bpf', 'net_admin', 'perfmon'})
+    with Daemon(root.path, command=command, directory=readable) as daemon:
         daemon.ready()
         harness.enable(root.path, *harness.every_issue())
         with pair(root) as made:
