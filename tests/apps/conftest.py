@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A place for each test, once per way, and the table at the end of the run."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.apps.place import ACCELERATED, WAYS, Place, Results, opened
+from tests.harness import Cgroup
+
+HERE = Path(__file__).resolve().parent
+_results = Results()
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """These want packages and minutes of their own, so they run only when somebody asks for this directory."""
+    asked = [Path(config.invocation_params.dir, argument.partition('::')[0]).resolve() for argument in config.args]
+    return None if any(path.is_relative_to(HERE) for path in asked) else True
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    if not _results.outcomes:
+        return
+    lines = _results.table()
+    terminalreporter.section('applications')
+    for line in lines:
+        terminalreporter.write_line(line)
+    if path := os.environ.get('SOCKACCEL_APPS_TABLE'):
+        Path(path).write_text(''.join(f'{line}\n' for line in lines))
+
+
+@pytest.fixture(scope='session')
+def results() -> Results:
+    return _results
+
+
+@pytest.fixture(scope='session')
+def sources(pytestconfig: pytest.Config) -> Path:
+    """Where source packages stay from one run to the next."""
+    cache = pytestconfig.cache
+    assert cache
+    return cache.mkdir('sources')
+
+
+@pytest.fixture(params=WAYS)
+def somewhere(
+    request: pytest.FixtureRequest, results: Results, target: Cgroup, bystander: Cgroup
+) -> Iterator[Place]:
+    """Where the application of a test runs: once plain, then once accelerated."""
+    with opened(request.param, target if request.param == ACCELERATED else bystander, results) as made:
+        yield made

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Java: channels over a selector do not ask FIONREAD, InputStream.available() does."""
+
+from pathlib import Path
+
+from tests import harness
+from tests.apps.place import ACCELERATED, Place, free_port
+
+CONNECTIONS, SIZE = 200, 250_000
+# More than a redirect lets wait unread, less than what fits into all buffers of a connection.
+UNREAD = 900_000
+ISSUE = 'fionread'
+SOURCE = Path(__file__).with_name('Echo.java')
+
+
+def serve(place: Place) -> tuple[int, Path]:
+    """Compile, and start the echo server; returns its port and where the classes are."""
+    classes = place.directory()
+    place.run('javac', '-d', classes, SOURCE, within=120)
+    port = free_port()
+    place.serve(port, 'java', '-Xshare:auto', '-cp', classes, 'Echo', 'serve', str(port))
+    return port, classes
+
+
+def test_channels(somewhere: Place) -> None:
+    port, classes = serve(somewhere)
+    printed = somewhere.run(
+        'java', '-cp', classes, 'Echo', 'channels', str(port), str(CONNECTIONS), str(SIZE), within=120
+    )
+    assert printed.startswith('hash '), printed
+    somewhere.same('Java NIO', f'{CONNECTIONS} connections, {CONNECTIONS * SIZE / 1e6:.0f} MB echoed', printed)
+
+
+def test_available(somewhere: Place) -> None:
+    port, classes = serve(somewhere)
+    printed = somewhere.run(
+        'java', '-cp', classes, 'Echo', 'available', str(port), str(UNREAD), within=120
+    ).strip()
+    if somewhere.way == ACCELERATED and ISSUE in harness.every_issue() and printed != 'same':
+        assert printed.startswith('available() says 0 after'), printed
+        somewhere.note('Java available()', f'STALLS ({ISSUE})')
+        return
+    assert printed == 'same', printed
+    somewhere.same('Java available()', printed, printed)
