@@ -24,6 +24,12 @@ static inline void count_tcp_bytes(struct connection *connection, u32 write_sequ
 	count(connection->slot, TCP_BYTES, bytes);
 }
 
+/* Whether the target that brought a connection in is still the one in its slot, and enabled. */
+static inline int is_enabled(struct target *target, struct connection *connection)
+{
+	return target && (target->flags & TARGET_ON) && target->generation == connection->generation;
+}
+
 /* The limit holds for all CPUs together; a race at the turn of a second lets a few more through. */
 static inline int within_event_limit(u64 now)
 {

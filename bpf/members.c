@@ -25,7 +25,7 @@ static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 p
 	struct target *target = sa_targets.lookup(&connection->slot);
 	u64 file, peer_file;
 
-	if (!target || !(target->flags & TARGET_ON) || target->generation != connection->generation)
+	if (!is_enabled(target, connection))
 		return EVICTED_DRAINED;
 	if (sock_ulp(sock) || (peer && sock_ulp(peer)))
 		return EVICTED_ULP;

@@ -294,7 +294,7 @@ static inline void on_active_established(struct bpf_sock_ops *ops)
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	target = sa_targets.lookup(&connection->slot);
 	/* Disabled between connect() and now. */
-	if (!sock || !target || !(target->flags & TARGET_ON) || target->generation != connection->generation)
+	if (!sock || !is_enabled(target, connection))
 		return;
 	/* The accepting end was established by the SYN and its data, before this one could join. */
 	reason = ops->data_segs_out ? FAST_OPEN : join(ops, connection, sock);

@@ -19,7 +19,7 @@ static inline u32 reason_in_sender(struct connection *connection, struct target 
 {
 	u8 state = OWN(u8, sock, OFFSET_sock_state);
 
-	if (!(target->flags & TARGET_ON) || target->generation != connection->generation || connection->marked)
+	if (!is_enabled(target, connection) || connection->marked)
 		return SWITCHED_OFF;
 	/* After SHUT_WR plain TCP answers EPIPE; a redirect would still deliver. */
 	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)

@@ -60,7 +60,6 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         stack.push_async_callback(_drain, engine, notifier)
 
         story = Story(engine)
-        engine.on_event = story.tell
         loop.add_reader(kernel.listen(engine.receive), kernel.consume)
         lost = BusLost(f'the bus name "{bus.NAME}" was taken away')
         manager = await bus.export(system_bus, engine, lambda: _settle(ended, lost))

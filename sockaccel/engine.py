@@ -62,7 +62,6 @@ class Enabled:
     slot: int
     generation: int
     baseline: list[int]
-    accepted: frozenset[str] = frozenset()
     cgroup: Cgroup | None = None
 
 
@@ -114,7 +113,7 @@ class Engine:
                 return
             cgroup = await self.cgroups.resolve(target)
             self._check_cgroup_is_free(target, cgroup)
-            self._enabled[target.name] = enabled = self._switch_on(target, accepted, cgroup)
+            self._enabled[target.name] = enabled = self._switch_on(target, cgroup)
         where = f'cgroup "{cgroup.path}"' if cgroup else 'waiting for its cgroup to appear'
         log.info(
             f'Enabled "{target.name}" ({where})',
@@ -210,10 +209,10 @@ class Engine:
                     f'{quote(target.name)} is the cgroup of {quote(other.target.name)}, which is enabled already'
                 )
 
-    def _switch_on(self, target: Target, accepted: frozenset[str], cgroup: Cgroup | None) -> Enabled:
+    def _switch_on(self, target: Target, cgroup: Cgroup | None) -> Enabled:
         slot = self._free_slot()
         self._generation += 1
-        enabled = Enabled(target, slot, self._generation, self.kernel.counters()[slot], accepted, cgroup)
+        enabled = Enabled(target, slot, self._generation, self.kernel.counters()[slot], cgroup)
         flags = TargetFlag.ON
         if self.policy.blocking_readers:
             flags |= TargetFlag.BLOCKING_READERS

@@ -60,10 +60,6 @@ class Kernel:
             os.close(fd)
         self._fds.clear()
 
-    def fd(self, name: str) -> int:
-        """The fd of a program or map by its name in bpf/."""
-        return self._fds[name]
-
     def listen(self, receive: Callable[[Event], None]) -> int:
         """Hand each event to `receive` from `consume()`; returns the fd that is readable when there is one."""
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(Event.unpack(data)))

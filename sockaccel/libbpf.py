@@ -65,7 +65,6 @@ def _load() -> ctypes.CDLL:
         'btf__find_by_name_kind': (integer, [pointer, text, unsigned]),
         'btf__type_by_id': (pointer, [pointer, unsigned]),
         'btf__resolve_type': (integer, [pointer, unsigned]),
-        'btf__resolve_size': (ctypes.c_int64, [pointer, unsigned]),
         'btf__name_by_offset': (text, [pointer, unsigned]),
     }
     for name, (result, arguments) in signatures.items():
@@ -209,10 +208,6 @@ class KernelTypes:
         if found <= 0:
             raise KeyError(name)
         return found
-
-    def size(self, type_id: int) -> int:
-        """The size of a type in bytes."""
-        return int(_libbpf.btf__resolve_size(self._btf, type_id))
 
     def resolve(self, type_id: int) -> int:
         """The id of the type behind typedef, const and volatile."""
