@@ -17,7 +17,7 @@
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
-	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end has not joined")        \
+	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
 	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
 	X(SELF_CONNECT, CONNECTION, "the socket is connected to itself")                                          \
@@ -28,11 +28,13 @@
 	X(MAP_FULL, CONNECTION, "the limit of connections is reached")                                            \
 	X(UNSUPPORTED, CONNECTION, "the kernel refuses this kind of socket")                                      \
 	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
-	X(EVICTED_BLOCKING, CONNECTION, "taken out: an end does blocking reads (no O_NONBLOCK)")                  \
-	X(EVICTED_ULP, CONNECTION, "taken out: an end runs kernel TLS or another upper protocol")                 \
+	X(SHORT, CONNECTION, "closed before it was old enough to join")                                           \
+	X(BLOCKING_END, CONNECTION, "left out or taken out: an end does blocking reads (no O_NONBLOCK)")          \
+	X(UNACCEPTED, CONNECTION, "left out: its server did not accept it in time")                               \
+	X(ULP_END, CONNECTION, "left out or taken out: an end runs kernel TLS or another upper protocol")         \
 	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
-	X(EVICTED_LONELY, CONNECTION, "taken out: the other end never joined or is gone")                         \
-	X(EVICTED_DRAINED, CONNECTION, "taken out: its target was disabled")                                      \
+	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
+	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \
 	X(NO_PEER, MESSAGE, "the other end has not joined")                                                       \
 	X(PEER_GONE, MESSAGE, "the other end is closed")                                                          \

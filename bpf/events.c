@@ -65,7 +65,7 @@ static inline void describe(struct event *event, struct connection *connection, 
 	event->active = connection->active;
 	event->pid = connection->pid;
 	event->marked = connection->marked;
-	event->young = 0;
+	event->state = connection->state;
 	__builtin_memcpy(event->comm, connection->comm, sizeof(event->comm));
 }
 

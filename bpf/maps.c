@@ -1,11 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One translation unit: the loader puts maps, events, membership, verdict, members, listeners, probe in a row. */
+/* One translation unit: the loader puts maps, events, membership, verdict, connections, listeners, probe in a row. */
 #include "kernel.h"
 #include "types.h"
 
-/* Every joined end, under its own flow. */
-BPF_SOCKHASH(sa_members, struct flow, MAX_MEMBERS);
-/* How a joined end is found by the other one, and by the walk that evicts; gone when the end is closed or evicted. */
+/*
+ * Every joined end, under its own flow. Not by BCC's BPF_SOCKHASH, which does not know that the kernel lets an
+ * iterator insert.
+ */
+struct members_table {
+	struct flow key;
+	u32 leaf;
+	int (*insert)(struct flow *, void *);
+	int (*delete)(struct flow *);
+	int (*msg_redirect_hash)(void *, void *, u64);
+	u32 max_entries;
+};
+__attribute__((section("maps/sockhash"))) struct members_table sa_members = {.max_entries = MAX_MEMBERS};
+BPF_ANNOTATE_KV_PAIR(sa_members, struct flow, u32);
+/* How an end, candidate or joined, is found by the other one; gone when the end is closed, left out or evicted. */
 BPF_F_TABLE("hash", struct flow, struct peer, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(sa_connections, struct connection);
 BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);

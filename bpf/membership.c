@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which sockets join (sock_ops). The connecting end decides, in connect(): both ends on this host, one of them
- * covered by a target, nothing about them that a sockmap would break. It joins once it is established; the
- * accepting end follows if, and only if, it finds the connecting end joined.
+ * Which connections are covered (sock_ops). The connecting end decides, in connect(): both ends on this host, one of
+ * them covered by a target, nothing about them that a sockmap would break. Once established both ends are candidates;
+ * the walk in connections.c lets those join that turn out to be suitable.
  */
 
 static inline void read_address(u64 sock, u32 v4_offset, u32 v6_offset, u32 *address)
@@ -218,7 +218,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	connection->generation = target->generation;
 	connection->active = 1;
 	connection->by_listener = by_listener;
-	connection->state = CANDIDATE;
+	connection->state = CONNECTING;
 #ifdef SOCK_OPS_KNOWS_PID
 	connection->pid = bpf_get_current_pid_tgid() >> 32;
 #endif
@@ -234,19 +234,8 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 		refuse(connection, reason);
 }
 
-static inline u32 reason_of_error(int error)
-{
-	if (error == -EBUSY)
-		return FOREIGN_SOCKMAP;
-	if (error == -EEXIST)
-		return KEY_TAKEN;
-	if (error == -E2BIG || error == -ENOMEM)
-		return MAP_FULL;
-	return UNSUPPORTED;
-}
-
-/* Puts the socket in the map and makes it known to its peer; 0, or the reason why not. */
-static inline u32 join(struct bpf_sock_ops *ops, struct connection *connection, u64 sock)
+/* Makes an established end known to the other one; 0, or the reason why not. */
+static inline u32 become_candidate(struct bpf_sock_ops *ops, struct connection *connection, u64 sock)
 {
 	struct peer self = {
 		.sock = sock,
@@ -256,23 +245,14 @@ static inline u32 join(struct bpf_sock_ops *ops, struct connection *connection, 
 		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
 		.by_listener = connection->by_listener,
 	};
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
 	struct flow key = connection->own;
-	int error;
 
-	/* Not BPF_ANY: an older socket under this key may hold bytes that its owner has not read yet. */
-	error = sa_members.sock_hash_update(ops, &key, BPF_NOEXIST);
-	if (error)
-		return reason_of_error(error);
-	if (sa_peers.update(&key, &self)) {
-		sa_members.delete(&key);
+	if (!settings || sa_peers.update(&key, &self))
 		return MAP_FULL;
-	}
-	connection->state = JOINED;
-	connection->in_map = 1;
-	connection->counted_sequence = self.initial_sequence;
-	connection->receive_maximum = sock_receive_maximum(sock);
-	connection->memory_pressure = sock_memory_pressure(sock);
-	connection->joined_ns = bpf_ktime_get_ns();
+	connection->state = CANDIDATE;
+	connection->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	want_sweep();
 	return 0;
@@ -289,26 +269,17 @@ static inline void on_active_established(struct bpf_sock_ops *ops)
 	if (!sk)
 		return;
 	connection = sa_connections.sk_storage_get(sk, 0, 0);
-	if (!connection || connection->state != CANDIDATE)
+	if (!connection || connection->state != CONNECTING)
 		return;
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	target = sa_targets.lookup(&connection->slot);
 	/* Disabled between connect() and now. */
 	if (!sock || !is_enabled(target, connection))
 		return;
-	/* The accepting end was established by the SYN and its data, before this one could join. */
-	reason = ops->data_segs_out ? FAST_OPEN : join(ops, connection, sock);
+	/* The accepting end was established by the SYN and its data, before it could find this one. */
+	reason = ops->data_segs_out ? FAST_OPEN : become_candidate(ops, connection, sock);
 	if (reason)
 		refuse(connection, reason);
-	else
-		report(connection, EVENT_JOINED, 0);
-}
-
-/* Nothing was ever redirected to an end whose peer did not join, so it can leave at once. */
-static inline void dismiss(struct flow *key)
-{
-	sa_members.delete(key);
-	sa_peers.delete(key);
 }
 
 static inline void on_passive_established(struct bpf_sock_ops *ops)
@@ -327,34 +298,36 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	if (!sock)
 		return;
 	read_flow(sock, &flow);
+	slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	if (!is_local(&flow)) {
-		slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 		if (slot)
 			count(slot, NOT_LOCAL, 1);
 		return;
 	}
 	mirror(&flow, &other);
-	slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	peer = sa_peers.lookup(&other);
-	/* Of an end that is marked, the walk may already have decided that nobody sends to it. */
-	if (!peer || peer->marked || sock_cookie(peer->sock) != peer->cookie) {
+	if (!peer || sock_cookie(peer->sock) != peer->cookie) {
 		if (slot)
 			count(slot, CLIENT_UNSEEN, 1);
 		return;
 	}
+	/* It was left out, for a reason that has been counted. */
+	if (peer->refused)
+		return;
 	/* With SO_REUSEPORT another listener than the one that was found may have answered, outside every target. */
 	if (peer->by_listener && slot != peer->slot) {
-		dismiss(&other);
+		peer->refused = COUNTERS_COUNT;
 		return;
 	}
 	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
 	 * do not agree by chance. */
 	if (READ_U32(sock, OFFSET_tcp_sock_copied_seq) != peer->initial_sequence ||
 	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer->sock, OFFSET_tcp_sock_copied_seq)) {
+		peer->refused = PEER_MISMATCH;
 		count(peer->slot, PEER_MISMATCH, 1);
 		return;
 	}
-	/* The connecting end then stays alone, and the next sweep takes it out. */
+	/* The connecting end then stays alone, and is left out in the end. */
 	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!connection)
 		return;
@@ -364,8 +337,6 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	connection->cgroup = cgroup_id(sock);
 	connection->slot = peer->slot;
 	connection->generation = peer->generation;
-	connection->peer_sock = peer->sock;
-	connection->peer_cookie = peer->cookie;
 	listener = listener_for(&other);
 	if (listener) {
 		connection->pid = listener->pid;
@@ -373,14 +344,11 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	}
 	reason = reason_against(sock);
 	if (!reason)
-		reason = join(ops, connection, sock);
+		reason = become_candidate(ops, connection, sock);
 	if (reason) {
-		dismiss(&other);
+		peer->refused = reason;
 		refuse(connection, reason);
-		return;
 	}
-	count(connection->slot, CONNECTIONS, 1);
-	report(connection, EVENT_JOINED, 0);
 }
 
 /* The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. */
@@ -389,10 +357,14 @@ static inline void on_close(struct connection *connection)
 	struct flow key = connection->own;
 	struct peer *self = sa_peers.lookup(&key);
 
+	if (connection->state == CANDIDATE && connection->active && self && !self->refused)
+		count(connection->slot, SHORT, 1);
 	if (self && self->cookie == connection->cookie)
 		sa_peers.delete(&key);
-	if (connection->state != JOINED)
+	if (connection->state != JOINED) {
+		connection->state = LEFT;
 		return;
+	}
 	connection->state = LEFT;
 	/* The daemon waits for the last one that drains. */
 	if (connection->marked)

@@ -54,11 +54,15 @@ struct peer {
 	__u32 initial_sequence;
 	/* The listener that was to answer brought the connection in, not the connecting end's own cgroup. */
 	__u32 by_listener;
+	__u32 joined;
 	__u32 redirected;
 	__u32 marked;
+	/* Why the connection was left out, told by the end that found out first. */
+	__u32 refused;
+	__u32 pad;
 };
 
-/* What is kept with each joined socket (sk_storage). */
+/* What is kept with each socket of a covered connection (sk_storage). */
 struct connection {
 	struct flow own;
 	struct flow peer;
@@ -69,7 +73,8 @@ struct connection {
 	__u64 peer_file;
 	__u64 memory_pressure;
 	__u64 cgroup;
-	__u64 joined_ns;
+	/* When a candidate is looked at; CLOCK_MONOTONIC. */
+	__u64 due_ns;
 	__u64 redirected_bytes;
 	__u64 redirected_messages;
 	__u64 tcp_bytes;
@@ -79,13 +84,17 @@ struct connection {
 	__u32 reason;
 	__u32 last_by_tcp;
 	__u32 state;
+	__u32 looked_at;
 	__u32 in_map;
+	__u32 peer_joined;
 	__u32 marked;
 	__u32 active;
 	__u32 by_listener;
 	__u32 sender_known;
 	__u32 pid;
 	__u32 receive_maximum;
+	/* What had been written when the other end was found to have joined. */
+	__u32 joined_sequence;
 	/* Up to where tcp_bytes has counted; it stops at the FIN, which has a sequence number too. */
 	__u32 counted_sequence;
 	__u32 fin_sent;
@@ -93,6 +102,7 @@ struct connection {
 };
 
 enum connection_state {
+	CONNECTING,
 	CANDIDATE,
 	JOINED,
 	LEFT,
@@ -105,10 +115,10 @@ enum event_kind {
 	EVENT_CLOSED,
 	EVENT_EVICTED,
 	EVENT_SWEEP_WANTED,
-	EVENT_MEMBER,
+	EVENT_CONNECTION,
 };
 
-/* A line of the ring buffer, and of the listing that the member iterator prints. */
+/* A line of the ring buffer, and of what the walk over all connections prints. */
 struct event {
 	struct flow flow;
 	__u64 time_ns;
@@ -126,7 +136,7 @@ struct event {
 	__u32 active;
 	__u32 pid;
 	__u32 marked;
-	__u32 young;
+	__u32 state;
 	char comm[16];
 };
 
@@ -136,14 +146,16 @@ struct counters {
 
 struct settings {
 	__u32 events_per_second;
-	__u32 sweep;
-	__u64 sweep_grace_ns;
+	__u32 walk;
+	__u64 join_after_ns;
+	/* Written by a walk that judges: when the next candidate is due, 0 if none is. */
+	__u64 next_due_ns;
 };
 
-enum sweep {
-	SWEEP_LIST,
-	SWEEP_MARK,
-	SWEEP_EVICT,
+enum walk {
+	WALK_LIST,
+	WALK_JUDGE,
+	WALK_EVICT,
 };
 
 struct event_window {

@@ -35,18 +35,18 @@ static inline u32 reason_in_sender(struct connection *connection, struct target 
 	return NOTHING;
 }
 
-/* Who the peer is does not change: it is looked up until it has joined, then remembered with the socket. */
-static inline u32 find_peer(struct connection *connection)
+/* The peer joins a moment before or after this end. */
+static inline u32 await_peer(struct connection *connection, void *sock)
 {
 	struct peer *peer;
 
-	if (connection->peer_sock)
+	if (connection->peer_joined)
 		return NOTHING;
 	peer = sa_peers.lookup(&connection->peer);
-	if (!peer || peer->generation != connection->generation)
+	if (!peer || !peer->joined)
 		return NO_PEER;
-	connection->peer_sock = peer->sock;
-	connection->peer_cookie = peer->cookie;
+	connection->peer_joined = 1;
+	connection->joined_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq);
 	return NOTHING;
 }
 
@@ -108,6 +108,10 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	/* The rule of order: the kernel hands out redirected bytes before TCP's, so TCP must have nothing left,
 	 * neither in the reader's queue nor on the way. */
 	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer, OFFSET_tcp_sock_copied_seq))
+		return ORDER;
+	/* A reader may still sleep in TCP's own receive function, which no redirect would wake, since before the
+	 * peer joined: the first message after that goes by TCP. */
+	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) == connection->joined_sequence)
 		return ORDER;
 	/* More than the peer has been granted already must be granted first, which can fail where TCP would wait. */
 	if ((s32)size > READ_AS(s32, peer, OFFSET_sock_forward_alloc) &&
@@ -180,7 +184,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	size = msg->size;
 	reason = reason_in_sender(connection, target, sock);
 	if (reason == NOTHING)
-		reason = find_peer(connection);
+		reason = await_peer(connection, sock);
 	if (reason == NOTHING)
 		reason = reason_in_peer(connection, target, sock, size);
 	if (reason == NOTHING) {

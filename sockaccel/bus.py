@@ -38,6 +38,7 @@ from sockaccel.errors import (
     NotPermitted,
     SockaccelError,
 )
+from sockaccel.layout import ConnectionState
 from sockaccel.polkit import ACTIONS
 
 log = structlog.stdlib.get_logger()
@@ -249,7 +250,7 @@ class Manager(ServiceInterface):
 
     @method()
     def ListConnections(self) -> 'aa{sv}t':
-        rows = self._engine.connections()
+        rows = [row for row in self._engine.connections() if row[0].state is ConnectionState.JOINED]
         return [[self.row(event, target) for event, target in rows[:_MAXIMUM_ROWS]], len(rows)]
 
     @method()
@@ -305,6 +306,7 @@ class Manager(ServiceInterface):
         reason = self._engine.reason(event.reason)
         values = {
             'kind': ('s', event.kind.name.lower()),
+            'state': ('s', event.state.name.lower()),
             'target': ('s', target),
             'local': ('s', event.flow.local),
             'local_port': ('q', event.flow.local_port),

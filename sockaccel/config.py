@@ -25,6 +25,7 @@ class Config:
     events_per_second: int = 100
     log_level: str = 'info'
     cgroup_root: str | None = None
+    join_delay_ms: int = 100
 
 
 def _boolean(text: str) -> bool:
@@ -63,6 +64,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     'EventsPerSecond': ('events_per_second', _number(0, 1_000_000)),
     'LogLevel': ('log_level', _level),
     'CgroupRoot': ('cgroup_root', _path),
+    'JoinDelayMs': ('join_delay_ms', _number(0, 60_000)),
 }
 
 

@@ -53,7 +53,7 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
 
         fds = await loader.load(settings.maximum_connections)
         counters = layout.counters(layout.source_directory())
-        kernel = Kernel(fds, counters, settings.events_per_second)
+        kernel = Kernel(fds, counters, settings.events_per_second, settings.join_delay_ms / 1000)
         stack.callback(kernel.close)
         findings = probe.probe(fds)
         engine = Engine(kernel, cgroups, counters, findings, policy_of(settings))
@@ -87,7 +87,7 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
 
 
 def policy_of(settings: config.Config) -> Policy:
-    return Policy(settings.accept_kernel_issues, settings.blocking_readers)
+    return Policy(settings.accept_kernel_issues, settings.blocking_readers, settings.join_delay_ms / 1000)
 
 
 def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engine, kernel: Kernel) -> None:
@@ -99,7 +99,7 @@ def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engi
         return
     journal.configure(settings.log_level)
     engine.policy = policy_of(settings)
-    kernel.limit_events(settings.events_per_second)
+    kernel.tune(settings.events_per_second, engine.policy.join_after_s)
     log.info('Configuration reloaded')
     for name, key in (('maximum_connections', 'MaximumConnections'), ('cgroup_root', 'CgroupRoot')):
         if getattr(settings, name) != getattr(started_with, name):
@@ -176,7 +176,7 @@ def _settle(ended: asyncio.Future[None], error: SockaccelError | None = None) ->
 async def check(settings: config.Config) -> list[Finding]:
     """What a start would find, without taking a name or attaching anything. Raises SockaccelError."""
     fds = await loader.load(settings.maximum_connections)
-    kernel = Kernel(fds, layout.counters(layout.source_directory()), 0)
+    kernel = Kernel(fds, layout.counters(layout.source_directory()), 0, 0)
     try:
         return probe.probe(fds)
     finally:

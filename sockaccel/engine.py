@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -18,9 +19,9 @@ from sockaccel.target import Target, quote
 
 log = structlog.stdlib.get_logger()
 
-# From the first reason for a sweep, which may be a new connection, to the sweep: a little more than a connection's
-# grace. While sweeps find nothing to do they become rarer.
-SWEEP_AFTER_S, SWEEP_AFTER_AT_MOST_S = 0.6, 60.0
+# From the first reason for a sweep, which may be a new connection, to the sweep; and how many times as long as a
+# sweep takes the daemon rests before the next.
+SWEEP_AFTER_S, SWEEP_REST = 0.005, 10
 
 
 class SweepResult(Protocol):
@@ -29,7 +30,7 @@ class SweepResult(Protocol):
     @property
     def draining(self) -> list[Event]: ...
     @property
-    def young(self) -> int: ...
+    def next_due_s(self) -> float | None: ...
 
 
 class Kernel(Protocol):
@@ -43,7 +44,7 @@ class Kernel(Protocol):
     def cover(self, cgroup_id: int, slot: int) -> None: ...
     def uncover(self, cgroup_id: int) -> None: ...
     def find_listeners(self) -> None: ...
-    def members(self) -> list[Event]: ...
+    def connections(self) -> list[Event]: ...
     def sweep(self) -> SweepResult: ...
     def counters(self) -> list[list[int]]: ...
 
@@ -67,10 +68,15 @@ class Enabled:
 
 @dataclass(frozen=True)
 class Policy:
-    """What the configuration says. accepted_issues: names of findings that Enable may pass over."""
+    """What the configuration says.
+
+    accepted_issues: names of findings that Enable may pass over; join_after_s: how old a connection is when it may
+    join.
+    """
 
     accepted_issues: frozenset[str] = frozenset()
     blocking_readers: bool = False
+    join_after_s: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class Engine:
     _generation: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _sweep_timer: asyncio.TimerHandle | None = None
-    _sweep_delay: float = SWEEP_AFTER_S
+    _sweep_at: float = 0
+    _rested_at: float = 0
 
     async def enable(self, name: str, accept: Iterable[str] = ()) -> None:
         """Accelerate a target's connections from now on; again is no change.
@@ -177,8 +184,8 @@ class Engine:
         return self._named([value - before for value, before in zip(now, enabled.baseline, strict=True)])
 
     def connections(self) -> list[tuple[Event, str]]:
-        """Every joined end with the name of its target."""
-        return [(event, self._slot_names.get(event.slot, '')) for event in self.kernel.members()]
+        """Every end of a covered connection, joined or not, with the name of its target."""
+        return [(event, self._slot_names.get(event.slot, '')) for event in self.kernel.connections()]
 
     def reason(self, index: int) -> Counter | None:
         """What an event's reason means; None for none."""
@@ -187,7 +194,8 @@ class Engine:
     def receive(self, event: Event) -> None:
         """An event of the kernel's. Its reasons for a sweep are gathered, the rest goes to `on_event`."""
         if event.kind is EventKind.SWEEP_WANTED:
-            self._sweep_later()
+            # A candidate, or somebody who should leave: which of them, the sweep finds out.
+            self._sweep_after(self.policy.join_after_s)
             return
         self.on_event(event, self._slot_names.get(event.slot, ''))
 
@@ -262,26 +270,31 @@ class Engine:
         }
 
     def _sweep(self) -> None:
+        begun = time.monotonic()
         result = self.kernel.sweep()
+        now = time.monotonic()
+        self._rested_at = now + SWEEP_REST * (now - begun)
         for event in result.evicted:
             self.on_event(event, self._slot_names.get(event.slot, ''))
         self._draining = {}
         for event in result.draining:
             self._draining[event.slot] = self._draining.get(event.slot, 0) + 1
-        if result.draining and not result.evicted:
-            self._sweep_delay = min(2 * self._sweep_delay, SWEEP_AFTER_AT_MOST_S)
-        else:
-            self._sweep_delay = SWEEP_AFTER_S
-        if result.young and self._enabled:
-            self._sweep_later()
+        if result.next_due_s is not None and self._enabled:
+            self._sweep_after(result.next_due_s - now)
         # A draining socket that connects anew must find the program that takes it out of the map first.
         if not self._enabled and not self._draining:
             self.kernel.detach()
 
-    def _sweep_later(self) -> None:
-        """Once, however many reasons there are until then."""
-        if not self._sweep_timer:
-            self._sweep_timer = asyncio.get_running_loop().call_later(self._sweep_delay, self._sweep_now)
+    def _sweep_after(self, seconds: float) -> None:
+        """Soon enough for the most urgent reason, once for all, and never so often that it loads the machine."""
+        at = max(time.monotonic() + max(seconds, SWEEP_AFTER_S), self._rested_at)
+        if self._sweep_timer:
+            if self._sweep_at <= at:
+                return
+            self._sweep_timer.cancel()
+        self._sweep_at = at
+        loop = asyncio.get_running_loop()
+        self._sweep_timer = loop.call_later(at - time.monotonic(), self._sweep_now)
 
     def _sweep_now(self) -> None:
         self._sweep_timer = None

@@ -11,42 +11,48 @@ from sockaccel import libbpf
 from sockaccel.errors import KernelRefused
 from sockaccel.layout import (
     EVENT,
+    FLOW,
     MAX_TARGETS,
     SETTINGS,
     TARGET,
+    ConnectionState,
     Counter,
     Event,
     EventKind,
-    Sweep,
     TargetFlag,
+    Walk,
 )
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
-# How long a new connection has to set O_NONBLOCK before it is judged.
-SWEEP_GRACE_NS = 500_000_000
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left behind: evicted ends, ends that still drain, ends too young to be judged."""
+    """What a sweep left behind: evicted ends, ends that still drain, and when the next candidate is due.
+
+    next_due_s: on CLOCK_MONOTONIC, None if there is no candidate.
+    """
 
     evicted: list[Event]
     draining: list[Event]
-    young: int
+    next_due_s: float | None
 
 
 class Kernel:
     """The kernel side of sockaccel, made from the fds that the loader handed over."""
 
-    def __init__(self, fds: Mapping[str, int], counters: list[Counter], events_per_second: int) -> None:
+    def __init__(
+        self, fds: Mapping[str, int], counters: list[Counter], events_per_second: int, join_after_s: float
+    ) -> None:
         self._fds = dict(fds)
         self._counters = counters
         self._cpus = libbpf.possible_cpus()
         self._events_per_second = events_per_second
+        self._join_after_s = join_after_s
         self._link: int | None = None
         self._ring: libbpf.RingBuffer | None = None
-        self._settle(Sweep.LIST)
+        self._settle(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
 
@@ -65,10 +71,11 @@ class Kernel:
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(Event.unpack(data)))
         return self._ring.fd
 
-    def limit_events(self, per_second: int) -> None:
-        """Change the limit of connection events, for all CPUs together."""
-        self._events_per_second = per_second
-        self._settle(Sweep.LIST)
+    def tune(self, events_per_second: int, join_after_s: float) -> None:
+        """Change the limit of connection events, for all CPUs together, and the age at which candidates join."""
+        self._events_per_second = events_per_second
+        self._join_after_s = join_after_s
+        self._settle(Walk.LIST)
 
     def consume(self) -> None:
         if self._ring:
@@ -95,10 +102,11 @@ class Kernel:
             raise KernelRefused(f'cannot attach to cgroup "{path}" ({exc.strerror}): {hint}') from exc
 
     def detach(self) -> None:
-        """No new connection joins from here on."""
+        """No new connection is covered from here on, and the candidates are forgotten: nobody tells of their end."""
         if self._link is not None:
             os.close(self._link)
             self._link = None
+            libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
@@ -118,22 +126,28 @@ class Kernel:
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
 
-    def members(self) -> list[Event]:
-        """Every joined end, as EventKind.MEMBER."""
-        return self._walk(Sweep.LIST)
+    def connections(self) -> list[Event]:
+        """Every end of a covered connection, joined or not, as EventKind.CONNECTION."""
+        return [event for event in self._walk(Walk.LIST) if event.state is not ConnectionState.CONNECTING]
 
     def sweep(self) -> SweepResult:
-        """Evict the ends that should leave and hold nothing unread, mark those that cannot leave yet.
+        """Let suitable candidates join, evict the ends that should leave and hold nothing unread.
 
-        Between the two walks nobody can still be running a verdict that had not seen the marks.
+        Those that cannot leave yet stay marked. Between the two walks nobody can still be running a verdict that
+        had not seen the marks.
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
-        young = sum(event.young for event in self._walk(Sweep.MARK))
-        self._wait_for_programs()
-        left = self._walk(Sweep.EVICT)
+        marked = self._walk(Walk.JUDGE)
+        settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
+        assert settings is not None
+        next_due_ns = SETTINGS.unpack(settings)[3]
+        left = []
+        if marked:
+            self._wait_for_programs()
+            left = self._walk(Walk.EVICT)
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
         draining = [event for event in left if event.kind is not EventKind.EVICTED]
-        return SweepResult(evicted, draining, young)
+        return SweepResult(evicted, draining, next_due_ns / 1e9 if next_due_ns else None)
 
     def counters(self) -> list[list[int]]:
         """Per slot the counters in the order of bpf/counters.h, summed over the CPUs."""
@@ -147,17 +161,18 @@ class Kernel:
             table.append([sum(words[index::width]) for index in range(width)])
         return table
 
-    def _settle(self, sweep: Sweep) -> None:
-        value = SETTINGS.pack(self._events_per_second, sweep, SWEEP_GRACE_NS)
+    def _settle(self, walk: Walk) -> None:
+        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), 0)
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (bpf/maps.c, sa_grace)."""
         libbpf.map_update(self._fds['sa_grace'], _U32.pack(0), _U32.pack(self._fds['sa_window']))
 
-    def _walk(self, sweep: Sweep) -> list[Event]:
-        self._settle(sweep)
-        printed = b''.join(libbpf.iterate(self._fds['bpf_iter__sockmap'], self._fds['sa_members']))
+    def _walk(self, walk: Walk) -> list[Event]:
+        self._settle(walk)
+        program = self._fds['bpf_iter__bpf_sk_storage_map']
+        printed = b''.join(libbpf.iterate(program, self._fds['sa_connections']))
         events = [Event.unpack(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
-        # After each full buffer the kernel goes back to the head of a bucket (sock_hash_seq_find_next()).
+        # An end that did not fit into one buffer is shown again in the next.
         return list({event.cookie: event for event in events}.values())

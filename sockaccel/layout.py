@@ -20,7 +20,7 @@ EVENT_PAGES = 64
 
 FLOW = struct.Struct('=Q16s16sHHI')
 TARGET = struct.Struct('=II')
-SETTINGS = struct.Struct('=IIQ')
+SETTINGS = struct.Struct('=IIQQ')
 EVENT = struct.Struct(f'={FLOW.size}s8Q8I16s')
 
 
@@ -36,12 +36,19 @@ class EventKind(IntEnum):
     CLOSED = 3
     EVICTED = 4
     SWEEP_WANTED = 5
-    MEMBER = 6
+    CONNECTION = 6
 
 
-class Sweep(IntEnum):
+class ConnectionState(IntEnum):
+    CONNECTING = 0
+    CANDIDATE = 1
+    JOINED = 2
+    LEFT = 3
+
+
+class Walk(IntEnum):
     LIST = 0
-    MARK = 1
+    JUDGE = 1
     EVICT = 2
 
 
@@ -102,7 +109,7 @@ def endpoint(address: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """`struct event`: what happened to one end of a connection, or what the member walk says of it.
+    """`struct event`: what happened to one end of a connection, or what the walk over all says of it.
 
     time_ns is CLOCK_MONOTONIC; bytes and messages are those that this end sent; program is the name of the
     task that the kernel named, '' where it names none; marked is the counter index of the reason why the end is
@@ -125,17 +132,17 @@ class Event:
     active: bool
     pid: int
     marked: int
-    young: bool
+    state: ConnectionState
     program: str
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
         (
             flow, time_ns, cookie, peer_cookie, cgroup, redirected_bytes, redirected_messages, tcp_bytes,
-            tcp_messages, kind, reason, slot, generation, active, pid, marked, young, program,
+            tcp_messages, kind, reason, slot, generation, active, pid, marked, state, program,
         ) = EVENT.unpack(data)  # fmt: skip
         return cls(
             Flow.unpack(flow), time_ns, cookie, peer_cookie, cgroup, redirected_bytes, redirected_messages,
             tcp_bytes, tcp_messages, EventKind(kind), reason, slot, generation, bool(active), pid, marked,
-            bool(young), program.split(b'\0', 1)[0].decode(errors='replace'),
+            ConnectionState(state), program.split(b'\0', 1)[0].decode(errors='replace'),
         )  # fmt: skip

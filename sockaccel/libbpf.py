@@ -54,6 +54,7 @@ def _load() -> ctypes.CDLL:
         'bpf_map_lookup_elem': (integer, [integer, pointer, pointer]),
         'bpf_map_update_elem': (integer, [integer, pointer, pointer, ctypes.c_uint64]),
         'bpf_map_delete_elem': (integer, [integer, pointer]),
+        'bpf_map_get_next_key': (integer, [integer, pointer, pointer]),
         'libbpf_num_possible_cpus': (integer, []),
         'libbpf_probe_bpf_helper': (integer, [integer, integer, pointer]),
         'ring_buffer__new': (pointer, [integer, _RING_BUFFER_CALLBACK, pointer, pointer]),
@@ -159,6 +160,13 @@ def map_delete(map_fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def map_clear(map_fd: int, key_size: int) -> None:
+    """Take every key out. key_size: in bytes. OSError."""
+    key = ctypes.create_string_buffer(key_size)
+    while _libbpf.bpf_map_get_next_key(map_fd, None, key) == 0:
+        _check(_libbpf.bpf_map_delete_elem(map_fd, key))
 
 
 class RingBuffer:

@@ -16,19 +16,18 @@ from pathlib import Path
 from sockaccel import layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 
-SOURCES = ('maps', 'events', 'membership', 'verdict', 'members', 'listeners', 'probe')
+SOURCES = ('maps', 'events', 'membership', 'verdict', 'connections', 'listeners', 'probe')
 PROGRAMS = {
     'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
     'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
     'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
     'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
-    'bpf_iter__sockmap': libbpf.BPF_PROG_TYPE_TRACING,
+    'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
     'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
 }
 MAPS = (
-    'sa_members', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings', 'sa_events', 'sa_verdict',
-    'sa_sweep_wanted',
-    'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_members', 'sa_peers', 'sa_connections', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings',
+    'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
 _ANSWER_SIZE = 65536

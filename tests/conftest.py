@@ -49,7 +49,7 @@ def root_cgroup() -> Iterator[Cgroup]:
 
 @pytest.fixture(scope='session')
 def daemon(bus: PrivateBus, root_cgroup: Cgroup) -> Iterator[Daemon]:
-    with Daemon(root_cgroup.path, 'EventsPerSecond=100000\n') as daemon:
+    with Daemon(root_cgroup.path, 'EventsPerSecond=100000\nJoinDelayMs=0\n') as daemon:
         yield daemon.ready()
     assert 'Traceback' not in daemon_log(daemon)
 
@@ -97,6 +97,10 @@ def acceleration_switch(target: Cgroup, root_cgroup: Cgroup) -> Callable[[], Non
 @pytest.fixture
 def own_daemon() -> Iterator[Cgroup]:
     """The root cgroup of a daemon that a test has for itself, with a bus of its own."""
-    with Cgroup(f'sockaccel-own-{os.getpid()}') as root, PrivateBus(), Daemon(root.path) as daemon:
+    with (
+        Cgroup(f'sockaccel-own-{os.getpid()}') as root,
+        PrivateBus(),
+        Daemon(root.path, 'JoinDelayMs=0\n') as daemon,
+    ):
         daemon.ready()
         yield root

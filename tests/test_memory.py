@@ -14,7 +14,7 @@ import pytest
 from tests import traffic
 from tests.harness import Cgroup
 from tests.test_membership import network_namespace
-from tests.traffic import Pair, fill, read, write
+from tests.traffic import Pair, accelerate, fill, read, write
 
 Stats = Callable[[], dict[str, int]]
 MEMORY_V1 = Path('/sys/fs/cgroup/memory')
@@ -107,6 +107,8 @@ def _flood(cgroup: Cgroup | None, parent: Cgroup, size: int) -> tuple[set[str], 
             pair.client.setblocking(False)
             pair.server.setblocking(False)
             pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if cgroup:
+            accelerate(*made)
         confined.tighten()
         expected = [b''] * len(made)
         for message in range(24):
@@ -146,7 +148,8 @@ def _dropped_while_late(cgroup: Cgroup | None, message: int) -> tuple[int, int]:
         # The kernel doubles it.
         listener.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
         made = traffic.connect(listener)
-    made.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if cgroup:
+        accelerate(made)
     # So that the sender uses the whole window.
     made.client.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 16 << 20)
     _open_the_window(made)

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests import harness
 from tests.harness import Cgroup
 
 FAMILIES = ('ipv4', 'ipv6', 'mapped')
@@ -47,20 +48,51 @@ def connect(listener: socket.socket, family: str = 'ipv4', *, blocking: bool = F
     return Pair(client, server)
 
 
+def is_member(end: socket.socket) -> bool:
+    """Whether the daemon lists a socket as joined."""
+    return ports(end) in members()
+
+
+def members() -> set[tuple[int, int]]:
+    """Local and remote port of every joined end."""
+    rows, total = harness.call('ListConnections')
+    assert len(rows) == total
+    return {(row['local_port'], row['remote_port']) for row in rows}
+
+
+def ports(end: socket.socket) -> tuple[int, int]:
+    return end.getsockname()[1], end.getpeername()[1]
+
+
+def accelerate(*pairs: Pair) -> None:
+    """Wait until the pairs have joined, and let each direction's first message pass, which goes by TCP."""
+    ends = {ports(end) for pair in pairs for end in (pair.client, pair.server)}
+    harness.wait_until(lambda: ends <= members(), 'the connection joins')
+    for pair in pairs:
+        exchange(pair, rounds=1)
+
+
 def no_delay(end: socket.socket, *, on: bool = True) -> None:
     """Without it a small message behind unread ones goes by TCP, and hides what another rule would have done."""
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, on)
 
 
 @contextlib.contextmanager
-def pair(cgroup: Cgroup | None, family: str = 'ipv4', *, blocking: bool = False) -> Iterator[Pair]:
-    """A connection of a cgroup, None: of no cgroup that sockaccel sees."""
+def pair(
+    cgroup: Cgroup | None, family: str = 'ipv4', *, blocking: bool = False, joins: bool | None = None
+) -> Iterator[Pair]:
+    """A connection of a cgroup, None: of no cgroup that sockaccel sees.
+
+    joins: whether it must be accelerated when it is handed out; by default if it can be.
+    """
     with contextlib.ExitStack() as stack:
         if cgroup:
             stack.enter_context(cgroup.inside())
         listener = stack.enter_context(listen(family))
         made = connect(listener, family, blocking=blocking)
     try:
+        if (cgroup is not None and not blocking) if joins is None else joins:
+            accelerate(made)
         yield made
     finally:
         made.close()

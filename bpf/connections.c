@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Walks everything that is known of covered connections (bpf_iter over their storage), in every network namespace:
+ * lists it, lets candidates join, or takes out those that should no longer be in the map.
+ *
+ * Joining is not left to the moment at which a connection is established, the only one that the kernel would offer to
+ * sock_ops, because being in the map is enough to change a socket: a blocking recv() answers EAGAIN, kernel TLS
+ * cannot be set up. What a program does with its new socket shows a little later.
+ *
+ * Deleting a socket that holds unread redirected bytes loses them without a trace, so eviction takes two walks with
+ * an RCU grace period between: the first marks both ends, after which no verdict redirects any more; the second
+ * deletes an end when nothing is queued and nobody can still be on the way from an earlier verdict to its queue.
+ */
+
+/* How often a candidate is looked at, and how long after the first look; each wait is four times the last. */
+#define LOOKS 6
+#define SECOND_LOOK_NS 100000000ULL
+
+struct bpf_iter_meta;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	struct connection *value;
+};
+
+struct seq_file_of_meta {
+	struct seq_file *seq;
+};
+
+/* What will not change any more, and what a sockmap would break; peer may be 0. */
+static inline u32 reason_against_pair(u64 sock, u64 peer)
+{
+	if (sock_ulp(sock) || (peer && sock_ulp(peer)))
+		return ULP_END;
+	if (sock_zerocopies(sock) || (peer && sock_zerocopies(peer)))
+		return ZEROCOPY_END;
+	return 0;
+}
+
+static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
+{
+	return !(target->flags & TARGET_BLOCKING_READERS) &&
+	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
+}
+
+/* What may still change: programs accept late, and set O_NONBLOCK after that. */
+static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer)
+{
+	u64 file = sock_file(sock), peer_file = peer ? sock_file(peer) : 0;
+
+	if (!peer)
+		return LONELY;
+	if (!file || !peer_file)
+		return UNACCEPTED;
+	if (pair_blocks(target, file, peer_file))
+		return BLOCKING_END;
+	return 0;
+}
+
+/* A candidate stays out for good. The end that finds out first has the reason counted. */
+static inline void leave_out(struct connection *connection, struct peer *other, u32 reason)
+{
+	struct flow key = connection->own;
+
+	connection->state = LEFT;
+	connection->reason = reason;
+	sa_peers.delete(&key);
+	if (other)
+		other->refused = reason;
+	count(connection->slot, reason, 1);
+	report(connection, EVENT_REFUSED, reason);
+}
+
+static inline u32 reason_of_error(int error)
+{
+	if (error == -EBUSY)
+		return FOREIGN_SOCKMAP;
+	if (error == -EEXIST)
+		return KEY_TAKEN;
+	if (error == -E2BIG || error == -ENOMEM)
+		return MAP_FULL;
+	return UNSUPPORTED;
+}
+
+static inline void join(struct connection *connection, struct sock *sk, struct peer *self, struct peer *other)
+{
+	struct flow key = connection->own;
+	u64 sock = (u64)sk;
+	int error;
+
+	/* Before the socket is in the map: from then on its owner's send() counts. */
+	connection->counted_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq);
+	connection->receive_maximum = sock_receive_maximum(sock);
+	connection->memory_pressure = sock_memory_pressure(sock);
+	/* Never over another one: an older socket under this key may hold bytes that its owner has not read yet. */
+	error = sa_members.insert(&key, sk);
+	if (error) {
+		leave_out(connection, other, reason_of_error(error));
+		return;
+	}
+	/* The walk holds no reference: the socket may have been closed and be somebody else's by now. */
+	if (sock_cookie(sock) != connection->cookie) {
+		sa_members.delete(&key);
+		return;
+	}
+	connection->peer_sock = other->sock;
+	connection->peer_cookie = other->cookie;
+	connection->state = JOINED;
+	connection->in_map = 1;
+	self->joined = 1;
+	if (other->joined)
+		count(connection->slot, CONNECTIONS, 1);
+	report(connection, EVENT_JOINED, 0);
+}
+
+static inline void judge(struct connection *connection, struct sock *sk, u64 peer, struct peer *self,
+			 struct peer *other, struct settings *settings)
+{
+	struct target *target = sa_targets.lookup(&connection->slot);
+	u64 sock = (u64)sk, now = bpf_ktime_get_ns();
+	struct flow key = connection->own;
+	u32 reason;
+
+	/* Closed meanwhile. */
+	if (!self || self->cookie != connection->cookie)
+		return;
+	if (self->refused || !is_enabled(target, connection)) {
+		connection->state = LEFT;
+		connection->reason = self->refused;
+		sa_peers.delete(&key);
+		return;
+	}
+	if (connection->due_ns > now)
+		goto later;
+	reason = reason_against_pair(sock, peer);
+	if (!reason && sock_state(sock) != TCP_ESTABLISHED)
+		reason = SHORT;
+	if (reason) {
+		leave_out(connection, other, reason);
+		return;
+	}
+	reason = reason_to_wait(target, sock, peer);
+	if (!reason && other) {
+		join(connection, sk, self, other);
+		return;
+	}
+	connection->reason = reason;
+	if (++connection->looked_at >= LOOKS) {
+		leave_out(connection, other, reason);
+		return;
+	}
+	connection->due_ns = now + (SECOND_LOOK_NS << 2 * (connection->looked_at - 1));
+later:
+	if (!settings->next_due_ns || connection->due_ns < settings->next_due_ns)
+		settings->next_due_ns = connection->due_ns;
+}
+
+static inline u32 reason_to_leave(struct connection *connection, struct peer *self, u64 sock, u64 peer)
+{
+	struct target *target = sa_targets.lookup(&connection->slot);
+	u32 reason;
+
+	if (!is_enabled(target, connection))
+		return DRAINED;
+	reason = reason_against_pair(sock, peer);
+	if (reason)
+		return reason;
+	if (self && self->refused)
+		return LONELY;
+	if (pair_blocks(target, sock_file(sock), peer ? sock_file(peer) : 0))
+		return BLOCKING_END;
+	return 0;
+}
+
+static inline void mark(struct connection *connection, struct peer *self, u64 peer, u32 reason)
+{
+	if (self)
+		self->marked = 1;
+	if (connection->marked)
+		return;
+	connection->marked = reason;
+	/* Both ends leave; the connection is counted once. */
+	if ((connection->active || !peer) && !(self && self->refused))
+		count(connection->slot, reason, 1);
+}
+
+static inline int no_call_in_progress(u64 sock)
+{
+	u64 psock = sock_psock(sock);
+
+	/* The map's own reference is the one; sendmsg and recvmsg hold another while they run. */
+	return !psock || READ_U32(psock, OFFSET_psock_refcnt) == 1;
+}
+
+static inline int nothing_queued(u64 sock)
+{
+	u64 psock = sock_psock(sock);
+	u64 head = psock + OFFSET_psock_ingress_msg;
+
+	return !psock || READ_U64(head, 0) == head;
+}
+
+/*
+ * The queue is asked last: who was on the way to it when it was still empty has, by then, either been seen in
+ * progress or has arrived.
+ */
+static inline int may_be_deleted(struct connection *connection, u64 sock, struct peer *other, u64 peer)
+{
+	if (connection->redirected_messages && !no_call_in_progress(sock))
+		return 0;
+	if (peer && other) {
+		if (!other->marked || (other->redirected && !no_call_in_progress(peer)))
+			return 0;
+	} else if (peer && sock_psock(peer)) {
+		return 0;
+	}
+	return nothing_queued(sock);
+}
+
+/* The other end's socket, as long as its cookie proves that it still is; 0 otherwise. */
+static inline u64 sock_of_peer(struct connection *connection, struct peer *other)
+{
+	if (connection->peer_sock)
+		return sock_cookie(connection->peer_sock) == connection->peer_cookie ? connection->peer_sock : 0;
+	return other && sock_cookie(other->sock) == other->cookie ? other->sock : 0;
+}
+
+int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct seq_file *seq = ((struct seq_file_of_meta *)ctx->meta)->seq;
+	struct connection *connection = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct peer *self, *other;
+	struct settings *settings;
+	struct event record = {};
+	struct flow key, peer_key;
+	u64 sock, peer;
+	int zero = 0;
+	u32 reason;
+
+	if (!connection || !sk)
+		return 0;
+	settings = sa_settings.lookup(&zero);
+	if (!settings)
+		return 0;
+	sock = (u64)sk;
+	key = connection->own;
+	peer_key = connection->peer;
+	self = sa_peers.lookup(&key);
+	other = sa_peers.lookup(&peer_key);
+	peer = sock_of_peer(connection, other);
+
+	if (settings->walk == WALK_JUDGE) {
+		if (connection->state == CANDIDATE)
+			judge(connection, sk, peer, self, other, settings);
+		reason = connection->in_map ? reason_to_leave(connection, self, sock, peer) : 0;
+		if (!reason)
+			return 0;
+		mark(connection, self, peer, reason);
+	} else if (settings->walk == WALK_EVICT && !(connection->marked && connection->in_map)) {
+		return 0;
+	}
+	describe(&record, connection, EVENT_CONNECTION, connection->last_by_tcp ? connection->reason : 0,
+		 bpf_ktime_get_ns());
+	if (settings->walk == WALK_EVICT) {
+		record.reason = connection->marked;
+		if (may_be_deleted(connection, sock, other, peer))
+			record.kind = EVENT_EVICTED;
+	} else if (connection->state != JOINED) {
+		record.reason = connection->reason < COUNTERS_COUNT ? connection->reason : 0;
+	}
+	/* What does not fit any more is shown again in the next buffer, so it is not done yet either. */
+	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
+		return 0;
+	if (!sa_members.delete(&key)) {
+		connection->state = LEFT;
+		connection->reason = connection->marked;
+		connection->in_map = 0;
+		sa_peers.delete(&key);
+	}
+	return 0;
+}
