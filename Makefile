@@ -2,13 +2,15 @@
 # Each target installs what it needs (tools/setup), so that it runs on a bare Debian.
 
 SECONDS = 2
+SOAK_SECONDS = 600
 
-.PHONY: help demo test test-apps compatibility lint format deb clean
+.PHONY: help demo test test-apps soak compatibility lint format deb clean
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
 	@echo 'sudo make test                linters, types and all tests'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
+	@echo 'sudo make soak                ten minutes of hashed streams while targets come and go'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
 	@echo '     make format              rewrite the sources in the project style'
@@ -25,6 +27,11 @@ test:
 test-apps:
 	@tools/setup apps
 	.venv/bin/python -m pytest tests/apps $(ARGS)
+
+# Streams that are hashed at both ends while their target is switched on and off, for as long as is asked for.
+soak:
+	@tools/setup test
+	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) .venv/bin/python -m pytest tests/conformance/test_stress.py $(ARGS)
 
 # Measures every behaviour anew, on this kernel.
 compatibility:

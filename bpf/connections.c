@@ -36,6 +36,8 @@ static inline u32 reason_against_pair(u64 sock, u64 peer)
 		return ULP_END;
 	if (sock_zerocopies(sock) || (peer && sock_zerocopies(peer)))
 		return ZEROCOPY_END;
+	if (sock_wants_more_than_bytes(sock) || (peer && sock_wants_more_than_bytes(peer)))
+		return OPTION_END;
 	return 0;
 }
 

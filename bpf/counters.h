@@ -33,6 +33,7 @@
 	X(UNACCEPTED, CONNECTION, "left out: its server did not accept it in time")                               \
 	X(ULP_END, CONNECTION, "left out or taken out: an end runs kernel TLS or another upper protocol")         \
 	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
+	X(OPTION_END, CONNECTION, "left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ")      \
 	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
 	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \

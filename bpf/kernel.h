@@ -107,6 +107,20 @@ static inline int sock_zerocopies(__u64 sock)
 	return READ_U64(sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY) ? 1 : 0;
 }
 
+/* Whether its reader asked for what a redirect does not bring: SO_OOBINLINE, SO_TIMESTAMP and its kin, TCP_INQ. */
+static inline int sock_wants_more_than_bytes(__u64 sock)
+{
+	__u64 flags = READ_U64(sock, OFFSET_sock_flags);
+
+	if (flags & (1ULL << SOCK_URGINLINE | 1ULL << SOCK_RCVTSTAMP | 1ULL << SOCK_TIMESTAMPING_RX_SOFTWARE))
+		return 1;
+#ifdef OFFSET_tcp_sock_recvmsg_inq
+	if (READ_BITS(sock, tcp_sock_recvmsg_inq))
+		return 1;
+#endif
+	return 0;
+}
+
 /* 0 for a socket that is in no sockmap, ours or anybody's. */
 static inline __u64 sock_psock(__u64 sock)
 {

@@ -125,7 +125,7 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	return NOTHING;
 }
 
-/* Programs that evict must know which ends may have redirected bytes in flight (see members.c). */
+/* Programs that evict must know which ends may have redirected bytes in flight (see connections.c). */
 static inline void note_first_redirect(struct connection *connection)
 {
 	struct peer *self = sa_peers.lookup(&connection->own);

@@ -102,7 +102,7 @@ class Kernel:
             raise KernelRefused(f'cannot attach to cgroup "{path}" ({exc.strerror}): {hint}') from exc
 
     def detach(self) -> None:
-        """No new connection is covered from here on, and the candidates are forgotten: nobody tells of their end."""
+        """No new connection is covered from here on. Candidates are forgotten: nobody tells of their end."""
         if self._link is not None:
             os.close(self._link)
             self._link = None

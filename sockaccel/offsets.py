@@ -58,6 +58,7 @@ FIELDS = {
 # Compiled out of some kernels (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
 OPTIONAL_FIELDS = {
     'sock_is_mptcp': ('tcp_sock', 'is_mptcp'),
+    'tcp_sock_recvmsg_inq': ('tcp_sock', 'recvmsg_inq'),
     'sock_memcg': ('sock', 'sk_memcg'),
     'memcg_memory': ('mem_cgroup', 'memory'),
     'memcg_tcpmem': ('mem_cgroup', 'tcpmem'),
@@ -66,7 +67,10 @@ OPTIONAL_FIELDS = {
     'page_counter_max': ('page_counter', 'max'),
     'page_counter_parent': ('page_counter', 'parent'),
 }
-ENUMERATORS = {'SOCK_ZEROCOPY': 'sock_flags'}
+ENUMERATORS = {
+    name: 'sock_flags'
+    for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
+}
 
 
 @dataclass(frozen=True)

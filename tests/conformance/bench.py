@@ -20,6 +20,9 @@ QUIET = 0.05
 
 Option = tuple[int, int, int]
 
+# When a program sets an option: before it connects or listens, or when data has travelled.
+AT_ONCE, IN_USE = 'set at once', 'set on a connection in use'
+
 
 class Unsupported(Exception):
     """This kernel lacks what the behaviour is about; the text says what."""
@@ -33,7 +36,7 @@ class Pair(NamedTuple):
 class Pace(NamedTuple):
     """How fast things go on this machine."""
 
-    settle: float  # seconds until a connection that will not be accelerated has been left alone
+    joins: float  # seconds within which a connection of non-blocking readers is accelerated, 0 if it never is
     slower: float  # factor for every time limit
 
 
@@ -119,6 +122,19 @@ class Bench:
             self.warm(*pair)
         return pair
 
+    def pair_with(self, moment: str, *, client: Sequence[Option] = (), server: Sequence[Option] = ()) -> Pair:
+        """A warm pair whose ends have options, set at one of the moments. Raises Unsupported."""
+        try:
+            if moment == AT_ONCE:
+                return self.pair(client_options=client, server_options=server)
+            pair = self.pair()
+            for sock, options in ((pair.client, client), (pair.server, server)):
+                for option in options:
+                    sock.setsockopt(*option)
+            return pair
+        except OSError as error:
+            raise Unsupported(f'a socket option: {error}') from error
+
     def set_mode(self, sock: socket.socket) -> None:
         sock.setblocking(not self.nonblocking)
 
@@ -128,7 +144,14 @@ class Bench:
         The figure 'warm' says which way the last message of each direction took, as TCP's own count shows.
         """
         ways = ['tcp', 'tcp']
-        for _ in range(64 if self.nonblocking else 8):
+        least = 64 if self.nonblocking else 8
+        patience = time.monotonic() + (self._pace.joins if self.nonblocking else 0)
+        rounds = 0
+        while rounds < least or time.monotonic() < patience:
+            rounds += 1
+            if rounds > least:
+                # Nothing that an application can see tells when it joins.
+                time.sleep(0.002)
             for direction, (sender, receiver) in enumerate(((one, other), (other, one))):
                 before = syscalls.TcpInfo(sender).bytes_sent
                 sender.sendall(b'sixteen bytes...')
@@ -138,13 +161,6 @@ class Bench:
             if ways == ['redirect', 'redirect']:
                 break
         self.figures.setdefault('warm', []).append(ways)
-
-    def settle(self) -> None:
-        """Give the other side the time to let go of connections that it will not accelerate.
-
-        Nothing that an application can see tells when that is done, hence the one wait for a time.
-        """
-        time.sleep(self._pace.settle)
 
     def close(self) -> None:
         for sock in self._open:

@@ -14,9 +14,6 @@ BLOCKING = ('blocking',)
 NONBLOCKING = ('nonblocking',)
 BOTH = BLOCKING + NONBLOCKING
 
-# Sockets that turn out to be unsuitable are in the map only while their connection is young.
-YOUNG, SETTLED = 'on a new connection', 'on a connection two seconds old'
-
 # What an application saw, as JSON. Three keys have a meaning: 'figures' is kept but not compared,
 # 'hang' is set by the worker, 'unsupported' says what this kernel lacks.
 Observation = dict[str, Any]
@@ -35,6 +32,7 @@ class Behaviour:
     limit: float  # seconds; a behaviour that takes longer hangs
     alone: bool  # it loads the machine, so nothing runs beside it
     slow: bool  # it takes long on a slow machine
+    stays_tcp: bool  # its sockets are set up in a way that sockaccel leaves alone
 
     def cases(self) -> Iterator['Case']:
         for family in self.families:
@@ -65,6 +63,7 @@ def behaviour(
     limit: float = 6.0,
     alone: bool = False,
     slow: bool = False,
+    stays_tcp: bool = False,
 ) -> Callable[[Callable[[Bench], Observation]], Callable[[Bench], Observation]]:
     """Enter a function into the catalogue under a name that a user understands.
 
@@ -77,7 +76,9 @@ def behaviour(
             raise ValueError(f"two behaviours are named '{name}'")
         failing = (readers if control_fails else ()) if isinstance(control_fails, bool) else control_fails
         module = observe.__module__.rpartition('.')[2]
-        _register[name] = Behaviour(name, module, observe, families, readers, failing, limit, alone, slow)
+        _register[name] = Behaviour(
+            name, module, observe, families, readers, failing, limit, alone, slow, stays_tcp
+        )
         return observe
 
     return enter

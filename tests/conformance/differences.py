@@ -7,7 +7,8 @@ Each entry is a promise in two directions: nothing else may differ, and what is 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, SETTLED, YOUNG, Case
+from tests.conformance.bench import IN_USE
+from tests.conformance.catalogue import BOTH, NONBLOCKING, Case
 
 EVERYTHING = ('*',)
 
@@ -34,7 +35,6 @@ class Difference:
 NO_URGENT_DATA = 'Leave out programs that use urgent data, such as old telnet, rlogin and FTP servers.'
 NO_SPLICE_OUT = 'Leave out programs that splice() out of sockets; HAProxy only does so with option splice-*.'
 NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
-YOUNG_ONLY = 'Leave out programs that rely on it within two seconds of the connect; after that it is as with TCP.'
 ASK_DOCTOR = 'Where the program relies on FIONREAD, use a kernel on which sockaccelctl doctor finds it correct.'
 ZEROCOPY_NOT_NEEDED = (
     'Switch zero-copy sending off in the program: a redirected message is copied once in any case.'
@@ -50,11 +50,12 @@ DIFFERENCES = (
         NO_URGENT_DATA,
     ),
     Difference(
-        'MSG_OOB: an urgent byte kept in line (SO_OOBINLINE)',
+        f'MSG_OOB: an urgent byte kept in line (SO_OOBINLINE), {IN_USE}',
         NONBLOCKING,
         ('POLLPRI', 'before the mark', 'SIOCATMARK'),
         'tcp_bpf_sendmsg',
         NO_URGENT_DATA,
+        certain=False,
     ),
     Difference('MSG_OOB: SIGURG', NONBLOCKING, ('SIGURG',), 'tcp_bpf_sendmsg', NO_URGENT_DATA),
     Difference(
@@ -103,18 +104,20 @@ DIFFERENCES = (
         NO_TCP_COUNTERS,
     ),
     Difference(
-        'TCP_INQ: what is left, told with each recvmsg()',
+        f'TCP_INQ: what is left, told with each recvmsg(), {IN_USE}',
         NONBLOCKING,
         ('recvmsg() gives',),
         'tcp_bpf_recvmsg',
-        'Let the program read until EAGAIN instead.',
+        'Let the program set it before it connects or listens: such a connection is left to TCP.',
+        certain=False,
     ),
     Difference(
-        'SO_TIMESTAMPNS: a receive time with each recvmsg()',
+        f'SO_TIMESTAMPNS: a receive time with each recvmsg(), {IN_USE}',
         NONBLOCKING,
         ('a time with the last message',),
         'tcp_bpf_recvmsg',
-        'Leave out programs that need the kernel to time their messages.',
+        'Let the program set it before it connects or listens: such a connection is left to TCP.',
+        certain=False,
     ),
     Difference(
         'send(): from an address that is not mapped',
@@ -132,38 +135,19 @@ DIFFERENCES = (
         ZEROCOPY_NOT_NEEDED,
         certain=False,
     ),
-    *(
-        Difference(
-            f'MSG_ZEROCOPY: one completion for each send(), {moment}',
-            readers,
-            ('completions',),
-            'tcp_bpf_sendmsg',
-            ZEROCOPY_NOT_NEEDED,
-            certain=False,
-        )
-        for moment, readers in ((YOUNG, BOTH), (SETTLED, NONBLOCKING))
+    Difference(
+        f'MSG_ZEROCOPY: one completion for each send(), {IN_USE}',
+        NONBLOCKING,
+        ('completions',),
+        'tcp_bpf_sendmsg',
+        ZEROCOPY_NOT_NEEDED,
+        certain=False,
     ),
     *(
-        Difference(f'FIONREAD: {what}', readers, keys, 'tcp_bpf_ioctl', ASK_DOCTOR, certain=False)
-        for what, readers, keys in (
-            ('data on a connection in use', BOTH, ('4 unread', '3 unread')),
-            ('data on a connection in use for two seconds', NONBLOCKING, ('4 unread', '3 unread')),
-            ('data sent before the accept', BOTH, ('4 unread',)),
-            ('data that TCP carried, unread, before a message of the other path', NONBLOCKING, ('8 unread',)),
-        )
-    ),
-    *(
-        Difference(
-            f'blocked recv(): {what}, {YOUNG}', BLOCKING, keys, 'tcp_msg_wait_data', YOUNG_ONLY, certain=False
-        )
+        Difference(f'FIONREAD: {what}', NONBLOCKING, keys, 'tcp_bpf_ioctl', ASK_DOCTOR, certain=False)
         for what, keys in (
-            ('a RST from the peer', ('recv() gives', 'the next recv() gives')),
-            ('shutdown() by another thread', ('recv() gives',)),
-            ('a signal without SA_RESTART', ('recv() gives',)),
-            ('a signal with SA_RESTART', ('recv() after the signal', 'recv() after data')),
-            ('shutdown(SHUT_WR) by another thread', ('recv() then', 'recv() after the answer')),
-            ('another thread that sends until it blocks', ('recv() then', 'recv() after the answer')),
-            ('two readers and one message', ('their recv()s give', 'after another message')),
+            ('data on a connection in use', ('4 unread', '3 unread')),
+            ('data that TCP carried, unread, before a message of the other path', ('8 unread',)),
         )
     ),
     Difference(
@@ -174,16 +158,13 @@ DIFFERENCES = (
         'Leave out programs that switch a connection in use to blocking and count on EINTR.',
         certain=False,
     ),
-    *(
-        Difference(
-            f'kTLS: {what}',
-            BOTH,
-            ('set-up', 'the server reads'),
-            'tls_init',
-            'Leave out programs that use kTLS, or switch it off in them: they then encrypt by themselves.',
-            certain=False,
-        )
-        for what in ('set up on a connection in use, one end encrypts', 'set up on a new connection, both ends')
+    Difference(
+        'kTLS: set up on a connection in use, one end encrypts',
+        NONBLOCKING,
+        ('set-up',),
+        'tls_init',
+        'Nothing: programs set up kTLS at once, and where it fails encrypt by themselves.',
+        certain=False,
     ),
 )
 

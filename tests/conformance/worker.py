@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument('--family', action='append', help='ipv4, ipv6 or mapped (default: all)')
     parser.add_argument('--reader', action='append', help='blocking or nonblocking (default: both)')
     parser.add_argument('--jobs', type=int, default=8, help='cases at a time')
-    parser.add_argument('--settle', type=float, default=2.0, help='seconds until unsuitable sockets are let go')
+    parser.add_argument('--joins', type=float, default=0.0, help='seconds within which connections join')
     parser.add_argument('--slower', type=float, default=1.0, help='factor for every time limit')
     parser.add_argument('--quick', action='store_true', help='leave out what takes long on a slow machine')
     parser.add_argument('--list', action='store_true', help='print the cases and run none')
@@ -166,7 +166,7 @@ def main() -> None:
         for case in cases:
             print(case)
     else:
-        run(cases, arguments.jobs, Pace(arguments.settle, arguments.slower))
+        run(cases, arguments.jobs, Pace(arguments.joins * arguments.slower, arguments.slower))
 
 
 if __name__ == '__main__':

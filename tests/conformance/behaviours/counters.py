@@ -6,7 +6,7 @@ import struct
 
 from tests.conformance import syscalls
 from tests.conformance.behaviours.send import fill
-from tests.conformance.bench import Bench, Unsupported
+from tests.conformance.bench import AT_ONCE, IN_USE, Bench
 from tests.conformance.catalogue import BOTH, NONBLOCKING, Observation, behaviour
 
 
@@ -23,13 +23,6 @@ def unread_after(bench: Bench, client: socket.socket, server: socket.socket) -> 
 @behaviour('FIONREAD: data on a connection in use', readers=BOTH)
 def bytes_unread(bench: Bench) -> Observation:
     return unread_after(bench, *bench.pair())
-
-
-@behaviour('FIONREAD: data on a connection in use for two seconds', readers=BOTH)
-def bytes_unread_settled(bench: Bench) -> Observation:
-    pair = bench.pair()
-    bench.settle()
-    return unread_after(bench, *pair)
 
 
 @behaviour('FIONREAD: data sent before the accept', readers=BOTH)
@@ -84,36 +77,43 @@ def tcp_info(bench: Bench) -> Observation:
     }
 
 
-@behaviour('TCP_INQ: what is left, told with each recvmsg()', readers=BOTH, control_fails=True)
-def tcp_inq(bench: Bench) -> Observation:
-    pair = bench.pair()
-    try:
-        pair.server.setsockopt(socket.IPPROTO_TCP, syscalls.TCP_INQ, 1)
-    except OSError as error:
-        raise Unsupported(f'TCP_INQ: {error}') from error
-    bench.write_all(pair.client, b'abcdef')
-    bench.readable(pair.server)
-    told = []
-    for count in (2, 4):
-        data, ancillary, _, _ = pair.server.recvmsg(count, 64)
-        left = [struct.unpack('i', value)[0] for _, kind, value in ancillary if kind == syscalls.TCP_INQ]
-        told.append([data.decode(), left])
-    return {'recvmsg() gives': told}
+def extras(moment: str) -> None:
+    """Enter what recvmsg() tells beside the data, for an option set at one moment."""
 
-
-@behaviour('SO_TIMESTAMPNS: a receive time with each recvmsg()', readers=BOTH, control_fails=True)
-def receive_time(bench: Bench) -> Observation:
-    pair = bench.pair()
-    pair.server.setsockopt(socket.SOL_SOCKET, syscalls.SO_TIMESTAMPNS, 1)
-    # The first segments after the option was set may still come without a time.
-    times = []
-    for _ in range(5):
-        bench.write_all(pair.client, b'data')
+    @behaviour(
+        f'TCP_INQ: what is left, told with each recvmsg(), {moment}', readers=BOTH, control_fails=True,
+        stays_tcp=moment == AT_ONCE,
+    )  # fmt: skip
+    def tcp_inq(bench: Bench) -> Observation:
+        pair = bench.pair_with(moment, server=[(socket.IPPROTO_TCP, syscalls.TCP_INQ, 1)])
+        bench.write_all(pair.client, b'abcdef')
         bench.readable(pair.server)
-        _, ancillary, _, _ = pair.server.recvmsg(100, 64)
-        times.append(bool(ancillary))
-        bench.quiet(pair.server)
-    return {'a time with the last message': times[-1]}
+        told = []
+        for count in (2, 4):
+            data, ancillary, _, _ = pair.server.recvmsg(count, 64)
+            left = [struct.unpack('i', value)[0] for _, kind, value in ancillary if kind == syscalls.TCP_INQ]
+            told.append([data.decode(), left])
+        return {'recvmsg() gives': told}
+
+    @behaviour(
+        f'SO_TIMESTAMPNS: a receive time with each recvmsg(), {moment}', readers=BOTH, control_fails=True,
+        stays_tcp=moment == AT_ONCE,
+    )  # fmt: skip
+    def receive_time(bench: Bench) -> Observation:
+        pair = bench.pair_with(moment, server=[(socket.SOL_SOCKET, syscalls.SO_TIMESTAMPNS, 1)])
+        # The first segments after the option was set may still come without a time.
+        times = []
+        for _ in range(5):
+            bench.write_all(pair.client, b'data')
+            bench.readable(pair.server)
+            _, ancillary, _, _ = pair.server.recvmsg(100, 64)
+            times.append(bool(ancillary))
+            bench.quiet(pair.server)
+        return {'a time with the last message': times[-1]}
+
+
+extras(AT_ONCE)
+extras(IN_USE)
 
 
 @behaviour('SO_MEMINFO: memory of a receiver that does not read', readers=NONBLOCKING, control_fails=True)

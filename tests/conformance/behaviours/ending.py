@@ -10,7 +10,7 @@ import time
 
 from tests.conformance import syscalls
 from tests.conformance.bench import PATIENCE, QUIET, Bench, Call, outcome, pattern, text, verdict
-from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, SETTLED, YOUNG, Observation, behaviour
+from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, Observation, behaviour
 
 EVENTS = {
     select.POLLIN: 'IN',
@@ -227,108 +227,103 @@ def reset_events(bench: Bench) -> Observation:
     }
 
 
-def blocked_recv(bench: Bench, moment: str) -> tuple[socket.socket, socket.socket, Call]:
+def blocked_recv(bench: Bench) -> tuple[socket.socket, socket.socket, Call]:
     """A thread blocked in recv() on the second socket; the first is its peer."""
     pair = bench.pair()
-    if moment == SETTLED:
-        bench.settle()
     call = Call(lambda: text(syscalls.raw_recv(pair.server.fileno(), 100)))
     return pair.client, pair.server, call.blocks_on(pair.server)
 
 
-def in_blocked_recv(moment: str) -> None:
-    """Enter what may happen to a blocked recv(), for one age of the connection."""
+@behaviour('blocked recv(): a RST from the peer', readers=BLOCKING, control_fails=True)
+def rst(bench: Bench) -> Observation:
+    client, server, call = blocked_recv(bench)
+    abort(client)
+    return {
+        'recv() gives': call.result(),
+        'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100)),
+    }
 
-    @behaviour(f'blocked recv(): a RST from the peer, {moment}', readers=BLOCKING, control_fails=True)
-    def rst(bench: Bench) -> Observation:
-        client, server, call = blocked_recv(bench, moment)
-        abort(client)
-        return {
-            'recv() gives': call.result(),
-            'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100)),
-        }
 
-    @behaviour(f'blocked recv(): shutdown() by another thread, {moment}', readers=BLOCKING, control_fails=True)
-    def shutdown(bench: Bench) -> Observation:
-        _, server, call = blocked_recv(bench, moment)
-        server.shutdown(socket.SHUT_RDWR)
-        return {
-            'recv() gives': call.result(),
-            'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100)),
-        }
+@behaviour('blocked recv(): shutdown() by another thread', readers=BLOCKING, control_fails=True)
+def shutdown(bench: Bench) -> Observation:
+    _, server, call = blocked_recv(bench)
+    server.shutdown(socket.SHUT_RDWR)
+    return {
+        'recv() gives': call.result(),
+        'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100)),
+    }
 
-    @behaviour(f'blocked recv(): a FIN from the peer, {moment}', readers=BLOCKING)
-    def fin(bench: Bench) -> Observation:
-        client, _, call = blocked_recv(bench, moment)
-        client.close()
+
+@behaviour('blocked recv(): a FIN from the peer', readers=BLOCKING)
+def fin(bench: Bench) -> Observation:
+    client, _, call = blocked_recv(bench)
+    client.close()
+    return {'recv() gives': call.result()}
+
+
+@behaviour('blocked recv(): a signal without SA_RESTART', readers=BLOCKING, control_fails=True)
+def interrupted(bench: Bench) -> Observation:
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    client, server, call = blocked_recv(bench)
+    signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
+    result = call.result()
+    bench.write_all(client, b'data')
+    return {'recv() gives': result, 'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100))}
+
+
+@behaviour('blocked recv(): a signal with SA_RESTART', readers=BLOCKING, control_fails=True)
+def restarted(bench: Bench) -> Observation:
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.siginterrupt(signal.SIGUSR1, False)
+    client, _, call = blocked_recv(bench)
+    signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
+    before = call.result(QUIET)
+    bench.write_all(client, b'data')
+    return {'recv() after the signal': before, 'recv() after data': call.result()}
+
+
+@behaviour('blocked recv(): two readers and one message', readers=BLOCKING, control_fails=True)
+def two_readers(bench: Bench) -> Observation:
+    client, server, one = blocked_recv(bench)
+    other = Call(lambda: text(syscalls.raw_recv(server.fileno(), 100))).blocks_on(server)
+    bench.write_all(client, b'one message')
+    results = sorted([one.result(QUIET), other.result(QUIET)])
+    bench.write_all(client, b'another')
+    return {'their recv()s give': results, 'after another message': sorted([one.result(), other.result()])}
+
+
+@behaviour('blocked recv(): shutdown(SHUT_WR) by another thread', readers=BLOCKING, control_fails=True)
+def half_close_beside(bench: Bench) -> Observation:
+    client, server, call = blocked_recv(bench)
+    server.shutdown(socket.SHUT_WR)
+    end = bench.read(client)
+    before = call.result(QUIET)
+    bench.write_all(client, b'answer')
+    return {'the peer reads': end, 'recv() then': before, 'recv() after the answer': call.result()}
+
+
+@behaviour('blocked recv(): another thread that sends until it blocks', readers=BLOCKING)
+def sender_beside(bench: Bench) -> Observation:
+    client, server, call = blocked_recv(bench)
+    sent = bytes(16 << 20)
+    sender = Call(lambda: bench.write_all(server, sent))
+    sender.start()
+    sender.result(4 * QUIET)
+    received = bench.read_bytes(client, len(sent))
+    before = call.result(QUIET)
+    bench.write_all(client, b'answer')
+    return {'sent': verdict(received, sent), 'recv() then': before, 'recv() after the answer': call.result()}
+
+
+@behaviour('blocked recv(): a peer that was killed', readers=BLOCKING)
+def peer_killed(bench: Bench) -> Observation:
+    pair = bench.pair()
+    with bench.process(signal.pause) as pid:
+        pair.client.close()
+        pair.server.set_inheritable(False)
+        call = Call(lambda: text(syscalls.raw_recv(pair.server.fileno(), 100))).blocks_on(pair.server)
+        os.kill(pid, signal.SIGKILL)
         return {'recv() gives': call.result()}
-
-    @behaviour(f'blocked recv(): a signal without SA_RESTART, {moment}', readers=BLOCKING, control_fails=True)
-    def interrupted(bench: Bench) -> Observation:
-        signal.signal(signal.SIGUSR1, lambda *_: None)
-        client, server, call = blocked_recv(bench, moment)
-        signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-        result = call.result()
-        bench.write_all(client, b'data')
-        return {'recv() gives': result, 'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100))}
-
-    @behaviour(f'blocked recv(): a signal with SA_RESTART, {moment}', readers=BLOCKING, control_fails=True)
-    def restarted(bench: Bench) -> Observation:
-        signal.signal(signal.SIGUSR1, lambda *_: None)
-        signal.siginterrupt(signal.SIGUSR1, False)
-        client, _, call = blocked_recv(bench, moment)
-        signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-        before = call.result(QUIET)
-        bench.write_all(client, b'data')
-        return {'recv() after the signal': before, 'recv() after data': call.result()}
-
-    @behaviour(f'blocked recv(): two readers and one message, {moment}', readers=BLOCKING, control_fails=True)
-    def two_readers(bench: Bench) -> Observation:
-        client, server, one = blocked_recv(bench, moment)
-        other = Call(lambda: text(syscalls.raw_recv(server.fileno(), 100))).blocks_on(server)
-        bench.write_all(client, b'one message')
-        results = sorted([one.result(QUIET), other.result(QUIET)])
-        bench.write_all(client, b'another')
-        return {'their recv()s give': results, 'after another message': sorted([one.result(), other.result()])}
-
-    @behaviour(
-        f'blocked recv(): shutdown(SHUT_WR) by another thread, {moment}', readers=BLOCKING, control_fails=True
-    )
-    def half_close_beside(bench: Bench) -> Observation:
-        client, server, call = blocked_recv(bench, moment)
-        server.shutdown(socket.SHUT_WR)
-        end = bench.read(client)
-        before = call.result(QUIET)
-        bench.write_all(client, b'answer')
-        return {'the peer reads': end, 'recv() then': before, 'recv() after the answer': call.result()}
-
-    @behaviour(f'blocked recv(): another thread that sends until it blocks, {moment}', readers=BLOCKING)
-    def sender_beside(bench: Bench) -> Observation:
-        client, server, call = blocked_recv(bench, moment)
-        sent = bytes(16 << 20)
-        sender = Call(lambda: bench.write_all(server, sent))
-        sender.start()
-        sender.result(4 * QUIET)
-        received = bench.read_bytes(client, len(sent))
-        before = call.result(QUIET)
-        bench.write_all(client, b'answer')
-        return {'sent': verdict(received, sent), 'recv() then': before, 'recv() after the answer': call.result()}
-
-    @behaviour(f'blocked recv(): a peer that was killed, {moment}', readers=BLOCKING)
-    def peer_killed(bench: Bench) -> Observation:
-        pair = bench.pair()
-        with bench.process(signal.pause) as pid:
-            pair.client.close()
-            if moment == SETTLED:
-                bench.settle()
-            pair.server.set_inheritable(False)
-            call = Call(lambda: text(syscalls.raw_recv(pair.server.fileno(), 100))).blocks_on(pair.server)
-            os.kill(pid, signal.SIGKILL)
-            return {'recv() gives': call.result()}
-
-
-in_blocked_recv(YOUNG)
-in_blocked_recv(SETTLED)
 
 
 @behaviour(
@@ -338,7 +333,6 @@ def signal_after_switch(bench: Bench) -> Observation:
     signal.signal(signal.SIGUSR1, lambda *_: None)
     pair = bench.pair()
     pair.server.setblocking(True)
-    bench.settle()
     call = Call(lambda: text(syscalls.raw_recv(pair.server.fileno(), 100))).blocks_on(pair.server)
     signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
     return {'recv() gives': call.result()}

@@ -148,7 +148,6 @@ def dup2(bench: Bench) -> Observation:
 @behaviour('exec: cat serves the connection as its stdin and stdout', readers=BLOCKING)
 def exec_cat(bench: Bench) -> Observation:
     pair = bench.pair()
-    bench.settle()  # the client both writes and waits, see 'blocked recv()' for what that means before
     sent = pattern(500_000)
     with subprocess.Popen(['cat'], stdin=pair.server.fileno(), stdout=pair.server.fileno()) as cat:
         pair.server.close()

@@ -30,7 +30,6 @@ def set_up(sock: socket.socket, direction: int) -> str:
 @behaviour('kTLS: set up on a connection in use, one end encrypts', readers=BOTH, control_fails=True)
 def sender_only(bench: Bench) -> Observation:
     pair = bench.pair()
-    bench.settle()
     result = set_up(pair.client, TLS_TX)
     if result != 'done':
         return {'set-up': result}

@@ -56,8 +56,6 @@ def read_stream(bench: Bench) -> Observation:
 @behaviour('order: both directions full at once', readers=BOTH)
 def full_duplex(bench: Bench) -> Observation:
     pair = bench.pair()
-    if not bench.nonblocking:
-        bench.settle()  # each end both writes and waits, see 'blocked recv()' for what that means before
     sent = {sock: pattern(3_000_000, seed) for seed, sock in enumerate(pair)}
     writers = [threading.Thread(target=bench.write_all, args=item) for item in sent.items()]
     received: dict[socket.socket, bytes] = {}

@@ -11,7 +11,7 @@ import struct
 from tests.conformance import syscalls
 from tests.conformance.behaviours.ending import abort, event_names
 from tests.conformance.behaviours.send import fill
-from tests.conformance.bench import PATIENCE, QUIET, Bench, Call, outcome
+from tests.conformance.bench import AT_ONCE, IN_USE, PATIENCE, QUIET, Bench, Call, outcome
 from tests.conformance.catalogue import BOTH, NONBLOCKING, Observation, behaviour
 
 EVERYTHING = select.POLLIN | select.POLLOUT | select.POLLPRI | select.POLLRDHUP
@@ -211,18 +211,27 @@ def out_of_band(bench: Bench) -> Observation:
     }
 
 
-@behaviour('MSG_OOB: an urgent byte kept in line (SO_OOBINLINE)', readers=BOTH, control_fails=True)
-def out_of_band_in_line(bench: Bench) -> Observation:
-    pair = bench.pair()
-    pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
-    bench.write_all(pair.client, b'ab')
-    bench.write(pair.client, b'X', socket.MSG_OOB)
-    urgent = bench.readable(pair.server, 10 * QUIET, select.POLLPRI)
-    return {
-        'POLLPRI': urgent,
-        'before the mark': bench.read(pair.server),
-        'SIOCATMARK': bool(syscalls.queued(pair.server, syscalls.SIOCATMARK)),
-    }
+def in_line(moment: str) -> None:
+    """Enter what a reader of urgent data sees that sets SO_OOBINLINE at one moment."""
+
+    @behaviour(
+        f'MSG_OOB: an urgent byte kept in line (SO_OOBINLINE), {moment}', readers=BOTH, control_fails=True,
+        stays_tcp=moment == AT_ONCE,
+    )  # fmt: skip
+    def out_of_band_in_line(bench: Bench) -> Observation:
+        pair = bench.pair_with(moment, server=[(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)])
+        bench.write_all(pair.client, b'ab')
+        bench.write(pair.client, b'X', socket.MSG_OOB)
+        urgent = bench.readable(pair.server, 10 * QUIET, select.POLLPRI)
+        return {
+            'POLLPRI': urgent,
+            'before the mark': bench.read(pair.server),
+            'SIOCATMARK': bool(syscalls.queued(pair.server, syscalls.SIOCATMARK)),
+        }
+
+
+in_line(AT_ONCE)
+in_line(IN_USE)
 
 
 @behaviour('MSG_OOB: SIGURG', readers=BOTH, control_fails=True)
