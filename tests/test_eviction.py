@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +21,7 @@ import pytest
 from sockaccel.client import Client
 from tests import harness, traffic
 from tests.harness import Cgroup, Daemon, PrivateBus
-from tests.test_membership import network_namespace
+from tests.test_membership import network_namespace, sleeps
 from tests.traffic import PATIENCE_S, Pair, accelerate, exchange, read, write
 
 Stats = Callable[[], dict[str, int]]
@@ -396,3 +397,23 @@ def test_streams_lose_nothing_while_their_target_comes_and_goes(own_daemon: Cgro
     assert counted['connections'] == TURNS * PAIRS
     assert counted['redirected_bytes'] > TURNS * STEP
     assert counted['connection_reason_drained'] > TURNS * PAIRS / 2, 'most streams had ended before'
+
+
+def test_a_reader_that_slept_before_its_socket_joined_is_woken() -> None:
+    """It sleeps in TCP's own receive function, which looks at TCP's queue alone (sk_wait_data())."""
+    with (
+        _daemon('JoinDelayMs=300\nBlockingReaders=yes\n') as root,
+        ThreadPoolExecutor(1) as pool,
+        traffic.pair(root, blocking=True) as made,
+    ):
+        task = pool.submit(threading.get_native_id).result()
+        answer = pool.submit(made.server.recv, 10)
+        harness.wait_until(lambda: sleeps(task), 'the reader sleeps')
+        assert not traffic.members()
+        harness.wait_until(lambda: len(traffic.members()) == 2, 'both join')
+        assert not answer.done()
+        made.client.sendall(b'wake up')
+        try:
+            assert answer.result(PATIENCE_S) == b'wake up'
+        finally:
+            made.client.close()

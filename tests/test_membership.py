@@ -123,7 +123,7 @@ def _interrupted_recv(end: socket.socket) -> str:
     started.wait()
     task = thread.native_id
     assert task
-    harness.wait_until(lambda: _sleeps(task), 'recv() blocks')
+    harness.wait_until(lambda: sleeps(task), 'recv() blocks')
     assert thread.ident
     signal.pthread_kill(thread.ident, signal.SIGUSR1)
     # Long enough to show that nothing happens.
@@ -133,7 +133,7 @@ def _interrupted_recv(end: socket.socket) -> str:
     return outcome
 
 
-def _sleeps(task: int) -> bool:
+def sleeps(task: int) -> bool:
     with open(f'/proc/self/task/{task}/stat') as file:
         return file.read().rpartition(')')[2].split()[0] == 'S'
 
