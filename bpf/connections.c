@@ -273,6 +273,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	} else if (connection->state != JOINED) {
 		record.reason = connection->reason < COUNTERS_COUNT ? connection->reason : 0;
 	}
+	if (settings->walk == WALK_LIST)
+		record.time_ns = connection->since_ns;
 	/* What does not fit any more is shown again in the next buffer, so it is not done yet either. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
 		return 0;

@@ -28,6 +28,8 @@ BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
+/* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */
+BPF_ARRAY(sa_rules, struct rules, 1);
 BPF_ARRAY(sa_window, struct event_window, 1);
 /* Set from the first reason for a sweep until the sweep begins. */
 BPF_ARRAY(sa_sweep_wanted, u32, 1);

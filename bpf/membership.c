@@ -213,6 +213,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	connection->own = flow;
 	mirror(&flow, &connection->peer);
 	connection->cookie = bpf_get_socket_cookie(ops);
+	connection->since_ns = bpf_ktime_get_ns();
 	connection->cgroup = cgroup_id(sock);
 	connection->slot = slot;
 	connection->generation = target->generation;
@@ -228,6 +229,8 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	reason = reason_against(sock);
 	if (!reason && listener && listener->mptcp)
 		reason = MPTCP;
+	if (!reason && is_excluded(&flow, READ_U32(sock, OFFSET_sock_uid)))
+		reason = EXCLUDED;
 	if (!reason && flow.local_port == flow.remote_port && same_address(flow.local, flow.remote))
 		reason = SELF_CONNECT;
 	if (reason)
@@ -334,6 +337,7 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	connection->own = flow;
 	connection->peer = other;
 	connection->cookie = bpf_get_socket_cookie(ops);
+	connection->since_ns = bpf_ktime_get_ns();
 	connection->cgroup = cgroup_id(sock);
 	connection->slot = peer->slot;
 	connection->generation = peer->generation;

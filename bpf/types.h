@@ -73,7 +73,8 @@ struct connection {
 	__u64 peer_file;
 	__u64 memory_pressure;
 	__u64 cgroup;
-	/* When a candidate is looked at; CLOCK_MONOTONIC. */
+	/* When it was made, and when a candidate is looked at; CLOCK_MONOTONIC. */
+	__u64 since_ns;
 	__u64 due_ns;
 	__u64 redirected_bytes;
 	__u64 redirected_messages;
@@ -158,6 +159,27 @@ enum walk {
 	WALK_EVICT,
 };
 
+enum rule_kind {
+	RULE_END,
+	RULE_PORT,
+	RULE_ADDRESS,
+	RULE_USER,
+};
+
+/* first and last: of ports or uids; address and mask as in struct flow. */
+struct rule {
+	__u32 kind;
+	__u32 exclude;
+	__u32 first;
+	__u32 last;
+	__u32 address[4];
+	__u32 mask[4];
+};
+
+struct rules {
+	struct rule rule[MAX_RULES];
+};
+
 struct event_window {
 	__u64 second;
 	__u64 count;
@@ -166,6 +188,7 @@ struct event_window {
 _Static_assert(sizeof(struct flow) == SIZEOF_FLOW, "struct flow differs from the daemon's");
 _Static_assert(sizeof(struct target) == SIZEOF_TARGET, "struct target differs from the daemon's");
 _Static_assert(sizeof(struct event) == SIZEOF_EVENT, "struct event differs from the daemon's");
+_Static_assert(sizeof(struct rule) == SIZEOF_RULE, "struct rule differs from the daemon's");
 _Static_assert(sizeof(struct settings) == SIZEOF_SETTINGS, "struct settings differs from the daemon's");
 
 #endif

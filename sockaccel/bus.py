@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # mypy: ignore-errors
-# ruff: noqa: F722, F821, N802
+# ruff: noqa: BLE001, E402, F722, F811, F821, N802
 """org.sockaccel1 on the system bus, and what dbus-next 0.2.3 needs to be fit for a daemon.
 
 dbus-next takes D-Bus signatures for annotations, which no type checker can read; they stay in this module.
@@ -9,12 +9,20 @@ dbus-next takes D-Bus signatures for annotations, which no type checker can read
 import asyncio
 import contextlib
 import os
+import struct
+import typing
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import structlog
+
+if not hasattr(typing, 'no_type_check_decorator'):
+    # Gone from Python 3.15; dbus-next imports it.
+    typing.no_type_check_decorator = lambda decorator: decorator
+
 from dbus_next import (
     BusType,
     DBusError,
@@ -26,10 +34,14 @@ from dbus_next import (
     RequestNameReply,
     Variant,
 )
+from dbus_next._private.constants import LITTLE_ENDIAN
+from dbus_next._private.unmarshaller import MarshallerStreamEndError, Unmarshaller
 from dbus_next.aio import MessageBus
+from dbus_next.introspection import Node
 from dbus_next.service import ServiceInterface, dbus_property, method, signal
 
-from sockaccel import __version__
+from sockaccel import __version__, journal
+from sockaccel.connections import Filter
 from sockaccel.errors import (
     AskFailed,
     InvalidArgument,
@@ -40,6 +52,7 @@ from sockaccel.errors import (
 )
 from sockaccel.layout import ConnectionState
 from sockaccel.polkit import ACTIONS
+from sockaccel.target import quote
 
 log = structlog.stdlib.get_logger()
 
@@ -48,12 +61,28 @@ PATH = '/org/sockaccel1'
 _DBUS = 'org.freedesktop.DBus'
 CALL_TIMEOUT_S = 25.0
 # More calls than this at once are answered with an error; a client can make any number.
-_MAXIMUM_CALLS = 1024
+_MAXIMUM_CALLS, _MAXIMUM_CALLS_OF_ONE = 8192, 1024
+# dbus-next reads a message in the event loop, about a megabyte a second. No call of ours needs more.
+_MAXIMUM_BODY = 65536
 # More connections than this are not put in one reply; a D-Bus message ends at 128 MiB.
 _MAXIMUM_ROWS = 1000
 _MAXIMUM_SUBSCRIBERS = 64
 # Events beyond are dropped rather than kept in memory.
 _MAXIMUM_UNSENT = 16384
+# Flags of the protocol, which dbus-next's MessageFlag names.
+_NO_REPLY_EXPECTED, _ALLOW_INTERACTIVE_AUTHORIZATION = 0x1, 0x4
+# No call of ours ever has it.
+_NOBODYS_SERIAL = 0xFFFFFFFF
+
+# Of every other property a change is signalled.
+_EMITS_CHANGED = {
+    'Version': 'const', 'KernelRelease': 'const',
+    'LogLevel': 'false', 'LogTarget': 'false', 'SyslogIdentifier': 'const',
+}  # fmt: skip
+_DOCTYPE = (
+    '<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"\n'
+    ' "http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
+)
 
 _call: ContextVar[Message] = ContextVar('call')
 
@@ -77,10 +106,49 @@ class PatientSocket:
             return 0
 
 
+class Reader(Unmarshaller):
+    """Reads one message. dbus-next takes one that it cannot read for the end of the connection.
+
+    Such a message, or a call that is longer than any of ours needs to be, becomes a call without its body;
+    `unreadable` says why. A message whose very header cannot be read is left out.
+    """
+
+    unreadable = ''
+
+    def unmarshall(self):
+        self.unreadable = ''
+        try:
+            # Returns, or raises MarshallerStreamEndError, with the offset at 0: what comes is read again.
+            self.offset = 0
+            self.read(16, prefetch=True)
+            order = '<' if self.buf[0] == LITTLE_ENDIAN else '>'
+            kind, body, header = self.buf[1], *struct.unpack_from(order + 'I4xI', self.buf, 4)
+            self.read(16 + header + -header % 8 + body, prefetch=True)
+        except MarshallerStreamEndError:
+            return None
+        if kind == MessageType.METHOD_CALL.value and body > _MAXIMUM_BODY:
+            return self._without_body('the message is too long')
+        try:
+            self._unmarshall()
+        except Exception as exc:
+            return self._without_body(f'the message cannot be read ({type(exc).__name__})')
+        return self.message
+
+    def _without_body(self, why):
+        self.buf[4:8] = bytes(4)
+        try:
+            self._unmarshall()
+        except Exception:
+            log.warning('A D-Bus message has a header that cannot be read, ignoring')
+            self.message = Message(message_type=MessageType.METHOD_RETURN, reply_serial=_NOBODYS_SERIAL)
+        self.unreadable = why
+        return self.message
+
+
 class Bus(MessageBus):
     """A MessageBus whose methods know their caller and always answer.
 
-    `authorise` is awaited before each method, with the member's name. Core errors become
+    `authorise` is awaited before each change, with the member's name. Core errors become
     org.sockaccel1.Error.*: of the standard errors busctl shows an errno's text instead of the message. Any
     other exception is logged once and hidden from the client.
     """
@@ -91,61 +159,143 @@ class Bus(MessageBus):
         super().__init__(bus_type=BusType.SYSTEM)
         self._writer.sock = PatientSocket(self._sock)
         self._authorise = authorise
-        self._calls = set()
+        # Each call's task, with its sender.
+        self._calls = {}
+        # Those that wait for a yes, which nobody needs any more once the sender is gone.
+        self._asking = {}
 
     def export(self, path, interface):
-        for exported in ServiceInterface._get_methods(interface):
+        members = [exported.name for exported in ServiceInterface._get_methods(interface)]
+        members += [each.name for each in ServiceInterface._get_properties(interface) if each.access.writable()]
+        for member in members:
             # Deny by default: a member that nobody thought of must not be callable.
-            assert exported.name in ACTIONS, f'{exported.name} names no polkit action'
+            assert member in ACTIONS, f'{member} names no polkit action'
         super().export(path, interface)
 
-    def _make_method_handler(self, interface, exported):
-        def handler(msg, send_reply):
-            if len(self._calls) >= _MAXIMUM_CALLS:
-                send_reply(
-                    Message.new_error(msg, f'{NAME}.Error.LimitExceeded', 'too many calls at once: try again')
-                )
-                return
-            task = self._loop.create_task(self._serve(interface, exported, msg, send_reply))
-            self._calls.add(task)
-            task.add_done_callback(self._calls.discard)
+    def _create_unmarshaller(self):
+        return Reader(self._stream)
 
-        return handler
+    def _process_message(self, msg):
+        if msg.message_type is not MessageType.METHOD_CALL:
+            super()._process_message(msg)
+        elif len(self._calls) >= _MAXIMUM_CALLS:
+            self._reply(msg, _error(msg, LimitExceeded('too many calls at once: try again')))
+        elif list(self._calls.values()).count(msg.sender) >= _MAXIMUM_CALLS_OF_ONE:
+            self._reply(msg, _error(msg, LimitExceeded('too many calls of this client at once: wait for answers')))
+        else:
+            task = self._loop.create_task(self._serve(msg, self._unmarshaller.unreadable))
+            self._calls[task] = msg.sender
+            task.add_done_callback(self._calls.pop)
 
-    async def _serve(self, interface, exported, msg, send_reply):
+    async def _serve(self, msg, unreadable):
         _call.set(msg)
         try:
-            await self._authorise(self, msg.sender, exported.name, bool(msg.flags.value & 0x4))
-            result = exported.fn(interface, *ServiceInterface._msg_body_to_args(msg))
-            if asyncio.iscoroutine(result):
-                result = await result
-            body, fds = ServiceInterface._fn_result_to_body(result, exported.out_signature_tree)
-            reply = Message.new_method_return(msg, exported.out_signature, body, fds)
-        except SockaccelError as exc:
-            reply = Message.new_error(msg, f'{NAME}.Error.{type(exc).__name__}', str(exc))
-        except DBusError as exc:
-            reply = exc._as_message(msg)
+            if unreadable:
+                raise InvalidArgument(f'{msg.member} was not called: {unreadable}')
+            signature, body = await self._dispatch(msg)
+            self._reply(msg, Message.new_method_return(msg, signature, body))
+        except (SockaccelError, DBusError) as exc:
+            self._reply(msg, _error(msg, exc))
         except asyncio.CancelledError:
-            send_reply(Message.new_error(msg, ErrorType.FAILED.value, 'sockaccel is shutting down'))
+            self._reply(msg, Message.new_error(msg, ErrorType.FAILED.value, 'sockaccel is shutting down'))
             raise
         except Exception:
-            log.exception(f'{exported.name} failed unexpectedly', member=exported.name, sender=msg.sender)
-            reply = Message.new_error(
-                msg,
-                ErrorType.FAILED.value,
-                'an internal error, see "journalctl -u sockaccel" for its details',
-            )
-        send_reply(reply)
+            log.exception(f'{msg.member} failed unexpectedly', member=msg.member, sender=msg.sender)
+            failed = 'an internal error, see "journalctl -u sockaccel" for its details'
+            self._reply(msg, Message.new_error(msg, ErrorType.FAILED.value, failed))
 
-    def _default_get_machine_id_handler(self, msg, send_reply):
-        send_reply(Message.new_method_return(msg, 's', [Path('/etc/machine-id').read_text().strip()]))
+    def _reply(self, msg, reply):
+        if not msg.flags.value & _NO_REPLY_EXPECTED:
+            self.send(reply)
+
+    async def _dispatch(self, msg):
+        """Signature and body of the answer. dbus-next's own dispatch logs a traceback for each wrong name."""
+        exports = self._path_exports.get(msg.path, [])
+        call = (msg.interface, msg.member, msg.signature)
+        if call == (f'{_DBUS}.Introspectable', 'Introspect', ''):
+            return 's', [self._introspection(msg.path)]
+        if call == (f'{_DBUS}.Peer', 'Ping', ''):
+            return '', []
+        if call == (f'{_DBUS}.Peer', 'GetMachineId', ''):
+            return 's', [Path('/etc/machine-id').read_text().strip()]
+        if not exports:
+            raise DBusError(ErrorType.UNKNOWN_OBJECT, f'there is no object "{msg.path}"')
+        if msg.interface == f'{_DBUS}.Properties':
+            return await self._property(msg, exports)
+        for interface in exports:
+            # The specification lets a caller leave the interface out.
+            if msg.interface not in (None, interface.name):
+                continue
+            for exported in ServiceInterface._get_methods(interface):
+                if (exported.name, exported.in_signature) == (msg.member, msg.signature):
+                    await self._permit(msg, exported.name)
+                    result = exported.fn(interface, *msg.body)
+                    if asyncio.iscoroutine(result):
+                        result = await result
+                    return exported.out_signature, ServiceInterface._fn_result_to_body(
+                        result, exported.out_signature_tree
+                    )[0]
+        raise DBusError(
+            ErrorType.UNKNOWN_METHOD,
+            f'there is no method "{msg.member}" for arguments of type "{msg.signature}" in "{msg.interface}"',
+        )
+
+    async def _property(self, msg, exports):
+        if {'Get': 'ss', 'GetAll': 's', 'Set': 'ssv'}.get(msg.member) != msg.signature:
+            raise DBusError(ErrorType.UNKNOWN_METHOD, f'there is no method "{msg.member}" for properties')
+        interface = next((each for each in exports if each.name == msg.body[0]), None)
+        if interface is None:
+            raise DBusError(ErrorType.UNKNOWN_INTERFACE, f'there is no interface "{msg.body[0]}" here')
+        properties = {each.name: each for each in ServiceInterface._get_properties(interface)}
+        if msg.member == 'GetAll':
+            return 'a{sv}', [
+                {name: Variant(each.signature, getattr(interface, name)) for name, each in properties.items()}
+            ]
+        wanted = properties.get(msg.body[1])
+        if wanted is None:
+            raise DBusError(ErrorType.UNKNOWN_PROPERTY, f'there is no property "{msg.body[1]}"')
+        if msg.member == 'Get':
+            return 'v', [Variant(wanted.signature, getattr(interface, wanted.name))]
+        if not wanted.access.writable():
+            raise DBusError(ErrorType.PROPERTY_READ_ONLY, f'property "{wanted.name}" cannot be set')
+        if msg.body[2].signature != wanted.signature:
+            raise InvalidArgument(f'property "{wanted.name}" is of type "{wanted.signature}"')
+        await self._permit(msg, wanted.name)
+        setattr(interface, wanted.name, msg.body[2].value)
+        return '', []
+
+    async def _permit(self, msg, member):
+        task = asyncio.current_task()
+        self._asking[task] = msg.sender
+        try:
+            interactive = bool(msg.flags.value & _ALLOW_INTERACTIVE_AUTHORIZATION)
+            subject = msg.body[0] if msg.body and isinstance(msg.body[0], str) else ''
+            await self._authorise(self, msg.sender, member, interactive, subject)
+        finally:
+            del self._asking[task]
+
+    def _introspection(self, path):
+        """dbus-next finds children by the text of their paths, and knows no annotations."""
+        below = path.rstrip('/') + '/'
+        children = sorted(
+            {each[len(below) :].split('/')[0] for each in self._path_exports if each.startswith(below)}
+        )
+        exports = self._path_exports.get(path, [])
+        if not exports and not children:
+            raise DBusError(ErrorType.UNKNOWN_OBJECT, f'there is no object "{path}"')
+        standard = [each for each in Node.default().interfaces if not each.name.endswith('.ObjectManager')]
+        node = Node(path, [*standard, *(each.introspect() for each in exports)] if exports else [])
+        node.nodes = [Node(name) for name in children]
+        xml = node.to_xml()
+        for element in xml.iter('property'):
+            if emits := _EMITS_CHANGED.get(element.get('name')):
+                ET.SubElement(element, 'annotation', name=f'{_DBUS}.Property.EmitsChangedSignal', value=emits)
+        ET.indent(xml)
+        return _DOCTYPE + ET.tostring(xml, encoding='unicode')
 
     async def ask(self, destination, path, interface, member, signature='', body=(), timeout=CALL_TIMEOUT_S):
         """Call a method of somebody else; returns the reply's body. Raises AskFailed."""
-        message = Message(
-            destination=destination, path=path, interface=interface, member=member,
-            signature=signature, body=list(body), serial=self.next_serial(),
-        )  # fmt: skip
+        message = self._message(destination, path, interface, member, signature, body)
         try:
             reply = await asyncio.wait_for(self.call(message), timeout)
         except TimeoutError as exc:
@@ -157,6 +307,18 @@ class Bus(MessageBus):
             raise AskFailed(reply.body[0] if reply.body else reply.error_name)
         return reply.body
 
+    def tell(self, destination, path, interface, member, signature='', body=()):
+        """Call a method of somebody else whose answer matters to nobody."""
+        message = self._message(destination, path, interface, member, signature, body)
+        message.flags = type(message.flags)(_NO_REPLY_EXPECTED)
+        self.send(message)
+
+    def _message(self, destination, path, interface, member, signature, body):
+        return Message(
+            destination=destination, path=path, interface=interface, member=member,
+            signature=signature, body=list(body), serial=self.next_serial(),
+        )  # fmt: skip
+
     @property
     def congested(self):
         """The bus does not take what is sent as fast as it comes."""
@@ -167,10 +329,24 @@ class Bus(MessageBus):
 
     async def user_of(self, sender):
         """The uid of a caller. Raises NotPermitted when it has left the bus."""
+        return (await self._credentials(sender))['UnixUserID'].value
+
+    async def describe(self, sender):
+        """User and program of a caller, for the journal. Raises NotPermitted when it has left the bus."""
+        found = await self._credentials(sender)
+        text, pid = f'uid {found["UnixUserID"].value}', found.get('ProcessID')
+        if pid is None:
+            return text
         try:
-            return (await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'GetConnectionUnixUser', 's', [sender]))[
-                0
-            ]
+            program = Path(f'/proc/{pid.value}/comm').read_text(errors='replace').strip()
+        except OSError:
+            program = 'process'
+        return f'{text}, {program}[{pid.value}]'
+
+    async def _credentials(self, sender):
+        asked = (_DBUS, '/org/freedesktop/DBus', _DBUS, 'GetConnectionCredentials', 's', [sender])
+        try:
+            return (await self.ask(*asked))[0]
         except AskFailed as exc:
             raise NotPermitted('the caller has left the bus') from exc
 
@@ -193,6 +369,12 @@ class Bus(MessageBus):
 
         self._disconnect_future.add_done_callback(ended)
 
+    def sender_gone(self, name):
+        """What a client that has left wanted, and was not yet allowed, is dropped."""
+        for task, sender in list(self._asking.items()):
+            if sender == name:
+                task.cancel()
+
     async def close(self):
         for task in list(self._calls):
             task.cancel()
@@ -203,6 +385,12 @@ class Bus(MessageBus):
         # dbus-next leaves both open.
         self._stream.close()
         self._sock.close()
+
+
+def _error(msg, exc):
+    if isinstance(exc, DBusError):
+        return exc._as_message(msg)
+    return Message.new_error(msg, f'{NAME}.Error.{type(exc).__name__}', str(exc))
 
 
 def already_running() -> SockaccelError:
@@ -218,23 +406,33 @@ def caller():
 class Manager(ServiceInterface):
     """org.sockaccel1.Manager: one line for each member over the core."""
 
-    def __init__(self, engine, bus):
+    def __init__(self, bus, engine, connections, reload, settings):
         super().__init__(f'{NAME}.Manager')
-        self._engine = engine
         self._bus = bus
+        self._engine = engine
+        self._connections = connections
+        self._reload = reload
+        self._settings = settings
         self._subscribers = set()
+        self._told = {}
 
     @method()
     async def Enable(self, target: 's'):
-        await self._engine.enable(target)
+        await self._engine.enable(target, by=await self._bus.describe(caller()))
 
     @method()
     async def EnableWithOptions(self, target: 's', options: 'a{sv}'):
-        await self._engine.enable(target, **_options(options))
+        chosen = _options(options, accept='as', runtime='b')
+        await self._engine.enable(target, by=await self._bus.describe(caller()), **chosen)
 
     @method()
     async def Disable(self, target: 's'):
-        await self._engine.disable(target)
+        await self._engine.disable(target, by=await self._bus.describe(caller()))
+
+    @method()
+    async def DisableWithOptions(self, target: 's', options: 'a{sv}'):
+        chosen = _options(options, runtime='b')
+        await self._engine.disable(target, by=await self._bus.describe(caller()), **chosen)
 
     @method()
     def Stats(self) -> 'a{st}':
@@ -245,11 +443,25 @@ class Manager(ServiceInterface):
         return self._engine.target_stats(target)
 
     @method()
+    def StatsSinceReset(self, target: 's') -> 'a{st}':
+        return self._engine.stats_since_reset(target)
+
+    @method()
+    def ResetCounters(self, target: 's'):
+        self._engine.reset_counters(target)
+
+    @method()
     def ListTargets(self) -> 'a(sss)':
         return [[row.name, row.state.value, row.detail] for row in self._engine.targets()]
 
     @method()
-    def ListConnections(self) -> 'aa{sv}t':
+    async def ListConnections(self, wanted: 'a{sv}', listing: 't', offset: 't') -> 'aa{sv}tt':
+        chosen = Filter.parse({name: value.value for name, value in wanted.items()})
+        page = await self._connections.page(chosen, listing, offset)
+        return [[_connection(row) for row in page.connections], page.total, page.listing]
+
+    @method()
+    def ListEnds(self) -> 'aa{sv}t':
         rows = [row for row in self._engine.connections() if row[0].state is ConnectionState.JOINED]
         return [[self.row(event, target) for event, target in rows[:_MAXIMUM_ROWS]], len(rows)]
 
@@ -262,8 +474,16 @@ class Manager(ServiceInterface):
         return [[counter.name, counter.kind, counter.sentence] for counter in self._engine.counters]
 
     @method()
+    def Configuration(self) -> 'a(sss)':
+        return [list(row) for row in self._settings().rows()]
+
+    @method()
+    async def Reload(self):
+        self._reload(await self._bus.describe(caller()))
+
+    @method()
     def Subscribe(self):
-        if len(self._subscribers) >= _MAXIMUM_SUBSCRIBERS:
+        if len(self._subscribers | {caller()}) > _MAXIMUM_SUBSCRIBERS:
             raise LimitExceeded('too many clients follow the events already')
         self._subscribers.add(caller())
 
@@ -274,6 +494,10 @@ class Manager(ServiceInterface):
     @signal()
     def ConnectionEvent(self, event: 'a{sv}') -> 'a{sv}':
         return event
+
+    @signal()
+    def TargetChanged(self, target: 's', state: 's', detail: 's') -> 'sss':
+        return [target, state, detail]
 
     @dbus_property(access=PropertyAccess.READ)
     def Version(self) -> 's':
@@ -292,7 +516,16 @@ class Manager(ServiceInterface):
         return '; '.join(finding.sentence for finding in self._engine.findings if finding.severity == 'issue')
 
     def targets_changed(self):
-        self.emit_properties_changed({'Targets': self.Targets})
+        """Tell the bus what is different from the last time."""
+        rows = self._engine.targets()
+        now = {row.name: (row.state.value, row.detail) for row in rows}
+        for name in self._told.keys() - now.keys():
+            self.TargetChanged(name, 'disabled', '')
+        for name, told in now.items():
+            if self._told.get(name) != told:
+                self.TargetChanged(name, *told)
+        self._told = now
+        self.emit_properties_changed({'Targets': [row.name for row in rows], 'Degraded': self.Degraded})
 
     def publish(self, event, target):
         if self._subscribers and not self._bus.congested:
@@ -301,6 +534,7 @@ class Manager(ServiceInterface):
     def owner_changed(self, name, new_owner):
         if not new_owner:
             self._subscribers.discard(name)
+            self._bus.sender_gone(name)
 
     def row(self, event, target):
         reason = self._engine.reason(event.reason)
@@ -327,15 +561,72 @@ class Manager(ServiceInterface):
         return {key: Variant(*value) for key, value in values.items()}
 
 
-def _options(options):
-    """What EnableWithOptions takes: accept (as), the names of kernel issues to put up with."""
-    unknown = set(options) - {'accept'}
-    if unknown:
-        raise InvalidArgument(f'option "{sorted(unknown)[0]}" is unknown, the only one is "accept"')
-    accept = options.get('accept')
-    if accept is not None and accept.signature != 'as':
-        raise InvalidArgument(f'option "accept" is of type "{accept.signature}", not "as"')
-    return {'accept': accept.value if accept else ()}
+class LogControl(ServiceInterface):
+    """org.freedesktop.LogControl1, what `systemctl service-log-level` speaks."""
+
+    def __init__(self):
+        super().__init__('org.freedesktop.LogControl1')
+
+    @dbus_property()
+    def LogLevel(self) -> 's':
+        return journal.level()
+
+    @LogLevel.setter
+    def LogLevel(self, value: 's'):
+        journal.set_level(value)
+
+    @dbus_property()
+    def LogTarget(self) -> 's':
+        return journal.target()
+
+    @LogTarget.setter
+    def LogTarget(self, value: 's'):
+        journal.set_target(value)
+
+    @dbus_property(access=PropertyAccess.READ)
+    def SyslogIdentifier(self) -> 's':
+        return journal.IDENTIFIER
+
+
+def _connection(row):
+    client, server = row.client, row.server
+    flow = client.flow if client else server.flow
+    here = ((flow.local, flow.local_port), (flow.remote, flow.remote_port))
+    ends = here if client else here[::-1]
+    values = {
+        'target': ('s', row.target),
+        'path': ('s', row.path),
+        'state': ('s', row.state.name.lower()),
+        'age_ns': ('t', row.age_ns),
+        'netns_cookie': ('t', flow.netns),
+    }
+    for name, end, (address, port), reason, cgroup in (
+        ('client', client, ends[0], row.client_reason, row.client_cgroup),
+        ('server', server, ends[1], row.server_reason, row.server_cgroup),
+    ):
+        values |= {
+            f'{name}_address': ('s', address),
+            f'{name}_port': ('q', port),
+            f'{name}_cgroup': ('s', cgroup),
+            f'{name}_reason': ('s', reason),
+            f'{name}_program': ('s', end.program if end else ''),
+            f'{name}_pid': ('u', end.pid if end else 0),
+            f'{name}_redirected_bytes': ('t', end.redirected_bytes if end else 0),
+            f'{name}_redirected_messages': ('t', end.redirected_messages if end else 0),
+            f'{name}_tcp_bytes': ('t', end.tcp_bytes if end else 0),
+            f'{name}_tcp_messages': ('t', end.tcp_messages if end else 0),
+        }
+    return {key: Variant(*value) for key, value in values.items()}
+
+
+def _options(options, **types):
+    """Options as keyword arguments of the core's. types: what there is, and of which D-Bus type."""
+    for name, value in options.items():
+        if name not in types:
+            raise InvalidArgument(f'option {quote(name)} is unknown, there is {", ".join(types)}')
+        if value.signature != types[name]:
+            raise InvalidArgument(f'option "{name}" is of type "{value.signature}", not "{types[name]}"')
+    return {name: value.value for name, value in options.items()}
 
 
 async def connect(authorise: Any) -> Any:
@@ -351,10 +642,21 @@ async def connect(authorise: Any) -> Any:
     return bus
 
 
-async def export(bus: Any, engine: Any, on_name_lost: Callable[[], None]) -> Any:
-    """Put the manager on the bus; the name comes later, as the last step. Returns the Manager."""
-    manager = Manager(engine, bus)
+async def export(
+    bus: Any,
+    engine: Any,
+    connections: Any,
+    reload: Callable[[str], None],
+    settings: Callable[[], Any],
+    on_name_lost: Callable[[], None],
+) -> Any:
+    """Put everything on the bus; the name comes later, as the last step. Returns the Manager.
+
+    reload: reads the configuration anew, for the caller that it is told; settings: what is in force.
+    """
+    manager = Manager(bus, engine, connections, reload, settings)
     bus.export(PATH, manager)
+    bus.export('/org/freedesktop/LogControl1', LogControl())
 
     def watch(msg):
         if msg.message_type is MessageType.SIGNAL and msg.sender == _DBUS:

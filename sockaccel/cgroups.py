@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Finds the cgroup of a target in the cgroup2 file system."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,20 @@ class Cgroups:
 
     def directory(self, path: str) -> Path:
         return self.mount / path.lstrip('/')
+
+    def paths(self) -> dict[int, str]:
+        """The path of every cgroup by its id; what is not valid UTF-8 in one is escaped."""
+        found = {self.mount.stat().st_ino: '/'}
+        pending = [b'/']
+        while pending:
+            path = pending.pop()
+            with contextlib.suppress(OSError), os.scandir(os.fsencode(self.mount) + path) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        below = path.rstrip(b'/') + b'/' + entry.name
+                        found[entry.inode()] = below.decode(errors='backslashreplace')
+                        pending.append(below)
+        return found
 
     async def resolve(self, target: Target) -> Cgroup | None:
         """The target's cgroup, None while it has none. Raises InvalidTarget."""

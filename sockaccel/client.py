@@ -117,8 +117,23 @@ async def _until_none(queue: 'asyncio.Queue[dict[str, Any] | None]') -> AsyncIte
 
 
 def strings(values: list[str]) -> Any:
-    """A list of strings for an option of EnableWithOptions."""
+    """A list of strings for an option, such as EnableWithOptions takes."""
     return Variant('as', values)
+
+
+def string(value: str) -> Any:
+    """A string for an option."""
+    return Variant('s', value)
+
+
+def integer(value: int) -> Any:
+    """A number for an option."""
+    return Variant('t', value)
+
+
+def boolean(value: bool) -> Any:  # noqa: FBT001
+    """Yes or no for an option."""
+    return Variant('b', value)
 
 
 def _plain(value: Any) -> Any:

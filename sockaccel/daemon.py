@@ -11,14 +11,16 @@ from pathlib import Path
 
 import structlog
 
-from sockaccel import __version__, bus, config, journal, layout, loader, polkit, probe
+from sockaccel import __version__, bus, config, journal, layout, loader, messages, polkit, probe
 from sockaccel.cgroups import Cgroups
-from sockaccel.engine import Engine, Policy
+from sockaccel.connections import Connections
+from sockaccel.engine import Engine, Policy, asked_by
 from sockaccel.errors import InvalidConfiguration, KernelRefused, SockaccelError, UnsupportedKernel
 from sockaccel.kernel import Kernel
-from sockaccel.layout import Event, EventKind
+from sockaccel.layout import Event
 from sockaccel.notify import Notifier
 from sockaccel.probe import Finding
+from sockaccel.story import Story
 from sockaccel.units import SystemdUnits
 
 log = structlog.stdlib.get_logger()
@@ -45,7 +47,7 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         loop.add_signal_handler(number, _settle, ended)
 
     async with contextlib.AsyncExitStack() as stack:
-        system_bus = await bus.connect(polkit.authorise)
+        system_bus = await bus.connect(polkit.Authority().authorise)
         stack.push_async_callback(system_bus.close)
         if await system_bus.has_owner(bus.NAME):
             raise bus.already_running()
@@ -57,29 +59,34 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         stack.callback(kernel.close)
         findings = probe.probe(fds)
         engine = Engine(kernel, cgroups, counters, findings, policy_of(settings))
-        stack.push_async_callback(_drain, engine, notifier)
+        kernel.set_rules(settings.rules)
+        story = Story(engine.reason, lambda: engine.stats()['events_suppressed'])
+        stack.push_async_callback(_drain, engine, notifier, story)
 
-        story = Story(engine)
         loop.add_reader(kernel.listen(engine.receive), kernel.consume)
         lost = BusLost(f'the bus name "{bus.NAME}" was taken away')
-        manager = await bus.export(system_bus, engine, lambda: _settle(ended, lost))
+        configuration = Configuration(read_settings, settings, engine, kernel, notifier)
+        manager = await bus.export(
+            system_bus,
+            engine,
+            Connections(kernel.read_connections, cgroups.paths, engine.target_of_slot, counters),
+            configuration.reload,
+            lambda: configuration.in_force,
+            lambda: _settle(ended, lost),
+        )
         system_bus.when_lost(lambda: _settle(ended, BusLost('the connection to the system bus was lost')))
 
         def changed() -> None:
             manager.targets_changed()
+            story.finish(frozenset(row.name for row in engine.targets()))
             notifier.status(status(engine))
 
         def happened(event: Event, target: str) -> None:
             story.tell(event, target)
             manager.publish(event, target)
 
-        def reload() -> None:
-            notifier.reloading()
-            apply(read_settings, settings, engine, kernel)
-            notifier.reloaded(status(engine))
-
         engine.on_change, engine.on_event = changed, happened
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, configuration.reload_or_log)
         await system_bus.own_name()
         _introduce(findings)
         notifier.ready(status(engine))
@@ -90,20 +97,53 @@ def policy_of(settings: config.Config) -> Policy:
     return Policy(settings.accept_kernel_issues, settings.blocking_readers, settings.join_delay_ms / 1000)
 
 
-def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engine, kernel: Kernel) -> None:
-    """Put a changed configuration in force; one that cannot be used changes nothing."""
-    try:
-        settings = read_settings()
-    except InvalidConfiguration as exc:
-        log.error(f'Configuration not reloaded, the previous one stays in force: {exc}')
-        return
-    journal.configure(settings.log_level)
-    engine.policy = policy_of(settings)
-    kernel.tune(settings.events_per_second, engine.policy.join_after_s)
-    log.info('Configuration reloaded')
-    for name, key in (('maximum_connections', 'MaximumConnections'), ('cgroup_root', 'CgroupRoot')):
-        if getattr(settings, name) != getattr(started_with, name):
-            log.warning(f'{key}= changes with the next restart, ignoring')
+class Configuration:
+    """What is in force, and how it changes while the daemon runs."""
+
+    def __init__(
+        self, read: ReadSettings, settings: config.Config, engine: Engine, kernel: Kernel, notifier: Notifier
+    ) -> None:
+        self._read = read
+        self._started_with = self.in_force = settings
+        self._engine = engine
+        self._kernel = kernel
+        self._notifier = notifier
+
+    def reload(self, by: str = '') -> None:
+        """Put the files' contents in force; what cannot be used changes nothing. Raises InvalidConfiguration.
+
+        by: who asked for it.
+        """
+        self._notifier.reloading()
+        try:
+            self._apply(self._read())
+        finally:
+            self._notifier.reloaded(status(self._engine))
+        log.info(
+            f'Configuration reloaded{asked_by(by)}',
+            message_id=messages.CONFIGURATION_RELOADED,
+            caller=by,
+        )
+        for name, key in (('maximum_connections', 'MaximumConnections'), ('cgroup_root', 'CgroupRoot')):
+            if getattr(self.in_force, name) != getattr(self._started_with, name):
+                log.warning(f'{key}= changes with the next restart, ignoring')
+
+    def reload_or_log(self) -> None:
+        try:
+            self.reload()
+        except InvalidConfiguration as exc:
+            log.error(
+                f'Configuration not reloaded, the previous one stays in force: {exc}',
+                message_id=messages.CONFIGURATION_REJECTED,
+            )
+
+    def _apply(self, settings: config.Config) -> None:
+        if settings.log_level != self.in_force.log_level:
+            journal.set_level(settings.log_level)
+        self._engine.policy = policy_of(settings)
+        self._kernel.tune(settings.events_per_second, self._engine.policy.join_after_s)
+        self._kernel.set_rules(settings.rules)
+        self.in_force = settings
 
 
 def status(engine: Engine) -> str:
@@ -114,50 +154,21 @@ def status(engine: Engine) -> str:
     return 'Accelerating: ' + ', '.join(f'{row.name} ({row.state.value})' for row in targets)
 
 
-class Story:
-    """Tells the journal what happens to connections. The kernel side limits how many lines a second."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def tell(self, event: Event, target: str) -> None:
-        reason = self._engine.reason(event.reason)
-        line = {
-            EventKind.JOINED: 'Joined {flow}',
-            EventKind.REFUSED: 'Left to TCP {flow}: {why}',
-            EventKind.FALLBACK: 'Falls back to TCP {flow}: {why}',
-            EventKind.CLOSED: 'Closed {flow}: sent {redirected} bytes redirected, {tcp} by TCP',
-            EventKind.EVICTED: 'Back to TCP {flow}: {why}',
-        }.get(event.kind)
-        if line is None:
-            return
-        text = line.format(
-            flow=event.flow,
-            why=reason.sentence if reason else 'no reason given',
-            redirected=event.redirected_bytes,
-            tcp=event.tcp_bytes,
-        )
-        who = f' ({event.program}[{event.pid}])' if event.program else ''
-        log.info(
-            f'{text}{who}',
-            target=target,
-            src=layout.endpoint(event.flow.local, event.flow.local_port),
-            dst=layout.endpoint(event.flow.remote, event.flow.remote_port),
-            reason=reason.name if reason else None,
-            program=event.program,
-        )
-
-
 def _introduce(findings: list[Finding]) -> None:
-    log.info(f'sockaccel {__version__} is ready', version=__version__)
+    log.info(f'sockaccel {__version__} is ready', version=__version__, message_id=messages.READY)
     for finding in findings:
         if finding.severity == 'issue':
-            log.warning(f'Kernel issue "{finding.name}": {finding.sentence}', issue=finding.name)
+            log.warning(
+                f'Kernel issue "{finding.name}": {finding.sentence}',
+                issue=finding.name,
+                message_id=messages.KERNEL_ISSUE,
+            )
 
 
-async def _drain(engine: Engine, notifier: Notifier) -> None:
+async def _drain(engine: Engine, notifier: Notifier, story: Story) -> None:
     notifier.stopping('Stopping: connections go back to TCP')
     left = await engine.stop()
+    story.finish()
     if left:
         log.info(f'Stopped; {left} sockets keep unread bytes and go on by TCP', draining=left)
     else:
@@ -219,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _fail(error: SockaccelError, notifier: Notifier, code: int) -> int:
     for note in getattr(error, '__notes__', []):
         log.debug(note)
-    log.error(f'Cannot go on: {error}')
+    log.error(f'Cannot go on: {error}', message_id=messages.CANNOT_GO_ON)
     notifier.failed(str(error))
     return code
 

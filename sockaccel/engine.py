@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from sockaccel import messages
 from sockaccel.cgroups import Cgroup, Cgroups
 from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, UnknownTarget
 from sockaccel.layout import MAX_TARGETS, Counter, Event, EventKind, TargetFlag
@@ -101,16 +102,18 @@ class Engine:
     _draining: dict[int, int] = field(default_factory=dict)
     _slot_names: dict[int, str] = field(default_factory=dict)
     _generation: int = 0
+    # What the counters of a slot stood at when they were reset.
+    _zero: dict[int, list[int]] = field(default_factory=dict)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _sweep_timer: asyncio.TimerHandle | None = None
     _sweep_at: float = 0
     _rested_at: float = 0
 
-    async def enable(self, name: str, accept: Iterable[str] = ()) -> None:
+    async def enable(self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = '') -> None:
         """Accelerate a target's connections from now on; again is no change.
 
-        accept: names of kernel issues that the caller puts up with. Raises InvalidTarget, KernelIssue,
-        LimitExceeded, KernelRefused.
+        accept: names of kernel issues that the caller puts up with; by: who asks for it, for the journal. Raises
+        InvalidTarget, KernelIssue, LimitExceeded, KernelRefused.
         """
         target = Target.parse(name)
         accepted = frozenset(accept)
@@ -123,13 +126,15 @@ class Engine:
             self._enabled[target.name] = enabled = self._switch_on(target, cgroup)
         where = f'cgroup "{cgroup.path}"' if cgroup else 'waiting for its cgroup to appear'
         log.info(
-            f'Enabled "{target.name}" ({where})',
+            f'Enabled "{target.name}" ({where}){asked_by(by)}',
+            message_id=messages.ENABLED,
             target=target.name,
             cgroup=enabled.cgroup and enabled.cgroup.path,
+            caller=by,
         )
         self.on_change()
 
-    async def disable(self, name: str) -> None:
+    async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None:
         """Let a target's connections go back to TCP, losing nothing. Raises InvalidTarget, UnknownTarget."""
         target = Target.parse(name)
         async with self._lock:
@@ -140,7 +145,13 @@ class Engine:
             self._sweep()
         left = self._draining.get(enabled.slot, 0)
         tail = f'; {left} sockets still hold unread bytes and drain' if left else ''
-        log.info(f'Disabled "{target.name}"{tail}', target=target.name, draining=left)
+        log.info(
+            f'Disabled "{target.name}"{tail}{asked_by(by)}',
+            message_id=messages.DISABLED,
+            target=target.name,
+            draining=left,
+            caller=by,
+        )
         self.on_change()
 
     async def stop(self) -> int:
@@ -177,11 +188,39 @@ class Engine:
 
     def target_stats(self, name: str) -> dict[str, int]:
         """The counters of one enabled target, since it was enabled. Raises UnknownTarget."""
+        enabled = self._enabled_target(name)
+        now = self.kernel.counters()[enabled.slot]
+        return self._named([value - before for value, before in zip(now, enabled.baseline, strict=True)])
+
+    def stats_since_reset(self, name: str) -> dict[str, int]:
+        """Every counter, or those of one enabled target, since `reset_counters`. Raises UnknownTarget."""
+        table, slots = self.kernel.counters(), range(MAX_TARGETS)
+        zero = [self._zero.get(slot, [0] * len(self.counters)) for slot in slots]
+        if name:
+            enabled = self._enabled_target(name)
+            slots = range(enabled.slot, enabled.slot + 1)
+            zero[enabled.slot] = [max(pair) for pair in zip(zero[enabled.slot], enabled.baseline, strict=True)]
+        rows = [[now - then for now, then in zip(table[slot], zero[slot], strict=True)] for slot in slots]
+        return self._named([sum(column) for column in zip(*rows, strict=True)])
+
+    def reset_counters(self, name: str) -> None:
+        """Let `stats_since_reset` begin at zero, for one enabled target or, '', for all; `stats` goes on.
+
+        Raises UnknownTarget.
+        """
+        table = self.kernel.counters()
+        slots = [self._enabled_target(name).slot] if name else range(MAX_TARGETS)
+        self._zero |= {slot: table[slot] for slot in slots}
+
+    def target_of_slot(self, slot: int) -> str:
+        """The name of the target that has a slot, or had it last; '' for none."""
+        return self._slot_names.get(slot, '')
+
+    def _enabled_target(self, name: str) -> Enabled:
         enabled = self._enabled.get(name)
         if enabled is None:
             raise UnknownTarget(f'target {quote(name)} is not enabled')
-        now = self.kernel.counters()[enabled.slot]
-        return self._named([value - before for value, before in zip(now, enabled.baseline, strict=True)])
+        return enabled
 
     def connections(self) -> list[tuple[Event, str]]:
         """Every end of a covered connection, joined or not, with the name of its target."""
@@ -302,3 +341,8 @@ class Engine:
         self._sweep()
         if before != self._draining:
             self.on_change()
+
+
+def asked_by(by: str) -> str:
+    """The end of a line that tells who wanted it."""
+    return f', asked by {by}' if by else ''

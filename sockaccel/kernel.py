@@ -4,7 +4,8 @@
 import errno
 import os
 import struct
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sockaccel import libbpf
@@ -12,7 +13,9 @@ from sockaccel.errors import KernelRefused
 from sockaccel.layout import (
     EVENT,
     FLOW,
+    MAX_RULES,
     MAX_TARGETS,
+    RULE,
     SETTINGS,
     TARGET,
     ConnectionState,
@@ -22,6 +25,7 @@ from sockaccel.layout import (
     TargetFlag,
     Walk,
 )
+from sockaccel.rules import Rule
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
@@ -52,6 +56,8 @@ class Kernel:
         self._join_after_s = join_after_s
         self._link: int | None = None
         self._ring: libbpf.RingBuffer | None = None
+        # What a walk does stands in the settings, so there is one at a time; listings walk in another thread.
+        self._walking = threading.Lock()
         self._settle(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
@@ -62,9 +68,10 @@ class Kernel:
         if self._ring:
             self._ring.close()
             self._ring = None
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
+        with self._walking:
+            for fd in self._fds.values():
+                os.close(fd)
+            self._fds.clear()
 
     def listen(self, receive: Callable[[Event], None]) -> int:
         """Hand each event to `receive` from `consume()`; returns the fd that is readable when there is one."""
@@ -121,6 +128,14 @@ class Kernel:
     def uncover(self, cgroup_id: int) -> None:
         libbpf.map_delete(self._fds['sa_cgroups'], _U64.pack(cgroup_id))
 
+    def set_rules(self, rules: Iterable[Rule]) -> None:
+        """Which connections are wanted, for those that connect from now on."""
+        packed = b''.join(
+            RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
+        )
+        value = packed.ljust(MAX_RULES * RULE.size, b'\0')
+        libbpf.map_update(self._fds['sa_rules'], _U32.pack(0), value)
+
     def find_listeners(self) -> None:
         """Take note of the listening sockets that were there before."""
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
@@ -128,7 +143,13 @@ class Kernel:
 
     def connections(self) -> list[Event]:
         """Every end of a covered connection, joined or not, as EventKind.CONNECTION."""
-        return [event for event in self._walk(Walk.LIST) if event.state is not ConnectionState.CONNECTING]
+        listed = _unpack(self.read_connections())
+        return [event for event in listed if event.state is not ConnectionState.CONNECTING]
+
+    def read_connections(self) -> bytes:
+        """Every end, as `struct event` after `struct event`, some more than once. From any thread. OSError."""
+        with self._walking:
+            return self._walk(Walk.LIST) if self._fds else b''
 
     def sweep(self) -> SweepResult:
         """Let suitable candidates join, evict the ends that should leave and hold nothing unread.
@@ -137,14 +158,15 @@ class Kernel:
         had not seen the marks.
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
-        marked = self._walk(Walk.JUDGE)
-        settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
-        assert settings is not None
-        next_due_ns = SETTINGS.unpack(settings)[3]
-        left = []
-        if marked:
-            self._wait_for_programs()
-            left = self._walk(Walk.EVICT)
+        with self._walking:
+            marked = self._walk(Walk.JUDGE)
+            settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
+            assert settings is not None
+            next_due_ns = SETTINGS.unpack(settings)[3]
+            left = []
+            if marked:
+                self._wait_for_programs()
+                left = _unpack(self._walk(Walk.EVICT))
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
         draining = [event for event in left if event.kind is not EventKind.EVICTED]
         return SweepResult(evicted, draining, next_due_ns / 1e9 if next_due_ns else None)
@@ -169,10 +191,13 @@ class Kernel:
         """Return when every BPF program that was running has ended (bpf/maps.c, sa_grace)."""
         libbpf.map_update(self._fds['sa_grace'], _U32.pack(0), _U32.pack(self._fds['sa_window']))
 
-    def _walk(self, walk: Walk) -> list[Event]:
+    def _walk(self, walk: Walk) -> bytes:
         self._settle(walk)
         program = self._fds['bpf_iter__bpf_sk_storage_map']
-        printed = b''.join(libbpf.iterate(program, self._fds['sa_connections']))
-        events = [Event.unpack(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
-        # An end that did not fit into one buffer is shown again in the next.
-        return list({event.cookie: event for event in events}.values())
+        return b''.join(libbpf.iterate(program, self._fds['sa_connections']))
+
+
+def _unpack(printed: bytes) -> list[Event]:
+    events = [Event.unpack(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
+    # An end that did not fit into one buffer is shown again in the next.
+    return list({event.cookie: event for event in events}.values())

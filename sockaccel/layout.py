@@ -9,18 +9,20 @@ import sysconfig
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 MAX_TARGETS = 128
 MAX_CGROUPS = 1024
 MAX_LISTENERS = 16384
 MAX_CGROUP_DEPTH = 32
+MAX_RULES = 64
 # Pages of the ring buffer; a power of two.
 EVENT_PAGES = 64
 
 FLOW = struct.Struct('=Q16s16sHHI')
 TARGET = struct.Struct('=II')
 SETTINGS = struct.Struct('=IIQQ')
+RULE = struct.Struct('=IIII16s16s')
 EVENT = struct.Struct(f'={FLOW.size}s8Q8I16s')
 
 
@@ -107,11 +109,39 @@ def endpoint(address: str, port: int) -> str:
     return f'[{address}]:{port}' if ':' in address else f'{address}:{port}'
 
 
+class Raw(NamedTuple):
+    """`struct event` as it comes, for those who look at a hundred thousand of them."""
+
+    flow: bytes
+    time_ns: int
+    cookie: int
+    peer_cookie: int
+    cgroup: int
+    redirected_bytes: int
+    redirected_messages: int
+    tcp_bytes: int
+    tcp_messages: int
+    kind: int
+    reason: int
+    slot: int
+    generation: int
+    active: int
+    pid: int
+    marked: int
+    state: int
+    program: bytes
+
+
+def _printable(text: str) -> str:
+    """A program chooses its own name, and terminals obey what is in it."""
+    return ''.join(letter if letter.isprintable() else '\ufffd' for letter in text)
+
+
 @dataclass(frozen=True)
 class Event:
     """`struct event`: what happened to one end of a connection, or what the walk over all says of it.
 
-    time_ns is CLOCK_MONOTONIC; bytes and messages are those that this end sent; program is the name of the
+    time_ns is CLOCK_MONOTONIC, for a CONNECTION when it began; bytes and messages are those that this end sent; program is the name of the
     task that the kernel named, '' where it names none; marked is the counter index of the reason why the end is
     leaving, 0 if it stays.
     """
@@ -137,12 +167,15 @@ class Event:
 
     @classmethod
     def unpack(cls, data: bytes) -> Self:
-        (
-            flow, time_ns, cookie, peer_cookie, cgroup, redirected_bytes, redirected_messages, tcp_bytes,
-            tcp_messages, kind, reason, slot, generation, active, pid, marked, state, program,
-        ) = EVENT.unpack(data)  # fmt: skip
-        return cls(
-            Flow.unpack(flow), time_ns, cookie, peer_cookie, cgroup, redirected_bytes, redirected_messages,
-            tcp_bytes, tcp_messages, EventKind(kind), reason, slot, generation, bool(active), pid, marked,
-            ConnectionState(state), program.split(b'\0', 1)[0].decode(errors='replace'),
-        )  # fmt: skip
+        return cls.of(Raw._make(EVENT.unpack(data)))
+
+    @classmethod
+    def of(cls, raw: Raw) -> Self:
+        values = raw._asdict() | {
+            'flow': Flow.unpack(raw.flow),
+            'kind': EventKind(raw.kind),
+            'active': bool(raw.active),
+            'state': ConnectionState(raw.state),
+            'program': _printable(raw.program.split(b'\0', 1)[0].decode(errors='replace')),
+        }
+        return cls(**values)

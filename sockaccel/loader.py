@@ -16,7 +16,7 @@ from pathlib import Path
 from sockaccel import layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 
-SOURCES = ('maps', 'events', 'membership', 'verdict', 'connections', 'listeners', 'probe')
+SOURCES = ('maps', 'events', 'rules', 'membership', 'verdict', 'connections', 'listeners', 'probe')
 PROGRAMS = {
     'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
     'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
@@ -27,6 +27,7 @@ PROGRAMS = {
 }
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings',
+    'sa_rules',
     'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
@@ -93,6 +94,7 @@ def defines(maximum_connections: int) -> dict[str, int]:
         'MAX_CGROUPS': layout.MAX_CGROUPS,
         'MAX_TARGETS': layout.MAX_TARGETS,
         'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,
+        'MAX_RULES': layout.MAX_RULES,
         'EVENT_PAGES': layout.EVENT_PAGES,
         'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE'),
         'O_NONBLOCK': os.O_NONBLOCK,
@@ -100,6 +102,7 @@ def defines(maximum_connections: int) -> dict[str, int]:
         'SIZEOF_TARGET': layout.TARGET.size,
         'SIZEOF_EVENT': layout.EVENT.size,
         'SIZEOF_SETTINGS': layout.SETTINGS.size,
+        'SIZEOF_RULE': layout.RULE.size,
     }
     # Since 6.10 and 6.18; without them a connection gets its program's name at its first message.
     if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):

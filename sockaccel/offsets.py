@@ -32,6 +32,7 @@ FIELDS = {
     'sock_kern_sock': ('sock', 'sk_kern_sock'),
     'sock_user_data': ('sock', 'sk_user_data'),
     'sock_socket': ('sock', 'sk_socket'),
+    'sock_uid': ('sock', 'sk_uid'),
     'sock_cgroup': ('sock', 'sk_cgrp_data.cgroup'),
     'sock_ulp': ('inet_connection_sock', 'icsk_ulp_ops'),
     'tcp_sock_write_seq': ('tcp_sock', 'write_seq'),

@@ -39,7 +39,14 @@ EventsPerSecond=0
 LogLevel=debug
 CgroupRoot=/system.slice
 """
-    assert load(tmp_path, text) == Config(frozenset({'fionread', 'ktls'}), True, 1000, 0, 'debug', '/system.slice')
+    assert load(tmp_path, text) == Config(
+        accept_kernel_issues=frozenset({'fionread', 'ktls'}),
+        blocking_readers=True,
+        maximum_connections=1000,
+        events_per_second=0,
+        log_level='debug',
+        cgroup_root='/system.slice',
+    )
 
 
 def test_an_empty_assignment_takes_back(tmp_path: Path) -> None:

@@ -279,7 +279,7 @@ def test_the_limit_of_connections_is_kept(root: Cgroup) -> None:
             made = [traffic.connect(listener) for _connection in range(8)]
         for each in made:
             exchange(each)
-        _rows, total = harness.call('ListConnections')
+        _rows, total = harness.call('ListEnds')
         assert total <= 10
         assert harness.call('Stats')['connection_reason_map_full'] >= 3
         for each in made:

@@ -33,7 +33,7 @@ def _stats() -> dict[str, int]:
 
 def _total() -> int:
     """How many ends are joined; a list of them may be cut short."""
-    _rows, total = harness.call('ListConnections')
+    _rows, total = harness.call('ListEnds')
     return int(total)
 
 

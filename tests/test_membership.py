@@ -232,7 +232,7 @@ def test_the_same_addresses_in_two_namespaces_never_meet(target: Cgroup) -> None
     made = [pool.submit(make).result() for pool in pools]
     accelerate(*(connection for connection, _listener in made))
     harness.wait_until(lambda: len(_namespaces()) == 2, 'both join')
-    rows, _total = harness.call('ListConnections')
+    rows, _total = harness.call('ListEnds')
     ends = [row['netns_cookie'] for row in rows if row['local_port'] in (5000, 5001)]
     assert len(ends) == 4
     assert len(set(ends)) == 2
@@ -310,7 +310,7 @@ def test_a_reconnected_socket_is_a_new_connection(target: Cgroup) -> None:
 
 
 def _namespaces() -> set[int]:
-    rows, _total = harness.call('ListConnections')
+    rows, _total = harness.call('ListEnds')
     return {row['netns_cookie'] for row in rows if row['local_port'] == 5001}
 
 

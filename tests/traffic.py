@@ -55,7 +55,7 @@ def is_member(end: socket.socket) -> bool:
 
 def members() -> set[tuple[int, int]]:
     """Local and remote port of every joined end."""
-    rows, total = harness.call('ListConnections')
+    rows, total = harness.call('ListEnds')
     assert len(rows) == total
     return {(row['local_port'], row['remote_port']) for row in rows}
 

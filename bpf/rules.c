@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The configuration's rules: which of a target's connections are wanted (sockaccel/rules.py). */
+
+static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid)
+{
+	if (rule->kind == RULE_PORT)
+		return flow->remote_port >= rule->first && flow->remote_port <= rule->last;
+	if (rule->kind == RULE_USER)
+		return uid >= rule->first && uid <= rule->last;
+	return (flow->remote[0] & rule->mask[0]) == rule->address[0] &&
+	       (flow->remote[1] & rule->mask[1]) == rule->address[1] &&
+	       (flow->remote[2] & rule->mask[2]) == rule->address[2] &&
+	       (flow->remote[3] & rule->mask[3]) == rule->address[3];
+}
+
+/* flow: as the connecting end sees it; uid: the owner of its socket. */
+static inline int is_excluded(const struct flow *flow, u32 uid)
+{
+	u32 asked = 0, answered = 0;
+	struct rules *rules;
+	int zero = 0;
+
+	rules = sa_rules.lookup(&zero);
+	if (!rules)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (int index = 0; index < MAX_RULES; index++) {
+		const struct rule *rule = &rules->rule[index];
+		int fit;
+
+		if (rule->kind == RULE_END)
+			break;
+		fit = fits(rule, flow, uid);
+		if (rule->exclude && fit)
+			return 1;
+		if (rule->exclude)
+			continue;
+		asked |= 1U << (rule->kind & 31);
+		answered |= fit ? 1U << (rule->kind & 31) : 0;
+	}
+	return asked != answered;
+}
