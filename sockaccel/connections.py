@@ -64,7 +64,8 @@ class Filter:
 class Connection:
     """Both ends; one of them is None where it is not known or gone already.
 
-    state: that of the end that has come less far; reasons: per end why the last message that it sent went by TCP, '' if it was redirected or there was none.
+    state: that of the end that has come less far; reasons: per end why the last message that it sent went by TCP,
+    '' if it was redirected or there was none.
     """
 
     target: str
@@ -205,9 +206,8 @@ class Connections:
         return rows
 
     def _reasons_of(self, pair: Pair) -> tuple[str, str]:
-        client, server = (
-            self._reasons[end.marked or end.reason] if end and (end.marked or end.reason) else '' for end in pair
-        )
+        reasons = [(end.marked or end.reason) if end else 0 for end in pair]
+        client, server = (self._reasons[reason] if reason else '' for reason in reasons)
         if _state(pair) is not ConnectionState.JOINED:
             return client or server, server or client
         return client, server

@@ -141,9 +141,9 @@ def _printable(text: str) -> str:
 class Event:
     """`struct event`: what happened to one end of a connection, or what the walk over all says of it.
 
-    time_ns is CLOCK_MONOTONIC, for a CONNECTION when it began; bytes and messages are those that this end sent; program is the name of the
-    task that the kernel named, '' where it names none; marked is the counter index of the reason why the end is
-    leaving, 0 if it stays.
+    time_ns is CLOCK_MONOTONIC, for a CONNECTION when it began; bytes and messages are those that this end sent;
+    program is the name of the task that the kernel named, '' where it names none; marked is the counter index of
+    the reason why the end is leaving, 0 if it stays.
     """
 
     flow: Flow
