@@ -106,6 +106,11 @@ class PatientSocket:
             return 0
 
 
+def be_patient(bus: Any) -> None:
+    """Before it connects."""
+    bus._writer.sock = PatientSocket(bus._sock)
+
+
 class Reader(Unmarshaller):
     """Reads one message. dbus-next takes one that it cannot read for the end of the connection.
 
@@ -157,7 +162,7 @@ class Bus(MessageBus):
 
     def __init__(self, authorise):
         super().__init__(bus_type=BusType.SYSTEM)
-        self._writer.sock = PatientSocket(self._sock)
+        be_patient(self)
         self._authorise = authorise
         # Each call's task, with its sender.
         self._calls = {}

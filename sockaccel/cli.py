@@ -35,7 +35,7 @@ examples:
 
 See sockaccelctl(1).
 """
-_SHOWN_IN_STATUS = 5
+_SHOWN_IN_STATUS, _REASONS_IN_STATUS = 5, 6
 _EVENT_KINDS = ('joined', 'refused', 'fallback', 'closed', 'evicted')
 
 
@@ -243,8 +243,11 @@ def _print_reasons(title: str, kind: str, counters: dict[str, int], reasons: lis
     ]
     if rows:
         print(title)
-    for count, name, sentence in sorted(rows, reverse=True):
+    rows.sort(reverse=True)
+    for count, name, sentence in rows[:_REASONS_IN_STATUS]:
         print(show.cut(f'  {count:>10}  {name}: {sentence}', show.width()))
+    if len(rows) > _REASONS_IN_STATUS:
+        print(f'              … and {len(rows) - _REASONS_IN_STATUS} more reasons, see: sockaccelctl stats')
 
 
 def _positive(text: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from dbus_next import BusType, Message, MessageType, Variant
 from dbus_next.aio import MessageBus
 
+from sockaccel.bus import be_patient
 from sockaccel.errors import SockaccelError
 
 NAME, PATH, INTERFACE = 'org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager'
@@ -39,7 +40,9 @@ class Client:
 
     async def __aenter__(self) -> Self:
         try:
-            self._bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+            self._bus = MessageBus(bus_type=BusType.SYSTEM)
+            be_patient(self._bus)
+            await self._bus.connect()
         except Exception as exc:
             raise NotRunning(f'cannot connect to the system bus ({exc})') from exc
         return self
