@@ -37,12 +37,14 @@ class Client:
 
     def __init__(self) -> None:
         self._bus: Any = None
+        self._followers: list[asyncio.Queue[dict[str, Any] | None]] = []
 
     async def __aenter__(self) -> Self:
         try:
             self._bus = MessageBus(bus_type=BusType.SYSTEM)
             be_patient(self._bus)
             await self._bus.connect()
+            self._bus._disconnect_future.add_done_callback(self._disconnected)
         except Exception as exc:
             raise NotRunning(f'cannot connect to the system bus ({exc})') from exc
         return self
@@ -52,13 +54,20 @@ class Client:
     ) -> None:
         self._bus.disconnect()
 
+    def _disconnected(self, future: 'asyncio.Future[None]') -> None:
+        # Asked for, so that asyncio does not complain that nobody did.
+        future.cancelled() or future.exception()
+        for queue in self._followers:
+            if not queue.full():
+                queue.put_nowait(None)
+
     async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:
         """Call a method of the manager; returns its value, or a list of them. Raises Refused, NotRunning."""
-        return await self._ask(NAME, PATH, INTERFACE, member, signature, arguments)
+        return await self.ask(NAME, PATH, INTERFACE, member, signature, arguments)
 
     async def properties(self) -> dict[str, Any]:
         """All properties of the manager. Raises Refused, NotRunning."""
-        answer = await self._ask(NAME, PATH, f'{_DBUS}.Properties', 'GetAll', 's', (INTERFACE,))
+        answer = await self.ask(NAME, PATH, f'{_DBUS}.Properties', 'GetAll', 's', (INTERFACE,))
         return dict(answer)
 
     async def subscribe(self) -> AsyncIterator[dict[str, Any]]:
@@ -67,6 +76,8 @@ class Client:
         Raises Refused, NotRunning.
         """
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MAXIMUM_PENDING_EVENTS)
+
+        self._followers.append(queue)
 
         def receive(message: Any) -> bool:
             if message.message_type is MessageType.SIGNAL and not queue.full():
@@ -82,23 +93,24 @@ class Client:
             f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{NAME}'",
         )
         for rule in rules:
-            await self._ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'AddMatch', 's', (rule,))
+            await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'AddMatch', 's', (rule,))
         await self.call('Subscribe')
         return _until_none(queue)
 
-    async def _ask(
+    async def ask(
         self,
         destination: str,
         path: str,
         interface: str,
         member: str,
-        signature: str,
-        arguments: tuple[Any, ...],
+        signature: str = '',
+        arguments: tuple[Any, ...] = (),
     ) -> Any:
-        message = Message(
-            destination=destination, path=path, interface=interface, member=member, signature=signature,
-            body=list(arguments),
-        )  # fmt: skip
+        """Call a method of anybody; interface: '' for any. Raises Refused, NotRunning."""
+        message: Any = Message(
+            destination=destination, path=path, member=member, signature=signature, body=list(arguments)
+        )
+        message.interface = interface or None
         # dbus-next's MessageFlag has a name for this flag; its value is the protocol's.
         message.flags = type(message.flags)(_ALLOW_INTERACTIVE_AUTHORIZATION)
         try:

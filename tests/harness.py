@@ -33,6 +33,7 @@ _BUS_CONFIG = """\
   <type>system</type>
   <listen>unix:path={directory}/bus</listen>
   <auth>EXTERNAL</auth>
+  <limit name="max_replies_per_connection">4096</limit>
   <policy context="default">
     <allow user="*"/>
     <allow own="*"/>
