@@ -8,6 +8,7 @@ dbus-next takes D-Bus signatures for annotations, which no type checker can read
 
 import asyncio
 import contextlib
+import io
 import os
 import struct
 import typing
@@ -131,6 +132,8 @@ class Reader(Unmarshaller):
             self.read(16 + header + -header % 8 + body, prefetch=True)
         except MarshallerStreamEndError:
             return None
+        # A length that is wrong must not reach into the next message.
+        self.stream = io.BytesIO()
         if kind == MessageType.METHOD_CALL.value and body > _MAXIMUM_BODY:
             return self._without_body('the message is too long')
         try:

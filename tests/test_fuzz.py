@@ -14,6 +14,7 @@ from dbus_next import Variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sockaccel.bus import Reader
 from sockaccel.client import Client, NotRunning, Refused
 from sockaccel.polkit import ACTIONS
 from tests.harness import PrivateBus, call, control
@@ -218,3 +219,32 @@ def test_a_call_without_interface_is_answered() -> None:
             return await client.ask('org.sockaccel1', '/org/sockaccel1', '', 'Stats')
 
     assert 'connections' in asyncio.run(once())
+
+
+@pytest.mark.parametrize(
+    ('message', 'member'),
+    [
+        pytest.param(raw('Stats', kind=77), None, id='unknown type'),
+        pytest.param(raw('Stats', extra=b'\xc8\x01y\0\x01'), None, id='unknown field'),
+        pytest.param(
+            raw('Enable', signature='as', body=struct.pack('<I', 1 << 30)), 'Enable', id='beyond the end'
+        ),
+        pytest.param(raw('Enable', signature='s', body=b'\2\0\0\0\xff\xfe\0'), 'Enable', id='not UTF-8'),
+        pytest.param(raw('Enable', signature='v' * 3, body=bytes(40)), 'Enable', id='variants of nothing'),
+        pytest.param(raw('Enable', signature='ay', body=bytes(100_000)), 'Enable', id='too long'),
+    ],
+)
+def test_what_no_broker_lets_through_costs_no_connection(message: bytes, member: str | None) -> None:
+    """The next message is read as if nothing had been."""
+    broker, daemon = socket.socketpair()
+    with broker, daemon, daemon.makefile('rwb') as stream:
+        daemon.setblocking(False)
+        broker.sendall(message[:20])
+        reader = Reader(stream)
+        assert reader.unmarshall() is None
+        broker.sendall(message[20:] + raw('Next'))
+        assert reader.unmarshall().member == member
+        assert reader.unreadable
+        following = Reader(stream)
+        assert following.unmarshall().member == 'Next'
+        assert not following.unreadable
