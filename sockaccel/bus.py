@@ -335,6 +335,11 @@ class Bus(MessageBus):
     async def has_owner(self, name):
         return (await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'NameHasOwner', 's', [name]))[0]
 
+    async def available(self, name):
+        """Whether the name has an owner, or would get one with the first message."""
+        activatable = await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'ListActivatableNames')
+        return name in activatable[0] or await self.has_owner(name)
+
     async def user_of(self, sender):
         """The uid of a caller. Raises NotPermitted when it has left the bus."""
         return (await self._credentials(sender))['UnixUserID'].value

@@ -72,7 +72,7 @@ class Authority:
     async def _ask(
         self, bus: Any, sender: str, member: str, action: str, subject: str, *, interactive: bool
     ) -> None:
-        if not await bus.has_owner(_NAME):
+        if not await bus.available(_NAME):
             raise NotPermitted(f'{member} needs root, because no polkit is there to ask whether this user may')
         cancellation = f'sockaccel-{next(self._numbers)}'
         flags = _ALLOW_USER_INTERACTION if interactive else 0
