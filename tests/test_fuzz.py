@@ -14,13 +14,14 @@ from dbus_next import Variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sockaccel.bus import Reader
+from sockaccel import bus as served
 from sockaccel.client import Client, NotRunning, Refused
 from sockaccel.polkit import ACTIONS
 from tests.harness import PrivateBus, call, control
 from tests.surface import Surface
 
 pytestmark = pytest.mark.usefixtures('surface')
+READER: Any = served.Reader
 MEMBERS = sorted(name for name in ACTIONS if not name.startswith('Log'))
 NO_TRACE = ('Traceback', 'File "', 'internal error')
 
@@ -240,11 +241,11 @@ def test_what_no_broker_lets_through_costs_no_connection(message: bytes, member:
     with broker, daemon, daemon.makefile('rwb') as stream:
         daemon.setblocking(False)
         broker.sendall(message[:20])
-        reader = Reader(stream)
+        reader = READER(stream)
         assert reader.unmarshall() is None
         broker.sendall(message[20:] + raw('Next'))
         assert reader.unmarshall().member == member
         assert reader.unreadable
-        following = Reader(stream)
+        following = READER(stream)
         assert following.unmarshall().member == 'Next'
         assert not following.unreadable
