@@ -82,7 +82,7 @@ def cut(line: str, columns: int) -> str:
     return line if len(line) <= columns else line[: columns - 1] + '…'
 
 
-CONNECTION_COLUMNS = ('CLIENT', 'SERVER', 'PATH', 'TO SERVER', 'TO CLIENT', 'AGE', 'WHY')
+CONNECTION_COLUMNS = ('CLIENT', 'SERVER', 'PATH', 'WHY', 'TO SERVER', 'TO CLIENT', 'AGE')
 
 
 def connection(row: dict[str, Any]) -> list[str]:
@@ -90,9 +90,9 @@ def connection(row: dict[str, Any]) -> list[str]:
     return [
         *(_end(row, name) for name in ('client', 'server')),
         row['path'],
+        why(row),
         *(size(row[f'{name}_redirected_bytes'] + row[f'{name}_tcp_bytes']) for name in ('client', 'server')),
         duration(row['age_ns']),
-        why(row),
     ]
 
 

@@ -24,6 +24,7 @@ _RATES = (
     ('redirected', 'redirected_bytes'), ('tcp', 'tcp_bytes'), ('messages', 'redirected_messages'),
     ('tcp messages', 'tcp_messages'), ('connections', 'connections'),
 )  # fmt: skip
+_COLUMNS = 4
 
 
 @dataclass
@@ -90,8 +91,9 @@ def frame(before: Sample, now: Sample, columns: int, lines: int) -> list[str]:
         ((_moved(row) - _moved(before.connections.get(key, row)), row) for key, row in now.connections.items()),
         key=lambda pair: -pair[0],
     )
-    rows = [['BYTES/s', *show.CONNECTION_COLUMNS]]
-    rows += [[show.size(moved / seconds), *show.connection(row)] for moved, row in busiest]
+    # Its rate, and of the columns those that fit into 80.
+    rows = [['BYTES/s', *show.CONNECTION_COLUMNS[:_COLUMNS]]]
+    rows += [[show.size(moved / seconds), *show.connection(row)[:_COLUMNS]] for moved, row in busiest]
     styles = ['bold', *(show.path_style(row) for _moved_bytes, row in busiest)]
     return (out + show.table(rows[: max(1, lines - len(out))], columns=columns, styles=styles))[:lines]
 
@@ -124,7 +126,7 @@ async def run(client: Client, interval: float, count: int | None) -> None:
             size = shutil.get_terminal_size()
             lines = [*frame(before, now, size.columns, size.lines - 1), '']
             last = show.styled('q quits', 'dim')
-            picture = ''.join(f'{line}{_CLEAR_LINE}\r\n' for line in lines[:-1])
+            picture = ''.join(f'{line}{_CLEAR_LINE}\n' for line in lines[:-1])
             sys.stdout.write(f'{_HOME}{picture}{last}{_CLEAR_LINE}{_CLEAR_REST}')
             sys.stdout.flush()
             before, interval_now, shown = now, interval, shown + 1
