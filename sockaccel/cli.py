@@ -16,6 +16,7 @@ from sockaccel import __version__, config, show, top
 from sockaccel.client import Client, NotRunning, Refused, boolean, integer, string, strings
 from sockaccel.connections import PATHS
 from sockaccel.errors import InvalidConfiguration
+from sockaccel.target import Target
 
 EX_OK, EX_REFUSED, EX_USAGE, EX_NOT_RUNNING, EX_NOT_PERMITTED = 0, 1, 2, 3, 4
 
@@ -45,7 +46,7 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
         chosen['runtime'] = boolean(True)
     await client.call('EnableWithOptions', 'sa{sv}', options.target, chosen)
     for name, state, detail in await client.call('ListTargets'):
-        if name == options.target:
+        if name == Target.parse(options.target).name:
             print(f'Enabled "{name}": {state} ({detail}). Its new connections are accelerated from now on.')
     return EX_OK
 

@@ -62,5 +62,5 @@ class Notifier:
 
 
 def _line(text: str) -> str:
-    """sdnotify sends latin-1 (its _b()), and a line break would begin another assignment."""
-    return text.replace('\n', ' ').encode('ascii', 'replace').decode()
+    """sdnotify sends latin-1 (its _b()), a line break would begin another assignment, and NUL end all of them."""
+    return ''.join(letter if letter.isprintable() else ' ' for letter in text).encode('ascii', 'replace').decode()

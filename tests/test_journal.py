@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sockaccel import journal, messages
 from sockaccel.errors import InvalidArgument
 from sockaccel.journal import JournalRenderer, encode
-from sockaccel.notify import Notifier
+from sockaccel.notify import Notifier, _line
 from tests import harness
 from tests.harness import ROOT, Cgroup, Daemon, PrivateBus, stop, wait_until
 from tests.traffic import exchange, pair
@@ -75,6 +75,13 @@ def test_notify_sends_one_line_whatever_the_text(tmp_path: Path, monkeypatch: py
         monkeypatch.setenv('NOTIFY_SOCKET', str(tmp_path / 'notify'))
         Notifier().status('two\nlines, café and \u2026')
         assert systemd.recv(4096) == b'STATUS=two lines, caf? and ?'
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_one_assignment(text: str) -> None:
+    assert _line(text).isascii()
+    assert not re.search(r'[\n\r\0]', _line(text))
+    assert _line(_line(text)) == _line(text)
 
 
 def test_notify_without_systemd_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:

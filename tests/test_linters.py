@@ -47,7 +47,7 @@ def test_clang_format() -> None:
 
 
 def test_shellcheck() -> None:
-    scripts = ['tools/setup', '.ci/run', 'packaging/build-deb']
+    scripts = ['tools/setup', '.ci/run', 'packaging/build-deb', 'packaging/completions/sockaccelctl']
     run('shellcheck', *scripts)
 
 
@@ -64,5 +64,16 @@ def test_type_checks_are_switched_off_nowhere_but_in_the_bus_module() -> None:
 
 
 def test_tools_are_there() -> None:
-    for tool in ('clang-format', 'shellcheck', 'bpftool', 'busctl', 'iperf3', 'dbus-daemon', 'setpriv', 'unshare'):
+    for tool in (
+        'clang-format',
+        'shellcheck',
+        'bpftool',
+        'busctl',
+        'iperf3',
+        'dbus-daemon',
+        'setpriv',
+        'unshare',
+        'mandoc',
+        'zsh',
+    ):
         assert shutil.which(tool), f'{tool} is missing: run tools/setup test'

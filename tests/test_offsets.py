@@ -2,6 +2,8 @@
 """Offsets from the running kernel's type information."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sockaccel import offsets
 from sockaccel.libbpf import KernelTypes
@@ -29,3 +31,25 @@ def test_what_a_kernel_lacks_is_named() -> None:
             locate(types, 'no_such_struct', 'x')
         with pytest.raises(KeyError, match='NONSENSE'):
             offsets.enumerator(types, 'sock_flags', 'NONSENSE')
+
+
+NAMES = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ['sock', 'tcp_sock', '__sk_common', 'skc_net', 'net', 'sk_flags', 'sk_backlog', 'rmem_alloc', '']
+    ),
+)
+
+
+@settings(deadline=None)
+@given(NAMES, st.lists(NAMES, max_size=4))
+def test_any_path_is_a_field_or_named_as_missing(structure: str, path: list[str]) -> None:
+    """A new kernel may have turned any member into something else."""
+    with KernelTypes() as types:
+        try:
+            field = locate(types, structure, '.'.join(path))
+        except KeyError as exc:
+            assert structure in str(exc.args[0])
+        else:
+            assert field.offset >= 0
+            assert 0 < field.bits <= 64
