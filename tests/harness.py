@@ -34,15 +34,17 @@ _BUS_CONFIG = """\
   <listen>unix:path={directory}/bus</listen>
   <auth>EXTERNAL</auth>
   <limit name="max_replies_per_connection">4096</limit>
-  <policy context="default">
+  {policy}
+</busconfig>
+"""
+_EVERYTHING = """\
+<policy context="default">
     <allow user="*"/>
     <allow own="*"/>
     <allow send_type="method_call"/>
     <allow send_destination="*"/>
     <allow receive_sender="*"/>
-  </policy>
-</busconfig>
-"""
+  </policy>"""
 
 
 class Cgroup:
@@ -106,12 +108,12 @@ def wait_until(condition: Any, what: str, seconds: float = 10) -> None:
 
 
 class PrivateBus:
-    """A dbus-daemon of our own, in the place of the system bus."""
+    """A dbus-daemon of our own, in the place of the system bus. policy: elements of its configuration."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: str = _EVERYTHING) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-bus-')
         config = Path(self._directory.name, 'bus.conf')
-        config.write_text(_BUS_CONFIG.format(directory=self._directory.name))
+        config.write_text(_BUS_CONFIG.format(directory=self._directory.name, policy=policy))
         # Users other than root connect to it too.
         Path(self._directory.name).chmod(0o755)
         self._process = subprocess.Popen(

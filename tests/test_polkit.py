@@ -78,6 +78,39 @@ def tell_polkit(bus: PrivateBus, member: str, *arguments: str) -> None:
     assert busctl(bus, 'call', *POLKIT, member, *arguments).returncode == 0
 
 
+# The default of Debian's system bus, and then ours.
+POLICY = f"""\
+<policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus"/>
+  </policy>
+  <include>{ROOT}/packaging/dbus/org.sockaccel1.conf</include>"""
+
+
+def test_the_policy_of_the_bus() -> None:
+    """Anybody may speak to the daemon, in what it offers, and nobody else may be it."""
+    with PrivateBus(POLICY) as bus, Surface():
+        assert call(bus, 'Stats') == ''
+        assert 'needs root' in call(bus, 'Reload')
+        assert busctl(bus, 'get-property', *LOG, 'LogLevel', user=NOBODY).returncode == 0
+        assert busctl(bus, 'introspect', *MANAGER[:2], user=NOBODY).returncode == 0
+        other = busctl(bus, 'call', *MANAGER[:2], 'org.example.Other', 'Stats', user=NOBODY)
+        assert 'denied' in other.stderr.lower()
+        own = ('call', 'org.freedesktop.DBus', '/org/freedesktop/DBus', 'org.freedesktop.DBus', 'RequestName')
+        for name in ('org.sockaccel1', 'org.sockaccel1.Other'):
+            said = busctl(bus, *own, 'su', name, '0', user=NOBODY).stderr
+            assert 'Access denied' in said, said
+
+
 def test_every_member_is_a_change_or_a_read() -> None:
     members = {name for name in ACTIONS if not name.startswith('Log')}
     assert members == CHANGES.keys() | READS.keys()
