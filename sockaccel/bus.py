@@ -13,7 +13,7 @@ import os
 import struct
 import typing
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -492,7 +492,7 @@ class Manager(ServiceInterface):
 
     @method()
     async def Reload(self):
-        self._reload(await self._bus.describe(caller()))
+        await self._reload(await self._bus.describe(caller()))
 
     @method()
     def Subscribe(self):
@@ -659,7 +659,7 @@ async def export(
     bus: Any,
     engine: Any,
     connections: Any,
-    reload: Callable[[str], None],
+    reload: Callable[[str], Awaitable[None]],
     settings: Callable[[], Any],
     on_name_lost: Callable[[], None],
 ) -> Any:

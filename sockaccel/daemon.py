@@ -86,7 +86,7 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
             manager.publish(event, target)
 
         engine.on_change, engine.on_event = changed, happened
-        loop.add_signal_handler(signal.SIGHUP, configuration.reload_or_log)
+        loop.add_signal_handler(signal.SIGHUP, configuration.reload_later)
         await system_bus.own_name()
         _introduce(findings)
         notifier.ready(status(engine))
@@ -108,15 +108,16 @@ class Configuration:
         self._engine = engine
         self._kernel = kernel
         self._notifier = notifier
+        self._reloads: set[asyncio.Task[None]] = set()
 
-    def reload(self, by: str = '') -> None:
+    async def reload(self, by: str = '') -> None:
         """Put the files' contents in force; what cannot be used changes nothing. Raises InvalidConfiguration.
 
         by: who asked for it.
         """
         self._notifier.reloading()
         try:
-            self._apply(self._read())
+            await self._apply(self._read())
         finally:
             self._notifier.reloaded(status(self._engine))
         log.info(
@@ -128,16 +129,22 @@ class Configuration:
             if getattr(self.in_force, name) != getattr(self._started_with, name):
                 log.warning(f'{key}= changes with the next restart, ignoring')
 
-    def reload_or_log(self) -> None:
+    def reload_later(self) -> None:
+        """For a signal handler: in a task, whose errors go to the log."""
+        task = asyncio.get_running_loop().create_task(self._reload_or_log())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_or_log(self) -> None:
         try:
-            self.reload()
+            await self.reload()
         except InvalidConfiguration as exc:
             log.error(
                 f'Configuration not reloaded, the previous one stays in force: {exc}',
                 message_id=messages.CONFIGURATION_REJECTED,
             )
 
-    def _apply(self, settings: config.Config) -> None:
+    async def _apply(self, settings: config.Config) -> None:
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
         self._engine.policy = policy_of(settings)

@@ -104,6 +104,10 @@ class Core:
         return None
 
 
+async def _reload(_by: str) -> None:
+    return
+
+
 async def serve(count: int) -> None:
     journal.configure()
     journal.set_target('console')
@@ -116,7 +120,7 @@ async def serve(count: int) -> None:
         system_bus,
         core,
         connections,
-        lambda by: print(f'reload {by}', file=sys.stderr),
+        _reload,
         lambda: settings,
         lambda: None,
     )
