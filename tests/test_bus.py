@@ -231,6 +231,7 @@ def _members(interface: ET.Element) -> set[tuple[str, ...]]:
             member.get('type', ''),
             member.get('access', ''),
             *(f'{argument.get("direction", "out")} {argument.get("type")}' for argument in member.iter('arg')),
+            *(f'{each.get("name")}={each.get("value")}' for each in member.iter('annotation')),
         )
         for member in interface
         if member.tag in ('method', 'signal', 'property')

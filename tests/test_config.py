@@ -122,3 +122,55 @@ def test_any_text_is_a_configuration_or_a_clear_error(tmp_path_factory: pytest.T
         config.load([path])
     except InvalidConfiguration as exc:
         assert str(path) in str(exc)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*config._KEYS, 'Nonsense']),
+            st.one_of(
+                st.sampled_from(['', 'yes', '5', '1-2', 'root', '::1', '/x', 'info', ' ', '=']),
+                st.text(max_size=20),
+            ),
+        ),
+        max_size=8,
+    )
+)
+def test_any_assignments(tmp_path_factory: pytest.TempPathFactory, lines: list[tuple[str, str]]) -> None:
+    """What was understood can be written down again, and means the same."""
+    path = tmp_path_factory.getbasetemp() / 'assignments.conf'
+    text = ''.join(f'{key}={value}\n' for key, value in lines)
+    path.write_text(f'[Sockaccel]\n{text}', encoding='utf-8', errors='surrogatepass', newline='')
+    try:
+        loaded = config.load([path])
+    except InvalidConfiguration as exc:
+        assert f'{path}' in str(exc)
+        return
+    written = ''.join(f'{key}={value}\n' for key, value, _source in loaded.rows())
+    path.write_text(f'[Sockaccel]\n{written}')
+    assert config.load([path]) == loaded
+
+
+def test_lists_grow_and_say_where_they_are_from(tmp_path: Path) -> None:
+    first = write(tmp_path / 'a.conf', '[Sockaccel]\nExcludePorts=80\nEventsPerSecond=1\n')
+    second = write(tmp_path / 'b.conf', '[Sockaccel]\n\nExcludePorts=8000-8999 443\nEventsPerSecond=2\n')
+    rows = {key: (value, source) for key, value, source in config.load([first, second]).rows()}
+    assert rows['ExcludePorts'] == ('80 8000-8999 443', f'{first}:2, {second}:3')
+    assert rows['EventsPerSecond'] == ('2', f'{second}:4')
+    assert rows['LogLevel'] == ('info', '')
+
+
+def test_too_many_rules(tmp_path: Path) -> None:
+    ports = ' '.join(map(str, range(1, 66)))
+    with pytest.raises(InvalidConfiguration, match=':2: IncludePorts= .* there can be 64'):
+        load(tmp_path, f'[Sockaccel]\nIncludePorts={ports}\n')
+
+
+def test_a_masked_main_file(tmp_path: Path) -> None:
+    directories = tuple(str(tmp_path / name) for name in ('etc', 'run', 'usr'))
+    write(tmp_path / 'usr/sockaccel.conf', '[Sockaccel]\nEventsPerSecond=1\n')
+    write(tmp_path / 'usr/sockaccel.conf.d/50-x.conf', '[Sockaccel]\nLogLevel=debug\n')
+    (tmp_path / 'etc').mkdir()
+    (tmp_path / 'etc/sockaccel.conf').symlink_to('/dev/null')
+    loaded = config.load(config.files(directories))
+    assert (loaded.events_per_second, loaded.log_level) == (100, 'debug')
