@@ -40,6 +40,7 @@ from dbus_next._private.unmarshaller import MarshallerStreamEndError, Unmarshall
 from dbus_next.aio import MessageBus
 from dbus_next.introspection import Node
 from dbus_next.service import ServiceInterface, dbus_property, method, signal
+from dbus_next.signature import SignatureTree
 
 from sockaccel import __version__, journal
 from sockaccel.connections import Filter
@@ -68,6 +69,7 @@ _MAXIMUM_BODY = 65536
 # More connections than this are not put in one reply; a D-Bus message ends at 128 MiB.
 _MAXIMUM_ROWS = 1000
 _MAXIMUM_SUBSCRIBERS = 64
+_MAXIMUM_SIGNATURES = 1024
 # Events beyond are dropped rather than kept in memory.
 _MAXIMUM_UNSENT = 16384
 # Flags of the protocol, which dbus-next's MessageFlag names.
@@ -86,6 +88,18 @@ _DOCTYPE = (
 )
 
 _call: ContextVar[Message] = ContextVar('call')
+
+
+class SignatureCache(dict):
+    """dbus-next remembers every signature that it ever met, and a client can send ever new ones."""
+
+    def __setitem__(self, signature, tree):
+        if len(self) >= _MAXIMUM_SIGNATURES:
+            self.clear()
+        super().__setitem__(signature, tree)
+
+
+SignatureTree._cache = SignatureCache(SignatureTree._cache)
 
 
 class PatientSocket:

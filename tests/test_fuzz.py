@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dbus_next import Variant
+from dbus_next.signature import SignatureTree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -249,3 +250,12 @@ def test_what_no_broker_lets_through_costs_no_connection(message: bytes, member:
         following = READER(stream)
         assert following.unmarshall().member == 'Next'
         assert not following.unreadable
+
+
+def test_ever_new_signatures_take_no_endless_memory() -> None:
+    cache = SignatureTree._cache
+    before = len(cache)
+    for number in range(3000):
+        SignatureTree._get(''.join('ybnqiuxtds'[int(digit)] for digit in str(number)))
+    assert before < 3000
+    assert len(cache) <= 1024
