@@ -13,7 +13,7 @@ from sockaccel.layout import EVENT, FLOW, ConnectionState, Counter, Event, Raw
 from sockaccel.target import quote
 
 PAGE = 256
-# A listing of 100,000 connections is 40 MB.
+# A listing of 100,000 connections is 50 MB.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
 # Cgroups come and go; one that is unknown is looked for this often.
@@ -90,6 +90,8 @@ class Page:
 
 
 Pair = tuple[Raw | None, Raw | None]
+# The same in a third of the memory.
+Packed = tuple[bytes | None, bytes | None]
 
 
 def pairs(data: bytes) -> list[Pair]:
@@ -129,7 +131,7 @@ class Connections:
         self._reasons = [counter.name for counter in counters]
         self._paths: dict[int, str] = {}
         self._looked = 0.0
-        self._listings: dict[int, list[Pair]] = {}
+        self._listings: dict[int, list[Packed]] = {}
         self._last = 0
         self._one_at_a_time = asyncio.Lock()
 
@@ -151,14 +153,14 @@ class Connections:
                 self._listings.pop(listing, None)
             return Page(rows, len(found), listing)
 
-    def _keep(self, listing: int, found: list[Pair]) -> None:
+    def _keep(self, listing: int, found: list[Packed]) -> None:
         while len(self._listings) >= _MAXIMUM_LISTINGS:
             del self._listings[min(self._listings)]
         self._listings[listing] = found
         if len(found) > PAGE:
             asyncio.get_running_loop().call_later(_KEPT_FOR_S, self._listings.pop, listing, None)
 
-    def _find(self, wanted: Filter) -> list[Pair]:
+    def _find(self, wanted: Filter) -> list[Packed]:
         address, program = wanted.packed_address(), wanted.program and wanted.program.encode()
 
         def fits(pair: Pair) -> bool:
@@ -178,9 +180,10 @@ class Connections:
 
         found = [pair for pair in pairs(self._read_connections()) if fits(pair)]
         found.sort(key=lambda pair: -sum(end.redirected_bytes + end.tcp_bytes for end in pair if end))
-        return found
+        return [(_pack(client), _pack(server)) for client, server in found]
 
-    def _describe(self, found: list[Pair]) -> list[Connection]:
+    def _describe(self, packed: list[Packed]) -> list[Connection]:
+        found = [(_unpack(client), _unpack(server)) for client, server in packed]
         cgroups = {end.cgroup for pair in found for end in pair if end}
         if not cgroups <= self._paths.keys() and time.monotonic() - self._looked > _LOOK_AGAIN_AFTER_S:
             self._paths, self._looked = self._cgroup_paths(), time.monotonic()
@@ -211,6 +214,14 @@ class Connections:
         if _state(pair) is not ConnectionState.JOINED:
             return client or server, server or client
         return client, server
+
+
+def _pack(end: Raw | None) -> bytes | None:
+    return EVENT.pack(*end) if end else None
+
+
+def _unpack(end: bytes | None) -> Raw | None:
+    return Raw._make(EVENT.unpack(end)) if end else None
 
 
 def _state(pair: Pair) -> ConnectionState:
