@@ -4,11 +4,13 @@
 SECONDS = 2
 SOAK_SECONDS = 600
 
-.PHONY: help demo test test-apps soak compatibility lint format deb clean
+.PHONY: help demo test test-apps test-system test-kernels soak compatibility lint format deb clean
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
 	@echo 'sudo make test                linters, types and all tests'
+	@echo 'sudo make test-system         the package under systemd, in containers of Debian 12 and 13'
+	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
 	@echo 'sudo make soak                ten minutes of hashed streams while targets come and go'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
@@ -22,7 +24,17 @@ demo:
 
 test:
 	@tools/setup test
-	.venv/bin/python -m pytest --ignore=tests/apps $(ARGS)
+	.venv/bin/python -m pytest $(ARGS)
+
+test-system:
+	@tools/setup system
+	.venv/bin/python -m pytest tests/system $(ARGS)
+
+# Without ARGS the table in docs/compatibility.md is written anew.
+test-kernels:
+	@tools/setup kernels
+	.venv/bin/python -m pytest tests/kernels $(ARGS)
+	$(if $(ARGS),,.venv/bin/python -m tests.kernels.table build/kernels docs/compatibility.md)
 
 test-apps:
 	@tools/setup apps

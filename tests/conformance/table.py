@@ -164,7 +164,9 @@ def main() -> None:
     measured = results.load(arguments.results)
     if 'plain' not in measured:
         parser.error(f"no results of plain TCP in '{arguments.results}'")
-    arguments.output.write_text('\n'.join(page(measured)) + '\n')
+    # tests/kernels/table.py writes the rest.
+    kernels = arguments.output.read_text().partition('\n## Kernels\n')[1:] if arguments.output.exists() else ()
+    arguments.output.write_text('\n'.join(page(measured)) + '\n' + ''.join(kernels))
 
 
 if __name__ == '__main__':
