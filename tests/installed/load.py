@@ -18,7 +18,10 @@ PATIENCE_S = 30.0
 
 
 async def converse(port: int, number: int, stopped: asyncio.Event) -> int:
-    """Exchange batches of random sizes; returns the bytes that came back. Raises OSError, TimeoutError, ValueError."""
+    """Exchange batches of random sizes; returns the bytes that came back.
+
+    Raises OSError, TimeoutError, ValueError.
+    """
     dice = random.Random(number)
     reader, writer = await asyncio.wait_for(asyncio.open_connection('127.0.0.1', port), PATIENCE_S)
     count = 0

@@ -42,7 +42,9 @@ def stats() -> dict[str, int]:
 
 def targets() -> dict[str, str]:
     """Name to state."""
-    return {row['name']: row['state'] for row in json.loads(run('sockaccelctl', 'status', '--json'))['TargetStates']}
+    return {
+        row['name']: row['state'] for row in json.loads(run('sockaccelctl', 'status', '--json'))['TargetStates']
+    }
 
 
 def issues() -> list[str]:

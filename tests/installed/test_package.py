@@ -35,7 +35,9 @@ def previous(tmp_path: Path) -> Path:
     run('dpkg-deb', '--raw-extract', PACKAGE, str(tree))
     control = tree / 'DEBIAN' / 'control'
     lines = control.read_text().splitlines()
-    control.write_text('\n'.join('Version: 0.0.1' if line.startswith('Version:') else line for line in lines) + '\n')
+    control.write_text(
+        '\n'.join('Version: 0.0.1' if line.startswith('Version:') else line for line in lines) + '\n'
+    )
     with (tree / 'usr/share/sockaccel/bpf/verdict.c').open('a') as source:
         source.write('// The previous version.\n')
     package = tmp_path / 'previous.deb'

@@ -37,7 +37,8 @@ def test_ordinary_user(sockaccel: None, user: str) -> None:
         try:
             # polkitd sees the file when it sees it.
             wait_until(
-                lambda: attempt(*as_user, *system.CALL, 'Enable', 's', target).returncode == 0, 'the rule is in force'
+                lambda: attempt(*as_user, *system.CALL, 'Enable', 's', target).returncode == 0,
+                'the rule is in force',
             )
             assert targets() == {target: 'active'}
             refused = attempt(*as_user, *system.CALL, 'Disable', 's', target)

@@ -52,7 +52,9 @@ def test_idle_status_says_what_to_do(sockaccel: None) -> None:
 
 def test_confined(sockaccel: None) -> None:
     status = dict(
-        line.split(':\t', 1) for line in Path(f'/proc/{main_pid()}/status').read_text().splitlines() if ':\t' in line
+        line.split(':\t', 1)
+        for line in Path(f'/proc/{main_pid()}/status').read_text().splitlines()
+        if ':\t' in line
     )
     user = run('id', '--user', 'sockaccel').strip()
     assert set(status['Uid'].split()) == {user} != {'0'}

@@ -101,7 +101,8 @@ def _home() -> Path:
         (home / 'archives' / 'partial').mkdir(parents=True, exist_ok=True)
         (home / 'sources.list').write_text(
             ''.join(
-                f'deb [signed-by={_KEYRING}] {MIRROR}/{suite.split()[0]} {suite.split()[1]} main\n' for suite in _SUITES
+                f'deb [signed-by={_KEYRING}] {MIRROR}/{suite.split()[0]} {suite.split()[1]} main\n'
+                for suite in _SUITES
             )
         )
         (home / 'status').touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A machine under QEMU that boots a kernel, runs a job and powers off. Emulated (TCG), so that it runs anywhere."""
+"""A machine under QEMU that boots a kernel, runs a job and powers off; emulated, so that it runs anywhere."""
 
 import contextlib
 import lzma
@@ -46,7 +46,8 @@ Type=oneshot
 RuntimeDirectory=job
 ExecStart=/bin/tar --extract --directory=/run/job --file=/dev/vdb
 ExecStart=/bin/sh -c 'cd /run/job && exec ./run >/dev/ttyS1 2>&1'
-ExecStopPost=/bin/sh -c 'mkdir -p /run/results; echo "$EXIT_STATUS" >/run/results/status; dmesg >/run/results/dmesg'
+ExecStopPost=/bin/mkdir -p /run/results
+ExecStopPost=/bin/sh -c 'echo "$EXIT_STATUS" >/run/results/status; dmesg >/run/results/dmesg'
 ExecStopPost=/bin/tar --create --directory=/run/results --file=/dev/vdc .
 ExecStopPost=/bin/sync
 """
@@ -87,7 +88,9 @@ def run(kernel: Kernel, job: Path, seconds: float) -> Report:
             (directory / serial).touch()
         hung = False
         try:
-            subprocess.run(_command(kernel, initramfs, directory), check=True, timeout=seconds, stdin=subprocess.DEVNULL)
+            subprocess.run(
+                _command(kernel, initramfs, directory), check=True, timeout=seconds, stdin=subprocess.DEVNULL
+            )
         except subprocess.TimeoutExpired:
             hung = True
         console = (directory / 'console').read_text(errors='replace')
@@ -151,7 +154,7 @@ def _initramfs(kernel: Kernel, directory: Path) -> Path:
         target = modules / 'kernel' / source.name.removesuffix('.xz')
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(lzma.decompress(source.read_bytes()) if source.suffix == '.xz' else source.read_bytes())
-    loaded = [path for path in _with_dependencies(kernel, _MODULES[:-1])]
+    loaded = _with_dependencies(kernel, _MODULES[:-1])
     order = [f'/lib/modules/{kernel.release}/kernel/{path.name.removesuffix(".xz")}' for path in loaded]
     (tree / 'modules').write_text('\n'.join(order) + '\n')
     for name in ('modules.builtin', 'modules.order'):
@@ -162,13 +165,17 @@ def _initramfs(kernel: Kernel, directory: Path) -> Path:
     names = b'\0'.join(str(path.relative_to(tree)).encode() for path in sorted(tree.rglob('*')))
     with packed.open('wb') as output:
         subprocess.run(
-            ['cpio', '--quiet', '--null', '--create', '--format=newc'], cwd=tree, input=names, stdout=output, check=True
+            ['cpio', '--quiet', '--null', '--create', '--format=newc'],
+            cwd=tree,
+            input=names,
+            stdout=output,
+            check=True,
         )
     return packed
 
 
 def _with_dependencies(kernel: Kernel, names: tuple[str, ...]) -> list[Path]:
-    """The files of modules and of what they need, in the order in which they can be loaded; not what is built in."""
+    """The files of modules and of what they need, in an order in which they load; not what is built in."""
     available = {path.name.partition('.ko')[0].replace('-', '_'): path for path in kernel.modules.rglob('*.ko*')}
     found: list[Path] = []
 

@@ -30,7 +30,9 @@ class Guest:
         # As "sockaccel --check" prints them.
         self.findings = {
             name: sentence if severity == 'ok' else f'**{severity}:** {sentence}'
-            for severity, name, sentence in re.findall(r'^(\w+) +(\w+): (.*)$', _text(directory / 'findings'), re.M)
+            for severity, name, sentence in re.findall(
+                r'^(\w+) +(\w+): (.*)$', _text(directory / 'findings'), re.M
+            )
         }
         ways = results.load(directory)
         self.plain: Results = ways.get('plain', {})
@@ -38,7 +40,7 @@ class Guest:
 
     def result(self) -> str:
         if self.refusal and self.outcome == 'passed':
-            return 'refused, as it must be: ' + re.findall(r'^StatusText=(.*)$', self.refusal, re.M)[0]
+            return f'refused, as it must be: {re.findall(r"^StatusText=(.*)$", self.refusal, re.M)[0]}'
         return self.outcome
 
     def difference(self, behaviour: Behaviour) -> str:
@@ -63,9 +65,9 @@ def section(guests: list[Guest]) -> Iterator[str]:
     yield TITLE
     yield ''
     yield (
-        "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of the "
-        'behaviours over IPv4, written by `tests/kernels/table.py`. Where no difference is named, sockaccel is like '
-        'plain TCP on that kernel.'
+        "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
+        'the behaviours over IPv4, written by `tests/kernels/table.py`. Where no difference is named, sockaccel '
+        'is like plain TCP on that kernel.'
     )
     rows = [
         ['', *(guest.name for guest in guests)],
@@ -84,7 +86,10 @@ def section(guests: list[Guest]) -> Iterator[str]:
         if any(cells):
             measured = [any(case in guest.accelerated for case in behaviour.cases()) for guest in guests]
             rows.append(
-                [behaviour.name, *(cell or ('same' if of else '') for cell, of in zip(cells, measured, strict=True))]
+                [
+                    behaviour.name,
+                    *(cell or ('same' if of else '') for cell, of in zip(cells, measured, strict=True)),
+                ]
             )
     yield ''
     for index, row in enumerate(rows):
@@ -98,7 +103,9 @@ def main() -> None:
     parser.add_argument('results', type=Path, help='what make test-kernels left, a directory for each line')
     parser.add_argument('document', type=Path, help='the document whose section is written anew')
     options = parser.parse_args()
-    guests = [Guest(options.results / line) for line in LINES if (options.results / line / 'summary.json').exists()]
+    guests = [
+        Guest(options.results / line) for line in LINES if (options.results / line / 'summary.json').exists()
+    ]
     before = options.document.read_text().partition(f'\n{TITLE}\n')[0].rstrip('\n')
     options.document.write_text(f'{before}\n\n' + '\n'.join(section(guests)) + '\n')
 

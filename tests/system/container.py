@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A booted container: a Debian root with systemd as PID 1, on the running kernel, gone without a trace at the end."""
+"""A booted container: a Debian root with systemd as PID 1, on the running kernel, gone without a trace."""
 
 import os
 import select
@@ -13,8 +13,8 @@ from typing import Self
 from tests.harness import Cgroup
 
 BOOTED_WITHIN_S = 60
-# On hosts where systemd is not PID 1, or cgroups are those of both versions, systemd-nspawn needs the world to look
-# as it expects; all of this is in a mount namespace that goes away with the container.
+# On hosts where systemd is not PID 1, or cgroups are those of both versions, systemd-nspawn needs the world to
+# look as it expects; all of this is in a mount namespace that goes away with the container.
 _PREPARE = """
 work=$1 lower=$2
 shift 2
@@ -101,7 +101,7 @@ class Container:
             os.close(ended)
 
     def run(self, *command: str, check: bool = True, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a command as a service of the container, for a process that only entered it would stay in our cgroup.
+        """Run a command as a service of the container: one that only entered it would stay in our cgroup.
 
         Raises AssertionError with its output if it fails and `check` is set.
         """

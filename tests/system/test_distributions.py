@@ -7,15 +7,19 @@ from pathlib import Path
 from tests.system.container import Container
 from tests.system.roots import Release
 
-# Unit names, the descriptor store and the journal are systemd's; elsewhere the daemon runs in the foreground. Debian
-# 13's lintian knows the tag no more, and would complain of an override in the package.
+# Unit names, the descriptor store and the journal are systemd's; elsewhere the daemon runs in the foreground.
+# Debian 13's lintian knows the tag no more, and would complain of an override in the package.
 NO_INIT_SCRIPT = 'package-supports-alternative-init-but-no-init.d-script'
 
 
 def test_lintian_is_silent(release: Release, machine: Container) -> None:
     suppress = f'--suppress-tags={NO_INIT_SCRIPT}' if release.name == 'bookworm' else ''
     said = machine.run(
-        'sh', '-c', f'lintian --allow-root --pedantic --display-info {suppress} /out/*.changes', check=False, seconds=120
+        'sh',
+        '-c',
+        f'lintian --allow-root --pedantic --display-info {suppress} /out/*.changes',
+        check=False,
+        seconds=120,
     )
     assert said.stdout.strip() == ''
     assert said.returncode == 0
