@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rounds of measurements, and what is said of them: medians, their spread, ratios."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """rate: what counts, more is better; *_us: CPU time per operation of either side; share: of all bytes
+    that did not go by TCP. None: not known.
+    """
+
+    rate: float
+    client_us: float | None = None
+    server_us: float | None = None
+    share: float | None = None
+
+
+@dataclass
+class Case:
+    """One kind of work. unit: of its rate; goals: way -> ratio to that way that is wanted of sockaccel."""
+
+    group: str
+    name: str
+    unit: str
+    ways: Sequence[str]
+    run: Callable[[Any], Sample]
+    goals: Mapping[str, float] = field(default_factory=dict)
+    subject: str = 'sockaccel'
+
+
+def measure(cases: Iterable[Case], ways: Mapping[str, Any], rounds: int, say: Callable[[str], None]) -> list[Any]:
+    """Run every case by every of its ways, in turn, round after round; the order rotates from round to round."""
+    results = []
+    for case in cases:
+        samples: dict[str, list[Sample]] = {name: [] for name in case.ways}
+        for number in range(rounds):
+            shift = number % len(case.ways)
+            for name in [*case.ways[shift:], *case.ways[:shift]]:
+                samples[name].append(case.run(ways[name]))
+        result = {
+            'group': case.group,
+            'name': case.name,
+            'unit': case.unit,
+            'subject': case.subject,
+            'goals': dict(case.goals),
+            'ways': {name: _summary(of) for name, of in samples.items()},
+        }
+        results.append(result)
+        say(line(result))
+    return results
+
+
+def _summary(samples: list[Sample]) -> dict[str, Any]:
+    rates = [sample.rate for sample in samples]
+    summary: dict[str, Any] = {'median': median(rates), 'lowest': min(rates), 'highest': max(rates)}
+    for figure in ('client_us', 'server_us', 'share'):
+        known = [value for sample in samples if (value := getattr(sample, figure)) is not None]
+        summary[figure] = median(known) if known else None
+    return summary | {'samples': [asdict(sample) for sample in samples]}
+
+
+def ratio(result: Mapping[str, Any], way: str) -> float | None:
+    """The subject's median by that of another way, None where either is missing."""
+    ways = result['ways']
+    if way not in ways or result['subject'] not in ways or not ways[way]['median']:
+        return None
+    return float(ways[result['subject']]['median'] / ways[way]['median'])
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """A result in one line."""
+    parts = []
+    for way, summary in result['ways'].items():
+        spread = 100 * (summary['highest'] - summary['lowest']) / (summary['median'] or 1)
+        part = f'{way} {summary["median"]:.4g} ±{spread / 2:.0f}%'
+        if summary['share'] is not None and summary['share'] > 0:
+            part += f' ({100 * summary["share"]:.0f}% redirected)'
+        parts.append(part)
+    ratios = [
+        f'{found:.2f} × {way}'
+        for way in result['ways']
+        if way != result['subject'] and (found := ratio(result, way)) is not None
+    ]
+    return f'{result["group"]}, {result["name"]} [{result["unit"]}]: {"; ".join(parts)} -> {", ".join(ratios)}'

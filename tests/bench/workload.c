@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A client and its server, in two processes: requests and responses, a stream, or a connection per request. Both
+ * are event-driven (O_NONBLOCK, epoll), since that is what a redirect is for. Prints one line of JSON.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MAX_EVENTS 256
+#define READ_SIZE 131072
+#define PATIENCE_MS 10000
+
+enum work { REQUESTS, STREAM, CONNECTS };
+
+/* size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the
+ * reader of a stream computes after each read, in microseconds. */
+static struct {
+	enum work work;
+	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin;
+} options = {.size = 64, .milliseconds = 300, .connections = 1, .client_cpu = -1, .server_cpu = -1};
+
+struct end {
+	int fd;
+	size_t missing;
+};
+
+/* Shared by both processes. */
+static struct shared {
+	volatile uint64_t received;
+	volatile int streaming;
+} *shared;
+
+static char *buffer;
+static struct sockaddr_storage address;
+static socklen_t address_length;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static double now(clockid_t clock)
+{
+	struct timespec time;
+
+	if (clock_gettime(clock, &time))
+		fail("clock_gettime");
+	return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+static void pin(int cpu)
+{
+	cpu_set_t set;
+
+	if (cpu < 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		fail("sched_setaffinity");
+}
+
+static void prepare(int fd)
+{
+	int on = 1;
+
+	if (fcntl(fd, F_SETFL, O_NONBLOCK))
+		fail("fcntl");
+	if (options.no_delay && !options.unix_socket && setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)))
+		fail("TCP_NODELAY");
+}
+
+static void wait_for(int fd, short events)
+{
+	struct pollfd polled = {.fd = fd, .events = events};
+	int ready = poll(&polled, 1, PATIENCE_MS);
+
+	if (ready < 0)
+		fail("poll");
+	if (!ready) {
+		fprintf(stderr, "a peer did nothing for %d ms\n", PATIENCE_MS);
+		exit(1);
+	}
+}
+
+static void send_all(int fd, size_t size)
+{
+	while (size) {
+		ssize_t sent = send(fd, buffer, size, MSG_NOSIGNAL);
+
+		if (sent > 0)
+			size -= sent;
+		else if (errno == EAGAIN)
+			wait_for(fd, POLLOUT);
+		else
+			fail("send");
+	}
+}
+
+/* Bytes; 0 at the end of the stream, -1 when there is nothing now. */
+static ssize_t receive(int fd, size_t size)
+{
+	ssize_t got = recv(fd, buffer, size, 0);
+
+	if (got < 0 && errno != EAGAIN && errno != ECONNRESET)
+		fail("recv");
+	return got < 0 && errno == ECONNRESET ? 0 : got;
+}
+
+static void receive_all(int fd, size_t size)
+{
+	while (size) {
+		ssize_t got = receive(fd, size);
+
+		if (got > 0) {
+			size -= got;
+		} else if (!got) {
+			fprintf(stderr, "the peer closed early\n");
+			exit(1);
+		} else {
+			wait_for(fd, POLLIN);
+		}
+	}
+}
+
+static void watch(int epoll, int fd, void *data)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = data};
+
+	if (epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
+		fail("epoll_ctl");
+}
+
+static int listener(void)
+{
+	int fd = socket(options.unix_socket ? AF_UNIX : AF_INET, SOCK_STREAM, 0), on = 1;
+
+	if (fd < 0)
+		fail("socket");
+	if (options.unix_socket) {
+		/* Bound to no name of ours, the kernel chooses an abstract one. */
+		address.ss_family = AF_UNIX;
+		address_length = sizeof(sa_family_t);
+	} else {
+		struct sockaddr_in *in = (struct sockaddr_in *)&address;
+
+		in->sin_family = AF_INET;
+		/* Another address for each run: the last one's TIME_WAIT sockets keep their ports. */
+		in->sin_addr.s_addr = htonl(0x7f000001 + getpid() % 65000);
+		address_length = sizeof(*in);
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	}
+	if (bind(fd, (struct sockaddr *)&address, address_length) || listen(fd, 4096))
+		fail("listen");
+	address_length = sizeof(address);
+	if (getsockname(fd, (struct sockaddr *)&address, &address_length))
+		fail("getsockname");
+	return fd;
+}
+
+static int connected(void)
+{
+	int fd = socket(address.ss_family, SOCK_STREAM, 0);
+
+	if (fd < 0 || connect(fd, (struct sockaddr *)&address, address_length))
+		fail("connect");
+	prepare(fd);
+	return fd;
+}
+
+static void compute(int microseconds)
+{
+	double end = now(CLOCK_MONOTONIC) + microseconds / 1e6;
+
+	while (now(CLOCK_MONOTONIC) < end)
+		;
+}
+
+static void serve_one(struct end *end)
+{
+	ssize_t got = receive(end->fd, shared->streaming ? READ_SIZE : end->missing);
+
+	if (got < 0)
+		return;
+	if (!got) {
+		close(end->fd);
+		free(end);
+		return;
+	}
+	if (shared->streaming) {
+		shared->received += got;
+		if (options.spin)
+			compute(options.spin);
+		return;
+	}
+	end->missing -= got;
+	if (!end->missing) {
+		end->missing = options.size;
+		send_all(end->fd, options.size);
+	}
+}
+
+static void serve(int listening)
+{
+	int epoll = epoll_create1(0);
+	struct epoll_event events[MAX_EVENTS];
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	pin(options.server_cpu);
+	if (fcntl(listening, F_SETFL, O_NONBLOCK))
+		fail("fcntl");
+	watch(epoll, listening, NULL);
+	for (;;) {
+		int count = epoll_wait(epoll, events, MAX_EVENTS, -1);
+
+		for (int index = 0; index < count; index++) {
+			struct end *end = events[index].data.ptr;
+
+			if (end) {
+				serve_one(end);
+				continue;
+			}
+			for (int fd; (fd = accept(listening, NULL, NULL)) >= 0;) {
+				prepare(fd);
+				end = malloc(sizeof(*end));
+				*end = (struct end){.fd = fd, .missing = options.size};
+				watch(epoll, fd, end);
+			}
+		}
+	}
+}
+
+/* What TCP carried on a connection, both ways; 0 for a Unix socket. */
+static uint64_t by_tcp(int fd)
+{
+	struct tcp_info info = {};
+	socklen_t length = sizeof(info);
+
+	if (options.unix_socket)
+		return 0;
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+		fail("TCP_INFO");
+	return info.tcpi_bytes_sent - info.tcpi_bytes_retrans + info.tcpi_bytes_received;
+}
+
+static uint64_t all_by_tcp(struct end *ends)
+{
+	uint64_t bytes = 0;
+
+	for (int index = 0; index < options.connections; index++)
+		bytes += by_tcp(ends[index].fd);
+	return bytes;
+}
+
+static void exchange_all(struct end *ends)
+{
+	for (int index = 0; index < options.connections; index++)
+		send_all(ends[index].fd, options.size);
+	for (int index = 0; index < options.connections; index++)
+		receive_all(ends[index].fd, options.size);
+}
+
+/* Whether TCP carried nothing of one more exchange; what makes a redirect possible may take half a second. */
+static int warm_up(struct end *ends)
+{
+	double end = now(CLOCK_MONOTONIC) + options.warm / 1e3;
+	uint64_t before;
+
+	do {
+		before = all_by_tcp(ends);
+		exchange_all(ends);
+		if (options.warm && all_by_tcp(ends) == before)
+			return 1;
+	} while (now(CLOCK_MONOTONIC) < end);
+	return 0;
+}
+
+static uint64_t request(struct end *ends, double until)
+{
+	int epoll = epoll_create1(0);
+	struct epoll_event events[MAX_EVENTS];
+	uint64_t operations = 0;
+
+	for (int index = 0; index < options.connections; index++) {
+		watch(epoll, ends[index].fd, &ends[index]);
+		ends[index].missing = options.size;
+		send_all(ends[index].fd, options.size);
+	}
+	while (now(CLOCK_MONOTONIC) < until) {
+		int count = epoll_wait(epoll, events, MAX_EVENTS, PATIENCE_MS);
+
+		if (!count)
+			fail("no response");
+		for (int index = 0; index < count; index++) {
+			struct end *end = events[index].data.ptr;
+			ssize_t got = receive(end->fd, end->missing);
+
+			if (got < 0)
+				continue;
+			if (!got)
+				fail("the server closed");
+			end->missing -= got;
+			if (end->missing)
+				continue;
+			operations++;
+			end->missing = options.size;
+			send_all(end->fd, options.size);
+		}
+	}
+	return operations;
+}
+
+static void stream(struct end *ends, double until)
+{
+	while (now(CLOCK_MONOTONIC) < until)
+		for (int index = 0; index < options.connections; index++)
+			/* The clock is no part of what is measured. */
+			for (int repeat = 0; repeat < 16; repeat++)
+				send_all(ends[index].fd, options.size);
+}
+
+static uint64_t connect_request_close(double until)
+{
+	uint64_t operations = 0;
+
+	for (; now(CLOCK_MONOTONIC) < until; operations++) {
+		int fd = connected();
+
+		send_all(fd, options.size);
+		receive_all(fd, options.size);
+		close(fd);
+	}
+	return operations;
+}
+
+static void measure(pid_t server)
+{
+	struct end *ends = calloc(options.connections, sizeof(*ends));
+	int redirected = 0, connections = options.work == CONNECTS ? 0 : options.connections;
+	double begun, elapsed, client_before, server_before;
+	uint64_t operations = 0, bytes = 0, tcp_before = 0, tcp = 0;
+	clockid_t server_clock;
+
+	if (clock_getcpuclockid(server, &server_clock))
+		fail("clock_getcpuclockid");
+	pin(options.client_cpu);
+	for (int index = 0; index < connections; index++)
+		ends[index].fd = connected();
+	if (connections) {
+		redirected = warm_up(ends);
+		tcp_before = all_by_tcp(ends);
+	}
+	client_before = now(CLOCK_PROCESS_CPUTIME_ID);
+	server_before = now(server_clock);
+	begun = now(CLOCK_MONOTONIC);
+	if (options.work == REQUESTS) {
+		operations = request(ends, begun + options.milliseconds / 1e3);
+		bytes = 2 * operations * options.size;
+	} else if (options.work == CONNECTS) {
+		operations = connect_request_close(begun + options.milliseconds / 1e3);
+		bytes = 2 * operations * options.size;
+	} else {
+		shared->streaming = 1;
+		stream(ends, begun + options.milliseconds / 1e3);
+		bytes = shared->received;
+		operations = bytes / options.size;
+	}
+	elapsed = now(CLOCK_MONOTONIC) - begun;
+	if (connections)
+		tcp = all_by_tcp(ends) - tcp_before;
+	printf("{\"operations\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"client_cpu\": %.6f, \"server_cpu\": %.6f, "
+	       "\"tcp_bytes\": %llu, \"redirected\": %d}\n",
+	       (unsigned long long)operations, (unsigned long long)bytes, elapsed,
+	       now(CLOCK_PROCESS_CPUTIME_ID) - client_before, now(server_clock) - server_before,
+	       (unsigned long long)tcp, redirected);
+}
+
+int main(int argc, char **argv)
+{
+	struct rlimit files = {65536, 65536};
+	int option, listening;
+	pid_t server;
+
+	while ((option = getopt(argc, argv, "rsxunt:c:p:q:w:z:S:")) != -1) {
+		switch (option) {
+		case 'r': options.work = REQUESTS; break;
+		case 's': options.work = STREAM; break;
+		case 'x': options.work = CONNECTS; break;
+		case 'u': options.unix_socket = 1; break;
+		case 'S': options.size = atoi(optarg); break;
+		case 't': options.milliseconds = atoi(optarg); break;
+		case 'c': options.connections = atoi(optarg); break;
+		case 'p': options.client_cpu = atoi(optarg); break;
+		case 'q': options.server_cpu = atoi(optarg); break;
+		case 'n': options.no_delay = 1; break;
+		case 'w': options.warm = atoi(optarg); break;
+		case 'z': options.spin = atoi(optarg); break;
+		default: return 2;
+		}
+	}
+	setrlimit(RLIMIT_NOFILE, &files);
+	buffer = malloc(options.size > READ_SIZE ? options.size : READ_SIZE);
+	memset(buffer, 'x', options.size > READ_SIZE ? options.size : READ_SIZE);
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	listening = listener();
+	server = fork();
+	if (server < 0)
+		fail("fork");
+	if (!server)
+		serve(listening);
+	close(listening);
+	measure(server);
+	kill(server, SIGKILL);
+	waitpid(server, NULL, 0);
+	return 0;
+}
