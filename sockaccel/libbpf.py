@@ -21,6 +21,7 @@ BPF_ANY = 0
 BTF_KIND_STRUCT = 4
 BTF_KIND_UNION = 5
 BTF_KIND_ENUM = 6
+BTF_KIND_FUNC = 12
 
 _RING_BUFFER_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 

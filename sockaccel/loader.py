@@ -6,12 +6,15 @@ failure; both stay in here. `load()` is the daemon's side, `main()` the child's.
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sockaccel import layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
@@ -32,6 +35,10 @@ MAPS = (
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
 _ANSWER_SIZE = 65536
+# struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
+_INSTRUCTION = struct.Struct('=BBhi')
+_CALL = 0x85
+_KERNEL_FUNCTION = 2
 _FAILURES: dict[str, type[SockaccelError]] = {
     'UnsupportedKernel': UnsupportedKernel,
     'KernelRefused': KernelRefused,
@@ -117,7 +124,21 @@ def program_text(source: Path) -> str:
     return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in SOURCES)
 
 
-def _compile_and_load(maximum_connections: int) -> dict[str, int]:
+def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:
+    """Make calls of a kernel function what they are: LLVM 14 and BCC encode each call as one of a helper.
+
+    bcc: its C library; function: BTF id. struct bpf_insn is in include/uapi/linux/bpf.h.
+    """
+    start, size = bcc.bpf_function_start(module, name), bcc.bpf_function_size(module, name)
+    for address in range(start, start + size, _INSTRUCTION.size):
+        instruction = (ctypes.c_char * _INSTRUCTION.size).from_address(address)
+        code, registers, offset, immediate = _INSTRUCTION.unpack(instruction.raw)
+        if code == _CALL and registers == 0 and immediate == function:
+            instruction.raw = _INSTRUCTION.pack(code, _KERNEL_FUNCTION << 4, offset, immediate)
+
+
+def _compile_and_load(maximum_connections: int, *, cast: bool = True) -> dict[str, int]:
+    """cast: read peers by bpf_rdonly_cast(), which a kernel may have and refuse, such as one without its JIT."""
     try:
         import bcc
 
@@ -128,7 +149,10 @@ def _compile_and_load(maximum_connections: int) -> dict[str, int]:
         ) from exc
 
     source = layout.source_directory()
-    options = [f'-D{name}={value}' for name, value in defines(maximum_connections).items()]
+    values = defines(maximum_connections)
+    if not cast:
+        values.pop('KFUNC_rdonly_cast', None)
+    options = [f'-D{name}={value}' for name, value in values.items()]
     try:
         module = compiler(text=program_text(source), cflags=[f'-I{source}', '-Wall', '-Werror', *options])
     except Exception as exc:
@@ -139,8 +163,11 @@ def _compile_and_load(maximum_connections: int) -> dict[str, int]:
     fds = {}
     for name, program_type in PROGRAMS.items():
         try:
+            _name_kernel_functions(bcc.lib, module.module, name.encode(), values.get('KFUNC_rdonly_cast'))
             fds[name] = module.load_func(name, program_type).fd
         except Exception as exc:
+            if 'KFUNC_rdonly_cast' in values:
+                return _compile_and_load(maximum_connections, cast=False)
             raise UnsupportedKernel(
                 f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
                 'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where the running kernel keeps what the BPF programs read, as -D options for the compiler (bpf/kernel.h)."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 
 from sockaccel.errors import UnsupportedKernel
-from sockaccel.libbpf import BTF_KIND_ENUM, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
+from sockaccel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
 
 # name in bpf/kernel.h: structure, path of members. sock is the first member of tcp_sock (include/linux/tcp.h).
 FIELDS = {
@@ -72,6 +73,9 @@ ENUMERATORS = {
     name: 'sock_flags'
     for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
 }
+# With these the programs read without a helper's call (TYPED() in bpf/kernel.h).
+CAST = 'bpf_rdonly_cast'
+CAST_TO = ('tcp_sock', 'file', 'page_counter')
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,11 @@ def defines() -> dict[str, int]:
                 except KeyError:
                     continue
             values = {name: enumerator(types, enum, name) for name, enum in ENUMERATORS.items()}
+            with contextlib.suppress(KeyError):
+                values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
+            for name in CAST_TO:
+                with contextlib.suppress(KeyError):
+                    values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
     except OSError as exc:
         raise UnsupportedKernel(
             f'cannot read the type information of kernel {os.uname().release} from "{exc.filename}" '

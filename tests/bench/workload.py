@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.samples import Case, Sample
@@ -28,7 +29,7 @@ def build() -> None:
     subprocess.run(command, check=True)
 
 
-def run(way: Way, *arguments: str | int, milliseconds: int, warm: int = WARM_MS) -> Sample:
+def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> Sample:
     """One measurement. Raises CalledProcessError, with what the workload said on its own stderr."""
     command = [str(PROGRAM), *map(str, arguments), '-t', str(milliseconds)]
     if way.name == UNIX:
@@ -52,7 +53,7 @@ def _cpus() -> tuple[int, int]:
 
 
 def _case(
-    group: str, name: str, unit: str, ways: tuple[str, ...], arguments: list[str | int], milliseconds: int,
+    group: str, name: str, unit: str, ways: tuple[str, ...], arguments: Sequence[object], milliseconds: int,
     goals: dict[str, float] | None = None, subject: str = SOCKACCEL,
 ) -> Case:  # fmt: skip
     return Case(
@@ -90,10 +91,10 @@ def many(milliseconds: int) -> list[Case]:
 def streams(milliseconds: int) -> list[Case]:
     one, other = _cpus()
     cases = []
-    for option, flags, ways in (('TCP_NODELAY', ['-n'], ALL), ('Nagle', [], ATTACHED)):
+    for option, flags, ways in (('TCP_NODELAY', ('-n',), ALL), ('Nagle', (), ATTACHED)):
         for size, name in STREAM_SIZES.items():
             goals = {PLAIN: 1.6 if size >= 65536 else 0.97}
-            arguments: list[str | int] = ['-s', *flags, '-S', size, '-p', one, '-q', other]
+            arguments = ['-s', *flags, '-S', size, '-p', one, '-q', other]
             cases.append(_case(f'stream, {option}', name, 'MB/s', ways, arguments, milliseconds, goals))
     return cases
 
