@@ -9,6 +9,17 @@ static inline void count(u32 slot, u32 counter, u64 amount)
 		__sync_fetch_and_add(&counters->value[counter], amount);
 }
 
+/* Each of these costs a locked instruction per message, so one look-up serves both. */
+static inline void count_redirect(u32 slot, u32 size)
+{
+	struct counters *counters = sa_counters.lookup(&slot);
+
+	if (!counters)
+		return;
+	__sync_fetch_and_add(&counters->value[REDIRECTED_MESSAGES], 1);
+	__sync_fetch_and_add(&counters->value[REDIRECTED_BYTES], size);
+}
+
 /*
  * What TCP carried is read off its sequence numbers: a message that the verdict leaves to TCP may be taken in part,
  * and while TCP has no room the kernel repeats the verdict without asking (tcp_bpf_send_verdict()).

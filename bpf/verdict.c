@@ -202,8 +202,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		if (sa_members.msg_redirect_hash(msg, &connection->peer, BPF_F_INGRESS) == SK_PASS) {
 			connection->redirected_bytes += size;
 			connection->last_by_tcp = 0;
-			count(connection->slot, REDIRECTED_MESSAGES, 1);
-			count(connection->slot, REDIRECTED_BYTES, size);
+			count_redirect(connection->slot, size);
 			return SK_PASS;
 		}
 		connection->redirected_messages--;

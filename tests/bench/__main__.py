@@ -4,13 +4,18 @@
 import argparse
 import json
 import os
+import platform
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from tests import harness
-from tests.bench import samples, ways, workload
+from tests.bench import daemon, samples, tools, ways, workload
+from tests.bench.samples import Case
 
-GROUPS = {
+OWN: dict[str, Callable[[int], list[Case]]] = {
     'requests': workload.requests,
     'many': workload.many,
     'streams': workload.streams,
@@ -18,28 +23,77 @@ GROUPS = {
     'connects': workload.connects,
     'bystanders': workload.bystanders,
 }
+DAEMON = 'daemon'
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def machine() -> dict[str, Any]:
+    lines = [line.partition(':') for line in Path('/proc/cpuinfo').read_text().splitlines()]
+    names = [value.strip() for key, _colon, value in lines if key.strip() == 'model name']
+    return {
+        'kernel': f'Linux {platform.release()}',
+        'processor': names[0] if names else platform.machine(),
+        'cpus': os.cpu_count(),
+        'memory': os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30,
+        'date': datetime.now(UTC).date().isoformat(),
+    }
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was asked for."""
+    wanted = options.group or [*OWN, *tools.ALL_TOOLS, DAEMON]
+    results: dict[str, Any] = {
+        'machine': machine(),
+        'rounds': options.rounds,
+        'missing': ways.missing(),
+        'cases': [],
+    }
+    if any(name != DAEMON for name in wanted):
+        with ways.all_ways() as there, tools.opened(options.seconds) as opened:
+            for name in wanted:
+                cases = OWN[name](options.milliseconds) if name in OWN else []
+                if name in tools.ALL_TOOLS:
+                    cases = tools.ALL_TOOLS[name](opened)
+                chosen = [case for case in cases if options.match in f'{case.group}, {case.name}']
+                found = samples.measure(chosen, there, options.rounds, say)
+                results['cases'] += [case | {'tool': name in tools.ALL_TOOLS} for case in found]
+    if DAEMON in wanted:
+        results['daemon'] = daemon.measure(say, options.connections)
+    return results
+
+
+def merged(before: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """Earlier results with these in their place; what was not measured now stays."""
+    cases = {(case['group'], case['name']): case for case in [*before.get('cases', []), *results['cases']]}
+    return {**before, **results, 'cases': list(cases.values())}
 
 
 def main() -> int:
+    groups = [*OWN, *tools.ALL_TOOLS, DAEMON]
     parser = argparse.ArgumentParser(prog='bench', description=__doc__)
-    parser.add_argument('group', nargs='*', choices=[[], *GROUPS], help='what to measure; all by default')
+    parser.add_argument('group', nargs='*', help=f'{", ".join(groups)}; all by default')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--milliseconds', type=int, default=300, help='how long one measurement takes')
+    parser.add_argument('--seconds', type=int, default=2, help='how long one run of a standard tool takes')
+    parser.add_argument('--connections', type=int, default=daemon.CONNECTIONS, help='how many are held at once')
     parser.add_argument('--match', default='', help='only cases whose name contains this')
-    parser.add_argument('--json', type=Path, help='where the results go')
+    parser.add_argument('--json', type=Path, help='where the results go; those of other groups stay there')
     options = parser.parse_args()
+    if unknown := set(options.group) - set(groups):
+        parser.error(f'there is no group "{unknown.pop()}": choose from {", ".join(groups)}')
     if os.geteuid() != 0:
         print('the benchmarks need root: sudo make bench', file=sys.stderr)
         return 1
     workload.build()
     before = harness.Surroundings.now()
-    results = []
-    with ways.all_ways() as there:
-        for name in options.group or GROUPS:
-            cases = [case for case in GROUPS[name](options.milliseconds) if options.match in case.name]
-            results += samples.measure(cases, there, options.rounds, lambda text: print(text, flush=True))
+    results = run(options)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+        old = json.loads(options.json.read_text()) if options.json.exists() else {}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(merged(old, results), indent=1) + '\n')
     if left := before.left():
         print(f'left behind: {left}', file=sys.stderr)
         return 1

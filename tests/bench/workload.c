@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A client and its server, in two processes: requests and responses, a stream, or a connection per request. Both
- * are event-driven (O_NONBLOCK, epoll), since that is what a redirect is for. Prints one line of JSON.
+ * A client and its server, in two processes: requests and responses, a stream, a connection per request, or
+ * connections that are held until stdin ends. Both are event-driven (O_NONBLOCK, epoll), since that is what a redirect
+ * is for. Prints one line of JSON.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,7 +32,7 @@
 #define READ_SIZE 131072
 #define PATIENCE_MS 10000
 
-enum work { REQUESTS, STREAM, CONNECTS };
+enum work { REQUESTS, STREAM, CONNECTS, HOLD };
 
 /* size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the
  * reader of a stream computes after each read, in microseconds. */
@@ -49,7 +50,7 @@ struct end {
 static struct shared {
 	volatile uint64_t received;
 	volatile int streaming;
-} *shared;
+} * shared;
 
 static char *buffer;
 static struct sockaddr_storage address;
@@ -368,6 +369,13 @@ static void measure(pid_t server)
 	pin(options.client_cpu);
 	for (int index = 0; index < connections; index++)
 		ends[index].fd = connected();
+	if (options.work == HOLD) {
+		printf("%d\n", warm_up(ends));
+		fflush(stdout);
+		while (read(STDIN_FILENO, buffer, READ_SIZE) > 0)
+			;
+		return;
+	}
 	if (connections) {
 		redirected = warm_up(ends);
 		tcp_before = all_by_tcp(ends);
@@ -390,7 +398,8 @@ static void measure(pid_t server)
 	elapsed = now(CLOCK_MONOTONIC) - begun;
 	if (connections)
 		tcp = all_by_tcp(ends) - tcp_before;
-	printf("{\"operations\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"client_cpu\": %.6f, \"server_cpu\": %.6f, "
+	printf("{\"operations\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"client_cpu\": %.6f, \"server_cpu\": "
+	       "%.6f, "
 	       "\"tcp_bytes\": %llu, \"redirected\": %d}\n",
 	       (unsigned long long)operations, (unsigned long long)bytes, elapsed,
 	       now(CLOCK_PROCESS_CPUTIME_ID) - client_before, now(server_clock) - server_before,
@@ -399,27 +408,57 @@ static void measure(pid_t server)
 
 int main(int argc, char **argv)
 {
-	struct rlimit files = {65536, 65536};
+	struct rlimit files;
 	int option, listening;
 	pid_t server;
 
-	while ((option = getopt(argc, argv, "rsxunt:c:p:q:w:z:S:")) != -1) {
+	while ((option = getopt(argc, argv, "rsxhunt:c:p:q:w:z:S:")) != -1) {
 		switch (option) {
-		case 'r': options.work = REQUESTS; break;
-		case 's': options.work = STREAM; break;
-		case 'x': options.work = CONNECTS; break;
-		case 'u': options.unix_socket = 1; break;
-		case 'S': options.size = atoi(optarg); break;
-		case 't': options.milliseconds = atoi(optarg); break;
-		case 'c': options.connections = atoi(optarg); break;
-		case 'p': options.client_cpu = atoi(optarg); break;
-		case 'q': options.server_cpu = atoi(optarg); break;
-		case 'n': options.no_delay = 1; break;
-		case 'w': options.warm = atoi(optarg); break;
-		case 'z': options.spin = atoi(optarg); break;
-		default: return 2;
+		case 'r':
+			options.work = REQUESTS;
+			break;
+		case 's':
+			options.work = STREAM;
+			break;
+		case 'x':
+			options.work = CONNECTS;
+			break;
+		case 'h':
+			options.work = HOLD;
+			break;
+		case 'u':
+			options.unix_socket = 1;
+			break;
+		case 'S':
+			options.size = atoi(optarg);
+			break;
+		case 't':
+			options.milliseconds = atoi(optarg);
+			break;
+		case 'c':
+			options.connections = atoi(optarg);
+			break;
+		case 'p':
+			options.client_cpu = atoi(optarg);
+			break;
+		case 'q':
+			options.server_cpu = atoi(optarg);
+			break;
+		case 'n':
+			options.no_delay = 1;
+			break;
+		case 'w':
+			options.warm = atoi(optarg);
+			break;
+		case 'z':
+			options.spin = atoi(optarg);
+			break;
+		default:
+			return 2;
 		}
 	}
+	getrlimit(RLIMIT_NOFILE, &files);
+	files.rlim_cur = files.rlim_max;
 	setrlimit(RLIMIT_NOFILE, &files);
 	buffer = malloc(options.size > READ_SIZE ? options.size : READ_SIZE);
 	memset(buffer, 'x', options.size > READ_SIZE ? options.size : READ_SIZE);
