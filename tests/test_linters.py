@@ -47,7 +47,13 @@ def test_clang_format() -> None:
 
 
 def test_shellcheck() -> None:
-    scripts = ['tools/setup', 'tools/release', '.ci/run', 'packaging/build-deb', 'packaging/completions/sockaccelctl']
+    scripts = [
+        'tools/setup',
+        'tools/release',
+        '.ci/run',
+        'packaging/build-deb',
+        'packaging/completions/sockaccelctl',
+    ]
     scripts += tracked('packaging/debian/tests/installed')
     run('shellcheck', *scripts)
 
