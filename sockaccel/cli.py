@@ -142,6 +142,10 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
         return EX_OK
     if rows:
         _print_connections(rows, total, 'see --limit')
+        named = {row[f'{end}_reason'] for row in rows for end in ('client', 'server')}
+        for name, _kind, sentence in await client.call('Reasons'):
+            if name in named:
+                print(show.styled(show.cut(f'{name}: {sentence}', show.width()), 'dim'))
     elif show.is_terminal():
         print('No connection of a target is like that.' if wanted else 'No target has a connection.')
     return EX_OK
@@ -368,7 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
     except NotRunning as exc:
         if options.run is configuration:
             return _configuration_of_files(options)
-        return _fail(str(exc), 'start the daemon with: systemctl start sockaccel', EX_NOT_RUNNING)
+        return _fail(str(exc), 'start it with: systemctl enable --now sockaccel', EX_NOT_RUNNING)
     except Refused as exc:
         kind = exc.name.rsplit('.', 1)[-1]
         if kind in ('NotPermitted', 'AccessDenied'):

@@ -15,6 +15,13 @@ from sockaccel.errors import SockaccelError
 NAME, PATH, INTERFACE = 'org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager'
 _DBUS = 'org.freedesktop.DBus'
 _ALLOW_INTERACTIVE_AUTHORIZATION = 0x4
+# No such name; systemd has no such unit, or cannot start it; and the same without systemd.
+_NOT_RUNNING = (
+    f'{_DBUS}.Error.ServiceUnknown',
+    f'{_DBUS}.Error.NameHasNoOwner',
+    f'{_DBUS}.Error.Spawn.',
+    'org.freedesktop.systemd1.',
+)
 # polkit's dialogue is part of a call.
 _TIMEOUT_S = 330.0
 _MAXIMUM_PENDING_EVENTS = 10000
@@ -119,7 +126,7 @@ class Client:
             raise NotRunning(f'the daemon gave no answer to {member} ({exc or "time is up"})') from exc
         if reply.message_type is MessageType.ERROR:
             text = reply.body[0] if reply.body else reply.error_name
-            if reply.error_name in (f'{_DBUS}.Error.ServiceUnknown', f'{_DBUS}.Error.NameHasNoOwner'):
+            if reply.error_name.startswith(_NOT_RUNNING):
                 raise NotRunning('the sockaccel daemon is not running')
             raise Refused(reply.error_name, text)
         values = [_plain(value) for value in reply.body]

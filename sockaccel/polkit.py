@@ -93,5 +93,6 @@ class Authority:
             raise NotPermitted(f'polkit could not say whether this user may call {member} ({exc})') from exc
         authorised, challenge, _details = body[0]
         if not authorised:
-            hint = ' without a password, for which the call must be interactive' if challenge else ''
-            raise NotPermitted(f'polkit does not let this user call {member}{hint} (action {action})')
+            missing = 'there is no agent to ask for it' if interactive else 'the call does not allow to ask for it'
+            hint = f'; it would with a password, but {missing}' if challenge else ''
+            raise NotPermitted(f'polkit does not let this user call {member} (action {action}){hint}')

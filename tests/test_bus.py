@@ -169,7 +169,7 @@ def test_exit_status_without_daemon() -> None:
     with PrivateBus():
         answer = harness.control('status')
     assert answer.returncode == 3
-    assert 'systemctl start sockaccel' in answer.stderr
+    assert 'systemctl enable --now sockaccel' in answer.stderr
     assert harness.control('nonsense').returncode == 2
 
 
