@@ -158,16 +158,23 @@ async def live(client: Client, options: argparse.Namespace) -> int:
 
 async def trace(client: Client, options: argparse.Namespace) -> int:
     sentences = {name: sentence for name, _kind, sentence in await client.call('Reasons')}
+    before = await client.call('Stats')
     events = await client.subscribe()
     print('Following what happens to connections; Ctrl-C ends.', file=sys.stderr, flush=True)
     # From CLOCK_MONOTONIC, which is what the kernel side has, to the time of day.
     offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    async for event in _wanted(events, options):
-        if options.json:
-            print(json.dumps(event), flush=True)
-            continue
-        when = datetime.fromtimestamp((event['time_ns'] + offset) / 1e9).astimezone()
-        print(show.event(event, f'{when:%H:%M:%S.%f}', sentences), flush=True)
+    try:
+        async for event in _wanted(events, options):
+            if options.json:
+                print(json.dumps(event), flush=True)
+                continue
+            when = datetime.fromtimestamp((event['time_ns'] + offset) / 1e9).astimezone()
+            print(show.event(event, f'{when:%H:%M:%S.%f}', sentences), flush=True)
+    except asyncio.CancelledError:
+        after = await client.call('Stats')
+        if left_out := sum(after[name] - before[name] for name in ('events_suppressed', 'events_lost')):
+            print(f'{left_out} events were left out, see EventsPerSecond= in sockaccel.conf(5).', file=sys.stderr)
+        raise
     raise NotRunning('the sockaccel daemon has stopped')
 
 

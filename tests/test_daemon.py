@@ -314,3 +314,21 @@ def test_reload(root: Cgroup) -> None:
         with pair(root) as made:
             exchange(made, rounds=10)
         assert harness.call('Stats')['redirected_messages'] > 0
+
+
+def test_trace_says_what_was_left_out(root: Cgroup) -> None:
+    with Daemon(root.path, 'EventsPerSecond=0\nJoinDelayMs=0\n') as daemon:
+        daemon.ready()
+        harness.enable(root.path, *harness.every_issue())
+        trace = subprocess.Popen(
+            [PYTHON, '-m', 'sockaccel.cli', 'trace'],
+            cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert trace.stderr
+        assert 'Following' in trace.stderr.readline()
+        with pair(root) as made:
+            exchange(made)
+        trace.send_signal(signal.SIGINT)
+        stdout, stderr = trace.communicate(timeout=30)
+        assert stdout == ''
+        assert 'events were left out, see EventsPerSecond=' in stderr
