@@ -20,10 +20,12 @@ from sockaccel.client import Client, Refused
 _ENTER, _LEAVE = '\x1b[?1049h\x1b[?25l', '\x1b[?25h\x1b[?1049l'
 _HOME, _CLEAR_LINE, _CLEAR_REST = '\x1b[H', '\x1b[K', '\x1b[J'
 
-_RATES = (
-    ('redirected', 'redirected_bytes'), ('tcp', 'tcp_bytes'), ('messages', 'redirected_messages'),
-    ('tcp messages', 'tcp_messages'), ('connections', 'connections'),
-)  # fmt: skip
+_RATES = {
+    'redirected': 'redirected_bytes',
+    'tcp': 'tcp_bytes',
+    'messages': 'redirected_messages',
+    'connections': 'connections',
+}
 _COLUMNS = 4
 
 
@@ -63,7 +65,7 @@ def frame(before: Sample, now: Sample, columns: int, lines: int) -> list[str]:
     seconds = max(now.time - before.time, 0.001)
     rates = {
         title: max(0, now.stats[name] - before.stats.get(name, now.stats[name])) / seconds
-        for title, name in _RATES
+        for title, name in _RATES.items()
     }
     out = [
         show.cut(
