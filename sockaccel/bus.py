@@ -317,17 +317,32 @@ class Bus(MessageBus):
 
     async def ask(self, destination, path, interface, member, signature='', body=(), timeout=CALL_TIMEOUT_S):
         """Call a method of somebody else; returns the reply's body. Raises AskFailed."""
+        if self._disconnected:
+            raise AskFailed('the connection to the bus is lost')
         message = self._message(destination, path, interface, member, signature, body)
         try:
             reply = await asyncio.wait_for(self.call(message), timeout)
         except TimeoutError as exc:
             raise AskFailed(f'{destination} gave no answer within {timeout:.0f} s') from exc
+        except (EOFError, OSError) as exc:
+            raise AskFailed('the connection to the bus is lost') from exc
         finally:
             # An abandoned call would leave its handler behind for ever.
             self._method_return_handlers.pop(message.serial, None)
         if reply.message_type is MessageType.ERROR:
             raise AskFailed(reply.body[0] if reply.body else reply.error_name)
         return reply.body
+
+    def send(self, msg):
+        """Nobody has to wait for it. On a lost connection, whose end somebody else tells of, it does nothing."""
+        if self._disconnected:
+            sent = self._loop.create_future()
+            sent.set_result(None)
+            return sent
+        sent = super().send(msg)
+        # Asked for its exception, so that asyncio does not complain that nobody did.
+        sent.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return sent
 
     def tell(self, destination, path, interface, member, signature='', body=()):
         """Call a method of somebody else whose answer matters to nobody."""
@@ -356,24 +371,21 @@ class Bus(MessageBus):
 
     async def user_of(self, sender):
         """The uid of a caller. Raises NotPermitted when it has left the bus."""
-        return (await self._credentials(sender))['UnixUserID'].value
+        return await self._ask_of(sender, 'GetConnectionUnixUser')
 
     async def describe(self, sender):
         """User and program of a caller, for the journal. Raises NotPermitted when it has left the bus."""
-        found = await self._credentials(sender)
-        text, pid = f'uid {found["UnixUserID"].value}', found.get('ProcessID')
-        if pid is None:
-            return text
+        user, pid = await self.user_of(sender), await self._ask_of(sender, 'GetConnectionUnixProcessID')
         try:
-            program = Path(f'/proc/{pid.value}/comm').read_text(errors='replace').strip()
+            program = Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()
         except OSError:
             program = 'process'
-        return f'{text}, {program}[{pid.value}]'
+        return f'uid {user}, {program}[{pid}]'
 
-    async def _credentials(self, sender):
-        asked = (_DBUS, '/org/freedesktop/DBus', _DBUS, 'GetConnectionCredentials', 's', [sender])
+    async def _ask_of(self, sender, member):
+        # Not GetConnectionCredentials: dbus-broker ends a connection that cannot take the fd in its answer.
         try:
-            return (await self.ask(*asked))[0]
+            return (await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, member, 's', [sender]))[0]
         except AskFailed as exc:
             raise NotPermitted('the caller has left the bus') from exc
 

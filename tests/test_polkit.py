@@ -52,14 +52,19 @@ def surface(private_bus: PrivateBus) -> Iterator[Surface]:
 
 @pytest.fixture
 def polkit(private_bus: PrivateBus) -> Iterator[None]:
+    process = start_polkit(private_bus)
+    yield
+    stop(process)
+
+
+def start_polkit(bus: PrivateBus) -> 'subprocess.Popen[bytes]':
     process = subprocess.Popen(
         ['/usr/bin/python3', '-m', 'dbusmock', '--system', '--template', 'polkitd'],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    wait_until(lambda: busctl(private_bus, 'status', POLKIT[0]).returncode == 0, 'polkitd is there')
-    yield
-    stop(process)
+    wait_until(lambda: busctl(bus, 'status', POLKIT[0]).returncode == 0, 'polkitd is there')
+    return process
 
 
 def busctl(bus: PrivateBus, *arguments: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
@@ -238,3 +243,17 @@ def test_a_thousand_calls_at_once_are_answered(private_bus: PrivateBus, surface:
     )
     answer = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.stdout == '1000\n', answer.stderr
+
+
+def test_the_end_of_the_bus_amid_a_question_is_no_defect() -> None:
+    with PrivateBus() as bus:
+        polkit = start_polkit(bus)
+        with Surface() as surface:
+            tell_polkit(bus, 'SimulateHang', 'b', 'true')
+            waiting = asking(bus)
+            bus.stop()
+            surface.process.wait(30)
+            surface.stop()
+            assert 'never retrieved' not in surface.said
+        stop(waiting)
+        stop(polkit)
