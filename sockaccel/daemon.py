@@ -4,6 +4,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from sockaccel.kernel import Kernel
 from sockaccel.layout import Event, EventKind
 from sockaccel.notify import Notifier
 from sockaccel.probe import Finding
+from sockaccel.state import StateFiles
 from sockaccel.units import SystemdUnits
 
 log = structlog.stdlib.get_logger()
@@ -50,13 +52,15 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         if await system_bus.has_owner(bus.NAME):
             raise bus.already_running()
         cgroups = Cgroups(SystemdUnits(system_bus), settings.cgroup_root)
+        stack.callback(cgroups.close)
+        memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
 
         fds = await loader.load(settings.maximum_connections)
         counters = layout.counters(layout.source_directory())
         kernel = Kernel(fds, counters, settings.events_per_second, settings.join_delay_ms / 1000)
         stack.callback(kernel.close)
         findings = probe.probe(fds)
-        engine = Engine(kernel, cgroups, counters, findings, policy_of(settings))
+        engine = Engine(kernel, cgroups, counters, findings, memory, memory.read(), policy_of(settings))
         stack.push_async_callback(_drain, engine, notifier)
 
         story = Story(engine)
@@ -73,13 +77,22 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
             story.tell(event, target)
             manager.publish(event, target)
 
-        def reload() -> None:
+        async def reload() -> None:
             notifier.reloading()
-            apply(read_settings, settings, engine, kernel)
+            await apply(read_settings, settings, engine, kernel)
             notifier.reloaded(status(engine))
 
+        reloads: set[asyncio.Task[None]] = set()
+
+        def start_reload() -> None:
+            task = loop.create_task(reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        await engine.start()
+        loop.add_reader(cgroups.fd, cgroups.consume)
         engine.on_change, engine.on_event = changed, happened
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, start_reload)
         await system_bus.own_name()
         _introduce(findings)
         notifier.ready(status(engine))
@@ -90,7 +103,13 @@ def policy_of(settings: config.Config) -> Policy:
     return Policy(settings.accept_kernel_issues, settings.blocking_readers, settings.join_delay_ms / 1000)
 
 
-def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engine, kernel: Kernel) -> None:
+def _directory(kind: str, parent: str) -> Path:
+    """Where systemd says that our files of a kind are (systemd.exec(5)); where it says nothing, the same place."""
+    given = os.environ.get(f'{kind}_DIRECTORY', '').split(':')[0]
+    return Path(given or f'{parent}/sockaccel')
+
+
+async def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engine, kernel: Kernel) -> None:
     """Put a changed configuration in force; one that cannot be used changes nothing."""
     try:
         settings = read_settings()
@@ -98,7 +117,7 @@ def apply(read_settings: ReadSettings, started_with: config.Config, engine: Engi
         log.error(f'Configuration not reloaded, the previous one stays in force: {exc}')
         return
     journal.configure(settings.log_level)
-    engine.policy = policy_of(settings)
+    await engine.reload(policy_of(settings))
     kernel.tune(settings.events_per_second, engine.policy.join_after_s)
     log.info('Configuration reloaded')
     for name, key in (('maximum_connections', 'MaximumConnections'), ('cgroup_root', 'CgroupRoot')):
