@@ -243,6 +243,11 @@ class Daemon:
                 self.notified += self._notify.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
         return self.notified
 
+    @property
+    def log_text(self) -> str:
+        """What it has logged; once it is closed, all of it."""
+        return self.log.read_text() if self.log.exists() else self._last_words
+
     def resident(self) -> int:
         """Resident memory in KiB."""
         status = Path(f'/proc/{self.process.pid}/status').read_text()
@@ -255,6 +260,7 @@ class Daemon:
         return stop(self.process, number)
 
     def close(self) -> None:
+        self._last_words = self.log.read_text()
         self._notify.close()
         self._directory.cleanup()
 
