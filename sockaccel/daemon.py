@@ -4,6 +4,7 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from sockaccel.kernel import Kernel
 from sockaccel.layout import Event
 from sockaccel.notify import Notifier
 from sockaccel.probe import Finding
+from sockaccel.state import StateFiles
 from sockaccel.story import Story
 from sockaccel.units import SystemdUnits
 
@@ -52,13 +54,15 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         if await system_bus.has_owner(bus.NAME):
             raise bus.already_running()
         cgroups = Cgroups(SystemdUnits(system_bus), settings.cgroup_root)
+        stack.callback(cgroups.close)
+        memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
 
         fds = await loader.load(settings.maximum_connections)
         counters = layout.counters(layout.source_directory())
         kernel = Kernel(fds, counters, settings.events_per_second, settings.join_delay_ms / 1000)
         stack.callback(kernel.close)
         findings = probe.probe(fds)
-        engine = Engine(kernel, cgroups, counters, findings, policy_of(settings))
+        engine = Engine(kernel, cgroups, counters, findings, memory, memory.read(), policy_of(settings))
         kernel.set_rules(settings.rules)
         story = Story(engine.reason, lambda: engine.stats()['events_suppressed'])
         stack.push_async_callback(_drain, engine, notifier, story)
@@ -85,6 +89,8 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
             story.tell(event, target)
             manager.publish(event, target)
 
+        await engine.start()
+        loop.add_reader(cgroups.fd, cgroups.consume)
         engine.on_change, engine.on_event = changed, happened
         loop.add_signal_handler(signal.SIGHUP, configuration.reload_later)
         await system_bus.own_name()
@@ -147,10 +153,17 @@ class Configuration:
     async def _apply(self, settings: config.Config) -> None:
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
-        self._engine.policy = policy_of(settings)
-        self._kernel.tune(settings.events_per_second, self._engine.policy.join_after_s)
+        policy = policy_of(settings)
+        self._kernel.tune(settings.events_per_second, policy.join_after_s)
         self._kernel.set_rules(settings.rules)
+        await self._engine.reload(policy)
         self.in_force = settings
+
+
+def _directory(kind: str, parent: str) -> Path:
+    """Where systemd says that our files of a kind are (systemd.exec(5)); where it says nothing, the same place."""
+    given = os.environ.get(f'{kind}_DIRECTORY', '').split(':')[0]
+    return Path(given or f'{parent}/sockaccel')
 
 
 def status(engine: Engine) -> str:

@@ -12,10 +12,11 @@ from typing import Protocol
 import structlog
 
 from sockaccel import messages
-from sockaccel.cgroups import Cgroup, Cgroups
-from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, UnknownTarget
+from sockaccel.cgroups import Cgroup, Cgroups, Place
+from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, SockaccelError, UnknownTarget
 from sockaccel.layout import MAX_TARGETS, Counter, Event, EventKind, TargetFlag
 from sockaccel.probe import Finding
+from sockaccel.state import Desired, Slot
 from sockaccel.target import Target, quote
 
 log = structlog.stdlib.get_logger()
@@ -42,6 +43,8 @@ class Kernel(Protocol):
     def attach(self, cgroup: int) -> None: ...
     def detach(self) -> None: ...
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None: ...
+    def target_slots(self) -> list[tuple[int, TargetFlag]]: ...
+    def covered(self) -> dict[int, int]: ...
     def cover(self, cgroup_id: int, slot: int) -> None: ...
     def uncover(self, cgroup_id: int) -> None: ...
     def find_listeners(self) -> None: ...
@@ -50,21 +53,33 @@ class Kernel(Protocol):
     def counters(self) -> list[list[int]]: ...
 
 
+class Memory(Protocol):
+    """What outlives the process (sockaccel.state)."""
+
+    def write(self, desired: Desired) -> None: ...
+    def forget_runtime(self) -> None: ...
+
+
 class State(Enum):
     ACTIVE = 'active'
     WAITING = 'waiting'
+    REFUSED = 'refused'
     DRAINING = 'draining'
 
 
 @dataclass
 class Enabled:
-    """An enabled target. baseline: what the slot's counters stood at when it was enabled."""
+    """An enabled target, which has a slot. baseline: what the slot's counters stood at when it was enabled.
+
+    why: what it waits for, '' if it has a cgroup.
+    """
 
     target: Target
     slot: int
     generation: int
-    baseline: list[int]
+    baseline: tuple[int, ...]
     cgroup: Cgroup | None = None
+    why: str = ''
 
 
 @dataclass(frozen=True)
@@ -95,10 +110,13 @@ class Engine:
     cgroups: Cgroups
     counters: list[Counter]
     findings: list[Finding]
+    memory: Memory
+    desired: Desired = field(default_factory=Desired)
     policy: Policy = field(default_factory=Policy)
     on_event: Callable[[Event, str], None] = lambda _event, _target: None
     on_change: Callable[[], None] = lambda: None
     _enabled: dict[str, Enabled] = field(default_factory=dict)
+    _refused: dict[str, str] = field(default_factory=dict)
     _draining: dict[int, int] = field(default_factory=dict)
     _slot_names: dict[int, str] = field(default_factory=dict)
     _generation: int = 0
@@ -109,41 +127,87 @@ class Engine:
     _sweep_at: float = 0
     _rested_at: float = 0
 
+    async def start(self) -> None:
+        """Take up what is remembered, and what the kernel still holds from before; the rest of that drains.
+
+        A target that cannot be enabled any more stays remembered, and is listed as refused.
+        """
+        async with self._lock:
+            self.cgroups.on_move = self._follow
+            held = self.kernel.target_slots()
+            self._generation = max(generation for generation, _flags in held)
+            slots = {slot.name: number for number, slot in self.desired.slots.items()}
+            self._slot_names = {number: slot.name for number, slot in self.desired.slots.items()}
+            for name in self.desired.targets():
+                number = slots.get(name, 0)
+                await self._resume(name, number if self._is_held(number, held) else 0)
+            in_use = {enabled.slot for enabled in self._enabled.values()}
+            for number, (generation, flags) in enumerate(held):
+                if flags and number not in in_use:
+                    self.kernel.set_target(number, generation, TargetFlag(0))
+            wanted = {enabled.cgroup.id: enabled.slot for enabled in self._enabled.values() if enabled.cgroup}
+            for cgroup_id, number in self.kernel.covered().items():
+                if wanted.get(cgroup_id) != number:
+                    self.kernel.uncover(cgroup_id)
+            self._sweep()
+            try:
+                await self._remember(self.desired)
+            except SockaccelError as exc:
+                log.warning(f'The next start may count anew: {exc}, ignoring')
+
     async def enable(self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = '') -> None:
         """Accelerate a target's connections from now on; again is no change.
 
-        accept: names of kernel issues that the caller puts up with; by: who asks for it, for the journal. Raises
-        InvalidTarget, KernelIssue, LimitExceeded, KernelRefused.
+        accept: names of kernel issues that the caller puts up with. runtime: only until the daemon is stopped. by:
+        who asks, for the journal. Raises InvalidTarget, KernelIssue, LimitExceeded, KernelRefused, StateNotSaved.
         """
         target = Target.parse(name)
         accepted = frozenset(accept)
         self._check_issues(target, accepted)
         async with self._lock:
-            if target.name in self._enabled:
-                return
-            cgroup = await self.cgroups.resolve(target)
-            self._check_cgroup_is_free(target, cgroup)
-            self._enabled[target.name] = enabled = self._switch_on(target, cgroup)
-        where = f'cgroup "{cgroup.path}"' if cgroup else 'waiting for its cgroup to appear'
-        log.info(
-            f'Enabled "{target.name}" ({where}){asked_by(by)}',
-            message_id=messages.ENABLED,
-            target=target.name,
-            cgroup=enabled.cgroup and enabled.cgroup.path,
-            caller=by,
-        )
+            enabled = self._enabled.get(target.name)
+            is_new = enabled is None
+            if enabled is None:
+                enabled = await self._bring_in(target)
+            desired = self.desired.copy()
+            desired.enable(target.name, accepted, runtime=runtime)
+            try:
+                await self._remember(desired)
+            except BaseException:
+                if is_new:
+                    self._let_go(enabled)
+                raise
+            self._refused.pop(target.name, None)
+        if is_new:
+            where = f'cgroup "{enabled.cgroup.path}"' if enabled.cgroup else f'waiting: {enabled.why}'
+            log.info(
+                f'Enabled "{target.name}" ({where}){asked_by(by)}',
+                message_id=messages.ENABLED,
+                target=target.name,
+                cgroup=enabled.cgroup and enabled.cgroup.path,
+                caller=by,
+            )
         self.on_change()
 
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None:
-        """Let a target's connections go back to TCP, losing nothing. Raises InvalidTarget, UnknownTarget."""
+        """Let a target's connections go back to TCP, losing nothing.
+
+        runtime: only until the daemon is stopped. by: who asks, for the journal. Raises InvalidTarget,
+        UnknownTarget, StateNotSaved.
+        """
         target = Target.parse(name)
         async with self._lock:
-            enabled = self._enabled.pop(target.name, None)
-            if enabled is None:
+            enabled = self._enabled.get(target.name)
+            if enabled is None and target.name not in self._refused:
                 raise UnknownTarget(f'target {quote(target.name)} is not enabled, so nothing was changed')
-            self._switch_off(enabled)
-            self._sweep()
-        left = self._draining.get(enabled.slot, 0)
+            desired = self.desired.copy()
+            desired.disable(target.name, runtime=runtime)
+            # The file first: a target that is off and comes back by itself would surprise.
+            await self._remember(desired)
+            self._refused.pop(target.name, None)
+            if enabled:
+                self._let_go(enabled)
+        left = self._draining.get(enabled.slot, 0) if enabled else 0
         tail = f'; {left} sockets still hold unread bytes and drain' if left else ''
         log.info(
             f'Disabled "{target.name}"{tail}{asked_by(by)}',
@@ -154,6 +218,17 @@ class Engine:
         )
         self.on_change()
 
+    async def reload(self, policy: Policy) -> None:
+        """Put another policy in force, for the enabled targets too, and try again what was refused."""
+        async with self._lock:
+            self.policy = policy
+            for enabled in self._enabled.values():
+                self.kernel.set_target(enabled.slot, enabled.generation, self._flags())
+            for name in list(self._refused):
+                del self._refused[name]
+                await self._resume(name, 0)
+        self.on_change()
+
     async def stop(self) -> int:
         """Switch everything off; returns how many sockets stay in the map until their owners close them."""
         async with self._lock:
@@ -162,18 +237,25 @@ class Engine:
             self._enabled.clear()
             self._sweep()
             self.kernel.detach()
-            if self._sweep_timer:
-                self._sweep_timer.cancel()
-                self._sweep_timer = None
+            self._cancel_sweep()
+            self.memory.forget_runtime()
         return sum(self._draining.values())
 
+    async def leave(self) -> None:
+        """End without a change in the kernel: the next daemon takes over."""
+        async with self._lock:
+            self._cancel_sweep()
+
     def targets(self) -> list[TargetStatus]:
-        """Enabled targets, then those that are disabled and drain."""
+        """Enabled targets, then those that were refused, then those that are disabled and drain."""
         rows = []
         for enabled in self._enabled.values():
             state = State.ACTIVE if enabled.cgroup else State.WAITING
-            detail = f'cgroup {enabled.cgroup.path}' if enabled.cgroup else 'its cgroup does not exist yet'
+            detail = f'cgroup {enabled.cgroup.path}' if enabled.cgroup else enabled.why
+            if enabled.target.name in self.desired.runtime:
+                detail += '; until sockaccel is stopped'
             rows.append(TargetStatus(enabled.target.name, state, detail))
+        rows += [TargetStatus(name, State.REFUSED, why) for name, why in self._refused.items()]
         in_use = {enabled.slot for enabled in self._enabled.values()}
         for slot, sockets in self._draining.items():
             if slot not in in_use:
@@ -249,20 +331,91 @@ class Engine:
                     f'that, accept it: sockaccelctl enable --accept {name} {target.name}'
                 )
 
-    def _check_cgroup_is_free(self, target: Target, cgroup: Cgroup | None) -> None:
-        for other in self._enabled.values():
-            if cgroup and other.cgroup and other.cgroup.id == cgroup.id:
+    async def _resume(self, name: str, slot: int) -> None:
+        """Enable what is remembered, in a slot that it had before; 0 for any."""
+        try:
+            target = Target.parse(name)
+            self._check_issues(target, self.desired.targets()[name])
+            await self._bring_in(target, slot, must_exist=False)
+        except SockaccelError as exc:
+            self._refused[name] = str(exc)
+            log.warning(f'The remembered target {quote(name)} cannot be enabled: {exc}; until then ignoring it')
+
+    async def _bring_in(self, target: Target, slot: int = 0, *, must_exist: bool = True) -> Enabled:
+        place = await self.cgroups.follow(target, must_exist=must_exist)
+        try:
+            if other := self._owner_of(place.cgroup):
                 raise InvalidTarget(
                     f'{quote(target.name)} is the cgroup of {quote(other.target.name)}, which is enabled already'
                 )
+            enabled = self._switch_on(target, place, slot)
+        except BaseException:
+            self.cgroups.forget(target.name)
+            raise
+        self._enabled[target.name] = enabled
+        return enabled
 
-    def _switch_on(self, target: Target, cgroup: Cgroup | None) -> Enabled:
-        slot = self._free_slot()
-        self._generation += 1
-        enabled = Enabled(target, slot, self._generation, self.kernel.counters()[slot], cgroup)
-        flags = TargetFlag.ON
-        if self.policy.blocking_readers:
-            flags |= TargetFlag.BLOCKING_READERS
+    def _let_go(self, enabled: Enabled) -> None:
+        del self._enabled[enabled.target.name]
+        self.cgroups.forget(enabled.target.name)
+        self._switch_off(enabled)
+        self._sweep()
+        # Its cgroup may be that of another target too.
+        for name, other in self._enabled.items():
+            if not other.cgroup:
+                self._follow(name)
+
+    def _follow(self, name: str) -> None:
+        """A target's cgroup is another one now, or none."""
+        enabled = self._enabled.get(name)
+        if not enabled:
+            return
+        place = self.cgroups.place(name)
+        cgroup, why = place.cgroup, place.why
+        if other := self._owner_of(cgroup, enabled):
+            cgroup, why = None, f'its cgroup is that of {quote(other.target.name)}, which is enabled already'
+        before, enabled.cgroup, enabled.why = enabled.cgroup, cgroup, why
+        if cgroup == before:
+            return
+        if before:
+            self.kernel.uncover(before.id)
+        if cgroup:
+            self.kernel.cover(cgroup.id, enabled.slot)
+            log.info(f'Covers "{name}" (cgroup "{cgroup.path}")', target=name, cgroup=cgroup.path)
+        else:
+            log.info(f'Waits for "{name}": {why}', target=name)
+        self.on_change()
+
+    def _owner_of(self, cgroup: Cgroup | None, but: Enabled | None = None) -> Enabled | None:
+        for other in self._enabled.values():
+            if other is not but and cgroup and other.cgroup and other.cgroup.id == cgroup.id:
+                return other
+        return None
+
+    def _is_held(self, number: int, held: list[tuple[int, TargetFlag]]) -> bool:
+        """Whether the kernel's slot still is what is remembered of it."""
+        slot = self.desired.slots.get(number)
+        return bool(
+            slot
+            and 0 < number < len(held)
+            and held[number] == (slot.generation, held[number][1] | TargetFlag.ON)
+            and len(slot.baseline) == len(self.counters)
+        )
+
+    def _flags(self) -> TargetFlag:
+        return TargetFlag.ON | (TargetFlag.BLOCKING_READERS if self.policy.blocking_readers else TargetFlag(0))
+
+    def _switch_on(self, target: Target, place: Place, slot: int) -> Enabled:
+        """slot: one that the target has in the kernel already, 0 for none."""
+        cgroup = place.cgroup
+        if slot:
+            was = self.desired.slots[slot]
+            enabled = Enabled(target, slot, was.generation, was.baseline, cgroup, place.why)
+        else:
+            slot = self._free_slot()
+            self._generation += 1
+            baseline = tuple(self.kernel.counters()[slot])
+            enabled = Enabled(target, slot, self._generation, baseline, cgroup, place.why)
         was_attached = self.kernel.attached
         if not was_attached:
             root = self.cgroups.open_root()
@@ -271,7 +424,7 @@ class Engine:
             finally:
                 os.close(root)
         try:
-            self.kernel.set_target(slot, enabled.generation, flags)
+            self.kernel.set_target(slot, enabled.generation, self._flags())
             if cgroup:
                 self.kernel.cover(cgroup.id, slot)
             # Later ones are told of by the kernel.
@@ -289,6 +442,27 @@ class Engine:
         if enabled.cgroup:
             self.kernel.uncover(enabled.cgroup.id)
         self.kernel.set_target(enabled.slot, enabled.generation, TargetFlag(0))
+
+    async def _remember(self, desired: Desired) -> None:
+        """Raises StateNotSaved, and then what is desired is what it was."""
+        slots = {enabled.slot: enabled for enabled in self._enabled.values()}
+        desired.slots = {
+            number: Slot(enabled.target.name, enabled.generation, enabled.baseline)
+            for number, enabled in slots.items()
+        }
+        desired.slots |= {
+            number: Slot(self._slot_names.get(number, ''), 0, ())
+            for number in self._draining
+            if number not in slots
+        }
+        # It may take the disk a while.
+        await asyncio.to_thread(self.memory.write, desired)
+        self.desired = desired
+
+    def _cancel_sweep(self) -> None:
+        if self._sweep_timer:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
 
     def _free_slot(self) -> int:
         """Slot 0 belongs to nobody; one that still drains keeps its name."""

@@ -44,3 +44,7 @@ class InvalidConfiguration(SockaccelError):
 
 class AskFailed(SockaccelError):
     """A D-Bus call to somebody else was answered with an error, or not in time."""
+
+
+class StateNotSaved(SockaccelError):
+    """What was enabled or disabled cannot be remembered; the change was undone."""

@@ -118,6 +118,25 @@ class Kernel:
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
+    def target_slots(self) -> list[tuple[int, TargetFlag]]:
+        """Generation and flags of every slot."""
+        return [(generation, TargetFlag(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
+
+    def _target(self, slot: int) -> tuple[int, int]:
+        value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)
+        assert value is not None
+        generation, flags = TARGET.unpack(value)
+        return generation, flags
+
+    def covered(self) -> dict[int, int]:
+        """The slot of each covered cgroup, by the cgroup's id."""
+        found = {}
+        for key in libbpf.map_keys(self._fds['sa_cgroups'], _U64.size):
+            value = libbpf.map_lookup(self._fds['sa_cgroups'], key, _U32.size)
+            if value:
+                found[_U64.unpack(key)[0]] = _U32.unpack(value)[0]
+        return found
+
     def cover(self, cgroup_id: int, slot: int) -> None:
         """Let a cgroup and all below it belong to a target's slot. Raises KernelRefused."""
         try:

@@ -167,7 +167,20 @@ def map_clear(map_fd: int, key_size: int) -> None:
     """Take every key out. key_size: in bytes. OSError."""
     key = ctypes.create_string_buffer(key_size)
     while _libbpf.bpf_map_get_next_key(map_fd, None, key) == 0:
-        _check(_libbpf.bpf_map_delete_elem(map_fd, key))
+        map_delete(map_fd, key.raw)
+
+
+def map_keys(map_fd: int, size: int) -> list[bytes]:
+    """The keys of a map that nobody changes meanwhile. size: of a key in bytes. OSError."""
+    found: list[bytes] = []
+    key = ctypes.create_string_buffer(size)
+    try:
+        _check(_libbpf.bpf_map_get_next_key(map_fd, None, key))
+        while True:
+            found.append(key.raw)
+            _check(_libbpf.bpf_map_get_next_key(map_fd, key, key))
+    except FileNotFoundError:
+        return found
 
 
 class RingBuffer:

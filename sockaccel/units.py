@@ -1,41 +1,140 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Asks systemd where a unit's cgroup is (org.freedesktop.systemd1(5))."""
+"""Asks systemd where units are, and hears when that changes (org.freedesktop.systemd1(5))."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
+
+import structlog
 
 from sockaccel.errors import AskFailed, InvalidTarget
 from sockaccel.target import quote
 
+log = structlog.stdlib.get_logger()
+
 _NAME = 'org.freedesktop.systemd1'
+_PATH = '/org/freedesktop/systemd1'
+_MANAGER = f'{_NAME}.Manager'
+_PROPERTIES = 'org.freedesktop.DBus.Properties'
 _INTERFACES = {
     '.service': 'Service', '.slice': 'Slice', '.scope': 'Scope', '.socket': 'Socket', '.mount': 'Mount',
     '.swap': 'Swap',
 }  # fmt: skip
 
 
+@dataclass
+class _Followed:
+    """path: of the unit's object. rules: what the bus was asked to pass on for it."""
+
+    path: str
+    moved: Callable[[], None]
+    rules: tuple[str, ...]
+
+
 class SystemdUnits:
-    """sockaccel.cgroups.Units by way of the system bus. bus: a sockaccel.bus.Bus."""
+    """sockaccel.cgroups.Units by way of the system bus. bus: a sockaccel.bus.Bus.
+
+    UnitNew is not listened to: asking for a unit loads it, which is what UnitNew tells.
+    """
 
     def __init__(self, bus: Any) -> None:
         self._bus = bus
+        self._followed: dict[str, _Followed] = {}
+        self._subscribed = False
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def control_group(self, unit: str) -> str | None:
-        """The cgroup path of a unit, '' while it does not run, None without systemd. Raises InvalidTarget."""
+    async def follow(self, unit: str, moved: Callable[[], None]) -> str | None:
+        """See sockaccel.cgroups.Units; None without systemd."""
         if not await self._bus.has_owner(_NAME):
             return None
         try:
-            (path,) = await self._bus.ask(
-                _NAME, '/org/freedesktop/systemd1', f'{_NAME}.Manager', 'LoadUnit', 's', [unit]
-            )
-            state = await self._property(path, 'Unit', 'LoadState')
-            if state not in ('not-found', 'bad-setting', 'error'):
-                return str(await self._property(path, _INTERFACES[unit[unit.rindex('.') :]], 'ControlGroup'))
+            await self._subscribe()
+            (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'LoadUnit', 's', [unit])
+            changes = f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',path='{path}'"
+            # A job is there before the unit starts, and tells of units that did not exist when they were enabled.
+            jobs = [
+                f"type='signal',sender='{_NAME}',interface='{_MANAGER}',member='Job{what}',arg2='{unit}'"
+                for what in ('New', 'Removed')
+            ]
+            self._followed[unit] = followed = _Followed(path, moved, (changes, *jobs))
+            for rule in followed.rules:
+                await self._bus.match(rule)
         except AskFailed as exc:
+            self.forget(unit)
             raise InvalidTarget(f'systemd does not know unit {quote(unit)} ({exc})') from exc
-        raise InvalidTarget(f'unit {quote(unit)} does not exist (systemd says "{state}")')
+        return await self.place(unit)
+
+    async def place(self, unit: str) -> str:
+        """See sockaccel.cgroups.Units."""
+        followed = self._followed[unit]
+        try:
+            state = await self._property(followed.path, 'Unit', 'LoadState')
+            if state == 'not-found':
+                return ''
+            if state in ('bad-setting', 'error', 'masked'):
+                raise InvalidTarget(f'unit {quote(unit)} cannot be used: systemd says "{state}"')
+            interface = _INTERFACES[unit[unit.rindex('.') :]]
+            place = await self._property(followed.path, interface, 'ControlGroup')
+            if place:
+                return str(place)
+            if interface == 'Slice':
+                return _slice_path(unit)
+            return f'{_slice_path(await self._property(followed.path, interface, "Slice"))}/{unit}'
+        except AskFailed as exc:
+            raise InvalidTarget(f'systemd says nothing about unit {quote(unit)} ({exc})') from exc
+
+    def forget(self, unit: str) -> None:
+        followed = self._followed.pop(unit, None)
+        for rule in followed.rules if followed else ():
+            self._start(self._unmatch(rule))
+
+    async def _subscribe(self) -> None:
+        """Systemd sends signals once a client asks for them."""
+        if self._subscribed:
+            return
+        self._bus.add_message_handler(self._receive)
+        await self._bus.match(
+            f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='Reloading'"
+        )
+        await self._bus.ask(_NAME, _PATH, _MANAGER, 'Subscribe')
+        self._subscribed = True
+
+    def _receive(self, message: Any) -> bool:
+        """Whoever sent it: all that follows is a question to systemd."""
+        if message.member == 'PropertiesChanged':
+            concerned = [followed for followed in self._followed.values() if followed.path == message.path]
+        elif message.member in ('JobNew', 'JobRemoved') and len(message.body) > 2:
+            concerned = [followed for unit, followed in self._followed.items() if unit == message.body[2]]
+        elif message.member == 'Reloading' and message.body == [False]:
+            concerned = list(self._followed.values())
+        else:
+            return False
+        for followed in concerned:
+            followed.moved()
+        return False
+
+    async def _unmatch(self, rule: str) -> None:
+        try:
+            await self._bus.ask(
+                'org.freedesktop.DBus', '/org/freedesktop/DBus', 'org.freedesktop.DBus', 'RemoveMatch', 's', [rule]
+            )
+        except AskFailed as exc:
+            log.debug(f'The bus keeps a rule of a unit that is not followed any more ({exc}), ignoring')
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _property(self, path: str, interface: str, name: str) -> Any:
-        body = await self._bus.ask(
-            _NAME, path, 'org.freedesktop.DBus.Properties', 'Get', 'ss', [f'{_NAME}.{interface}', name]
-        )
+        body = await self._bus.ask(_NAME, path, _PROPERTIES, 'Get', 'ss', [f'{_NAME}.{interface}', name])
         return body[0].value
+
+
+def _slice_path(unit: str) -> str:
+    """Where a slice's cgroup is by its name (systemd.slice(5)); '' for the root slice."""
+    if unit in ('', '-.slice'):
+        return ''
+    parts = unit.removesuffix('.slice').split('-')
+    return ''.join(f'/{"-".join(parts[:depth])}.slice' for depth in range(1, len(parts) + 1))

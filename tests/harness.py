@@ -158,7 +158,8 @@ def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
 class Daemon:
     """A daemon process; `ready()` returns when it has told so, or fails with what it said.
 
-    notified: what it told the notify socket, each READY=, STATUS=, STOPPING= line.
+    notified: what it told the notify socket, each READY=, STATUS=, STOPPING= line. state: the directory for what
+    it remembers, None for one of its own.
     """
 
     def __init__(
@@ -168,12 +169,14 @@ class Daemon:
         *,
         command: tuple[str, ...] = (sys.executable, '-m', 'sockaccel'),
         directory: Path = ROOT,
+        state: Path | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-daemon-')
         Path(self._directory.name).chmod(0o755)
         self._root = f'CgroupRoot={cgroup_root}\n' if cgroup_root else ''
         self.config = Path(self._directory.name, 'sockaccel.conf')
         self.configure(settings)
+        self.state = state or Path(self._directory.name)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify = f'{self._directory.name}/notify'
         self._notify.bind(notify)
@@ -185,11 +188,22 @@ class Daemon:
             self.process = subprocess.Popen(
                 [*command, '--config', str(self.config)],
                 cwd=directory,
-                env={**os.environ, 'NOTIFY_SOCKET': notify},
+                env={**os.environ, 'NOTIFY_SOCKET': notify, **self._state()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+
+    def _state(self) -> dict[str, str]:
+        """Directories for what it remembers; those of this machine's own daemon stay untouched."""
+        made = {}
+        for kind in ('STATE', 'RUNTIME'):
+            path = self.state / kind.lower()
+            path.mkdir(exist_ok=True)
+            # Some tests run it as another user.
+            path.chmod(0o777)
+            made[f'{kind}_DIRECTORY'] = str(path)
+        return made
 
     def __enter__(self) -> Self:
         return self
@@ -232,6 +246,11 @@ class Daemon:
                 self.notified += self._notify.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
         return self.notified
 
+    @property
+    def log_text(self) -> str:
+        """What it has logged; once it is closed, all of it."""
+        return self.log.read_text() if self.log.exists() else self._last_words
+
     def resident(self) -> int:
         """Resident memory in KiB."""
         status = Path(f'/proc/{self.process.pid}/status').read_text()
@@ -244,6 +263,7 @@ class Daemon:
         return stop(self.process, number)
 
     def close(self) -> None:
+        self._last_words = self.log.read_text()
         self._notify.close()
         self._directory.cleanup()
 

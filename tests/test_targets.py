@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The life of a target: its cgroup comes and goes, the daemon ends and starts, the wish lasts."""
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import harness, traffic
+from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.systemd import Systemd
+from tests.traffic import exchange
+
+Targets = list[tuple[str, str]]
+
+
+def targets() -> Targets:
+    return [(name, state) for name, state, _detail in harness.call('ListTargets')]
+
+
+def detail() -> str:
+    ((_name, _state, what),) = harness.call('ListTargets')
+    return str(what)
+
+
+def joins(cgroup: Cgroup) -> bool:
+    """Whether a new connection of a cgroup is accelerated."""
+    before = harness.call('Stats')['connections']
+    with traffic.pair(cgroup) as made:
+        exchange(made)
+        return bool(harness.call('Stats')['connections'] > before)
+
+
+@pytest.fixture
+def root() -> Iterator[Cgroup]:
+    with PrivateBus(), Cgroup(f'sockaccel-targets-{os.getpid()}') as cgroup:
+        yield cgroup
+
+
+@pytest.fixture
+def daemon(root: Cgroup) -> Iterator[Daemon]:
+    with Daemon(root.path) as daemon:
+        yield daemon.ready()
+    assert 'Traceback' not in daemon.log_text
+
+
+def enable(name: str) -> None:
+    harness.enable(name, *harness.every_issue())
+
+
+def wait_for(state: str) -> None:
+    harness.wait_until(lambda: [seen for _name, seen in targets()] == [state], f'the target is {state}')
+
+
+@pytest.mark.usefixtures('daemon')
+def test_a_cgroup_that_is_made_anew_is_covered_again(root: Cgroup) -> None:
+    with Cgroup('slice', root) as parent:
+        with Cgroup('service', parent) as service:
+            enable(service.path)
+            assert joins(service)
+        wait_for('waiting')
+        for _restart in range(3):
+            with Cgroup('service', parent) as service:
+                wait_for('active')
+                assert joins(service)
+            wait_for('waiting')
+    # The directory above goes and comes back too.
+    with Cgroup('slice', root) as parent, Cgroup('service', parent) as service:
+        wait_for('active')
+        assert joins(service)
+
+
+@pytest.mark.usefixtures('daemon')
+def test_what_is_nested_comes_and_goes_without_a_word(root: Cgroup) -> None:
+    with Cgroup('service', root) as service:
+        enable(service.path)
+        for depth in ('one', 'two'):
+            with Cgroup(depth, service) as nested, Cgroup('below', nested) as below:
+                assert joins(below)
+        assert targets() == [(service.path, 'active')]
+
+
+def test_nothing_is_missed_when_more_happens_than_the_kernel_keeps(root: Cgroup, daemon: Daemon) -> None:
+    with Cgroup('service', root) as service:
+        enable(service.path)
+    wait_for('waiting')
+    kept = int(Path('/proc/sys/fs/inotify/max_queued_events').read_text())
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    other = root.directory / 'other'
+    for _number in range(kept // 2 + 10):
+        other.mkdir()
+        other.rmdir()
+    with Cgroup('service', root) as service:
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        wait_for('active')
+        assert joins(service)
+
+
+def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        enable('late.service')
+        assert targets() == [('late.service', 'waiting')]
+        # It is installed, and expected below its slice.
+        first = Cgroup('first.slice', root)
+        with first, Cgroup('first-more.slice', first) as place:
+            systemd.unit('late.service', cgroup=f'{place.path}/late.service')
+            with Cgroup('late.service', place) as unit:
+                wait_for('active')
+                assert joins(unit)
+            wait_for('waiting')
+            # It starts in the same place, and systemd need not say so.
+            with Cgroup('late.service', place) as unit:
+                wait_for('active')
+                assert joins(unit)
+        with Cgroup('second.slice', root) as place, Cgroup('late.service', place) as unit:
+            systemd.unit('late.service', cgroup=unit.path)
+            wait_for('active')
+            assert detail() == f'cgroup {unit.path}'
+            assert joins(unit)
+
+
+def test_a_unit_outside_the_root_waits_and_says_why(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        enable('astray.service')
+        with Cgroup(f'sockaccel-astray-{os.getpid()}') as place:
+            systemd.unit('astray.service', cgroup=place.path)
+            harness.wait_until(lambda: 'confined to' in detail(), 'it is told where the unit is')
+            assert targets() == [('astray.service', 'waiting')]
+
+
+def test_a_unit_that_cannot_be_used_is_refused(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        systemd.unit('bad.service', state='bad-setting')
+        answer = harness.control('enable', *(f'--accept={name}' for name in harness.every_issue()), 'bad.service')
+        assert answer.returncode == 1
+        assert 'unit "bad.service" cannot be used: systemd says "bad-setting"' in answer.stderr
+        assert targets() == []
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_targets_outlive_the_daemon(root: Cgroup, tmp_path: Path, number: int) -> None:
+    with Cgroup('service', root) as service:
+        with Daemon(root.path, state=tmp_path) as daemon:
+            daemon.ready()
+            enable(service.path)
+            enable(root.path)
+            harness.call('Disable', 's', root.path)
+            daemon.stop(number)
+        with Daemon(root.path, state=tmp_path) as daemon:
+            daemon.ready()
+            assert targets() == [(service.path, 'active')]
+            assert joins(service)
+    # A path that is not there any more is waited for.
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == [(service.path, 'waiting')]
+
+
+@pytest.mark.parametrize(
+    ('text', 'what'),
+    [
+        ('', 'Expecting value'),
+        ('{"version": 1, "targets": [{"name": "/x", ', 'Expecting'),
+        ('{"version": 1}', "no 'targets' in it"),
+        ('{"version": 2, "targets": []}', 'version 2'),
+        ('{"version": 1, "targets": [{"name": 5, "accept": []}]}', 'not a text'),
+        ('[]', 'indices'),
+        ('[' * 100_000, 'recursion'),
+        ('\0', 'Expecting'),
+    ],
+)
+def test_a_damaged_file_is_set_aside(root: Cgroup, tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / 'state' / 'targets.json'
+    file.parent.mkdir()
+    file.write_text(text)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == []
+        assert f'The remembered targets in "{file}" cannot be used' in daemon.log_text
+        assert what in daemon.log_text
+        assert 'Traceback' not in daemon.log_text
+        enable(root.path)
+        assert file.with_name('targets.json.damaged').read_text() == text
+        assert [entry['name'] for entry in json.loads(file.read_text())['targets']] == [root.path]
+
+
+def test_what_cannot_be_remembered_is_not_enabled(root: Cgroup, tmp_path: Path) -> None:
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        # Not even root replaces a directory by a file.
+        (tmp_path / 'state' / 'targets.json').unlink()
+        (tmp_path / 'state' / 'targets.json').mkdir()
+        answer = harness.control('enable', *(f'--accept={name}' for name in harness.every_issue()), root.path)
+        assert answer.returncode == 1
+        assert 'cannot remember the targets in' in answer.stderr
+        assert targets() == []
+        assert not joins(root)
+        assert not list((tmp_path / 'state').glob('*.new'))
+
+
+def test_a_remembered_target_that_is_refused_stays_remembered(root: Cgroup, tmp_path: Path) -> None:
+    with Daemon(root.path, 'AcceptKernelIssues=fionread\n', state=tmp_path) as daemon:
+        daemon.ready()
+        if not harness.every_issue():
+            pytest.skip('this kernel has no issue')
+        harness.call('Enable', 's', root.path)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == [(root.path, 'refused')]
+        assert 'FIONREAD' in detail()
+        assert not joins(root)
+        daemon.configure('AcceptKernelIssues=fionread\n')
+        daemon.reload()
+        assert targets() == [(root.path, 'active')]
+        assert joins(root)
+        daemon.configure('')
+        harness.call('Disable', 's', root.path)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == []
+
+
+def test_churn_leaves_nothing_behind(root: Cgroup, daemon: Daemon) -> None:
+    """Cgroups that come and go thousands of times: the target's own, and others beside and below it."""
+    with Cgroup('service', root) as service:
+        enable(service.path)
+    rounds = int(os.environ.get('SOCKACCEL_CHURN', '300'))
+
+    def churn(count: int) -> None:
+        for _round in range(count):
+            with contextlib.suppress(FileExistsError):
+                service.directory.mkdir()
+            (service.directory / 'nested').mkdir()
+            (root.directory / 'beside').mkdir()
+            (service.directory / 'nested').rmdir()
+            (root.directory / 'beside').rmdir()
+            service.directory.rmdir()
+
+    def held() -> tuple[int, int, int]:
+        process = f'/proc/{daemon.process.pid}'
+        fds = os.listdir(f'{process}/fd')
+        watches = sum(Path(f'{process}/fdinfo/{fd}').read_text().count('inotify wd') for fd in fds)
+        return len(fds), watches, len(harness.objects()['map'])
+
+    churn(rounds)
+    wait_for('waiting')
+    before, resident = held(), daemon.resident()
+    churn(rounds)
+    with Cgroup('service', root) as again:
+        wait_for('active')
+        assert joins(again)
+    wait_for('waiting')
+    assert held() == before
+    assert daemon.resident() - resident < 1024
