@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel import cli, config
+from sockaccel import cli, config, layout
 from tests.harness import ROOT, PrivateBus, control, stop
 from tests.surface import Surface
 
@@ -185,6 +185,13 @@ def test_every_command_and_option_is_in_the_man_page() -> None:
         assert re.search(rf'^\.B[RI]? "?{command}\b', text, re.MULTILINE), command
         for option in options:
             assert option == '--help' or option in text, option
+
+
+def test_reasons_in_the_man_page_exist() -> None:
+    section = text_of('sockaccelctl.1').partition('.SH REASONS')[2].partition('.SH')[0]
+    named = re.findall(r'^\.TP\n\.B (\w+)$', section, re.MULTILINE)
+    assert named
+    assert set(named) <= {counter.name for counter in layout.counters(layout.source_directory())}
 
 
 def test_every_key_is_in_the_man_page_and_in_the_file() -> None:
