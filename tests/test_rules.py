@@ -45,7 +45,13 @@ def test_a_range_of_addresses_fits_what_is_in_it(address: ipaddress.IPv4Address,
     network = ipaddress.ip_network((address, length), strict=False)
     (rule,) = rules.addresses(str(network), exclude=False)
     mapped = bytes(10) + b'\xff\xff' + address.packed
-    assert bytes(a & b for a, b in zip(mapped, rule.mask, strict=True)) == rule.address
+    assert fits(rule, mapped)
+    # An IPv6 address that ends likewise is another one.
+    assert not fits(rule, bytes(12) + address.packed)
+
+
+def fits(rule: Rule, address: bytes) -> bool:
+    return bytes(a & b for a, b in zip(address, rule.mask, strict=True)) == rule.address
 
 
 @pytest.mark.parametrize(
