@@ -251,16 +251,25 @@ class Bus(MessageBus):
             for exported in ServiceInterface._get_methods(interface):
                 if (exported.name, exported.in_signature) == (msg.member, msg.signature):
                     await self._permit(msg, exported.name)
-                    result = exported.fn(interface, *msg.body)
-                    if asyncio.iscoroutine(result):
-                        result = await result
-                    return exported.out_signature, ServiceInterface._fn_result_to_body(
-                        result, exported.out_signature_tree
-                    )[0]
+                    result = await self._call_member(msg, interface, exported)
+                    body, _fds = ServiceInterface._fn_result_to_body(result, exported.out_signature_tree)
+                    return exported.out_signature, body
         raise DBusError(
             ErrorType.UNKNOWN_METHOD,
             f'there is no method "{msg.member}" for arguments of type "{msg.signature}" in "{msg.interface}"',
         )
+
+    async def _call_member(self, msg, interface, exported):
+        try:
+            result = exported.fn(interface, *msg.body)
+            return await result if asyncio.iscoroutine(result) else result
+        except SockaccelError as exc:
+            # What somebody who may has wanted belongs to the story; who may not could fill the log with it.
+            if ACTIONS[exported.name]:
+                with contextlib.suppress(NotPermitted):
+                    by = await self.describe(msg.sender)
+                    log.info(f'{exported.name} was refused: {exc} (asked by {by})', caller=by)
+            raise
 
     async def _property(self, msg, exports):
         if {'Get': 'ss', 'GetAll': 's', 'Set': 'ssv'}.get(msg.member) != msg.signature:

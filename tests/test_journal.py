@@ -226,11 +226,20 @@ def test_the_story_in_a_real_journal(journald: Journald) -> None:
     lines = journald.lines('SYSLOG_IDENTIFIER=sockaccel')
     story = [line['MESSAGE'] for line in lines if not line['MESSAGE'].startswith('Falls back')]
     kinds = [text.split(' ')[0] for text in story]
-    assert kinds == ['Enabled', 'Joined', 'Joined', 'Closed', 'Closed', 'Configuration', 'Disabled', 'Stopped;'], (
-        story
-    )
+    assert kinds == [
+        'Enabled',
+        'Joined',
+        'Joined',
+        'Closed',
+        'Closed',
+        'Reload',
+        'Configuration',
+        'Disabled',
+        'Stopped;',
+    ], story
     assert ', asked by uid 0, python' in story[0]
     assert ':3: key "Nonsense" is unknown' in story[5]
+    assert 'the previous one stays in force' in story[6]
     enabled = journald.lines(f'MESSAGE_ID={messages.ENABLED}')
     assert [line['SOCKACCEL_TARGET'] for line in enabled] == [root.path]
     assert enabled[0]['SOCKACCEL_CALLER'].startswith('uid 0, python')
