@@ -170,7 +170,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	struct listener *listener;
 	struct target *target;
 	struct flow flow = {};
-	u32 slot, reason, by_listener = 0;
+	u32 slot, reason, by_listener = 0, to_mptcp = 0;
 	u64 sock;
 
 	if (!sk)
@@ -197,6 +197,9 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 		return;
 	}
 	listener = listener_for(&flow);
+	/* Read at once: the verifier of 6.1 loses sight of this comparison with NULL. */
+	if (listener)
+		to_mptcp = listener->mptcp;
 	if (!slot && listener) {
 		slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
 		by_listener = 1;
@@ -227,7 +230,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 	bpf_get_current_comm(connection->comm, sizeof(connection->comm));
 #endif
 	reason = reason_against(sock);
-	if (!reason && listener && listener->mptcp)
+	if (!reason && to_mptcp)
 		reason = MPTCP;
 	if (!reason && is_excluded(&flow, READ_U32(sock, OFFSET_sock_uid)))
 		reason = EXCLUDED;
