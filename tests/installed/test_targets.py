@@ -42,7 +42,9 @@ def test_journal_has_fields(sockaccel: None) -> None:
         with system.load():
             redirects()
         lines = journal(f'SOCKACCEL_TARGET={target}')
-        assert any(line['MESSAGE'].startswith('Enabled') for line in lines)
+        enabled = next(line for line in lines if line['MESSAGE'].startswith('Enabled'))
+        explained = run('journalctl', '--boot', '--catalog', f'MESSAGE_ID={enabled["MESSAGE_ID"]}', '--no-pager')
+        assert 'sockaccel.conf(5)' in explained or 'sockaccelctl' in explained.partition(enabled['MESSAGE'])[2]
         assert any(line.get('SOCKACCEL_DST') == '127.0.0.1:7711' for line in lines), lines[-5:]
         assert {line['SYSLOG_IDENTIFIER'] for line in lines} == {'sockaccel'}
         assert {line['_SYSTEMD_UNIT'] for line in lines} == {'sockaccel.service'}
