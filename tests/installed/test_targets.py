@@ -44,7 +44,7 @@ def test_journal_has_fields(sockaccel: None) -> None:
         lines = journal(f'SOCKACCEL_TARGET={target}')
         enabled = next(line for line in lines if line['MESSAGE'].startswith('Enabled'))
         explained = run('journalctl', '--boot', '--catalog', f'MESSAGE_ID={enabled["MESSAGE_ID"]}', '--no-pager')
-        assert 'sockaccel.conf(5)' in explained or 'sockaccelctl' in explained.partition(enabled['MESSAGE'])[2]
+        assert f'{target} is accelerated' in explained
         assert any(line.get('SOCKACCEL_DST') == '127.0.0.1:7711' for line in lines), lines[-5:]
         assert {line['SYSLOG_IDENTIFIER'] for line in lines} == {'sockaccel'}
         assert {line['_SYSTEMD_UNIT'] for line in lines} == {'sockaccel.service'}
