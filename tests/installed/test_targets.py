@@ -57,7 +57,7 @@ def test_unit_restart_is_followed(sockaccel: None) -> None:
             redirects()
         for _time in range(2):
             run('systemctl', 'restart', target)
-            wait_until(lambda: targets() == {target: 'active'}, 'the new cgroup is found')
+            wait_until(lambda: targets() == {target: 'active'}, 'the new cgroup is found', system.PATIENCE_S)
             with system.load():
                 redirects()
 
@@ -66,9 +66,9 @@ def test_stopped_unit_waits(sockaccel: None) -> None:
     with system.echo() as target:
         run('sockaccelctl', 'enable', target)
         run('systemctl', 'stop', target)
-        wait_until(lambda: targets() == {target: 'waiting'}, 'its end is noticed')
+        wait_until(lambda: targets() == {target: 'waiting'}, 'its end is noticed', system.PATIENCE_S)
         run('systemctl', 'start', target)
-        wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed')
+        wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed', system.PATIENCE_S)
         with system.load():
             redirects()
 
@@ -81,7 +81,7 @@ def test_socket_activated_service(sockaccel: None) -> None:
         run('sockaccelctl', 'enable', target)
         assert targets() == {target: 'waiting'}
         with system.load(port=7712):
-            wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed')
+            wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed', system.PATIENCE_S)
         # Its first connections came before there was a cgroup to know them by.
         with system.load(port=7712):
             redirects()
