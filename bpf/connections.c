@@ -47,6 +47,14 @@ static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
 	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
 }
 
+static inline struct target *target_of(struct connection *connection)
+{
+	/* On the stack: 6.1 takes no key out of the value that an iterator shows. */
+	u32 slot = connection->slot;
+
+	return sa_targets.lookup(&slot);
+}
+
 /* What may still change: programs accept late, and set O_NONBLOCK after that. */
 static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer)
 {
@@ -120,7 +128,7 @@ static inline void join(struct connection *connection, struct sock *sk, struct p
 static inline void judge(struct connection *connection, struct sock *sk, u64 peer, struct peer *self,
 			 struct peer *other, struct settings *settings)
 {
-	struct target *target = sa_targets.lookup(&connection->slot);
+	struct target *target = target_of(connection);
 	u64 sock = (u64)sk, now = bpf_ktime_get_ns();
 	struct flow key = connection->own;
 	u32 reason;
@@ -161,7 +169,7 @@ later:
 
 static inline u32 reason_to_leave(struct connection *connection, struct peer *self, u64 sock, u64 peer)
 {
-	struct target *target = sa_targets.lookup(&connection->slot);
+	struct target *target = target_of(connection);
 	u32 reason;
 
 	if (!is_enabled(target, connection))
