@@ -66,7 +66,7 @@ def section(guests: list[Guest]) -> Iterator[str]:
     yield ''
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
-        'the behaviours over IPv4, written by `tests/kernels/table.py`. Where no difference is named, sockaccel '
+        'the behaviours over IPv4 with non-blocking readers, written by `tests/kernels/table.py`. Where no difference is named, sockaccel '
         'is like plain TCP on that kernel.'
     )
     rows = [
