@@ -66,8 +66,8 @@ def section(guests: list[Guest]) -> Iterator[str]:
     yield ''
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
-        'the behaviours over IPv4 with non-blocking readers, written by `tests/kernels/table.py`. Where no difference is named, sockaccel '
-        'is like plain TCP on that kernel.'
+        'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. Where no difference is '
+        'named, sockaccel is like plain TCP on that kernel.'
     )
     rows = [
         ['', *(guest.name for guest in guests)],
