@@ -62,7 +62,8 @@ class Container:
             notify.bind(str(notified))
             self._process = subprocess.Popen(
                 [
-                    'unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc',
+                    # Not even a test run that is killed leaves it behind.
+                    'setpriv', '--pdeathsig=KILL', '--', 'unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc',
                     '--propagation=private', '--', 'sh', '-euc', _PREPARE, 'sh', work, self._root, *_OPTIONS,
                     *self._binds,
                 ],
