@@ -118,7 +118,8 @@ def complaints(printed: str) -> list[str]:
 def _command(kernel: Kernel, initramfs: Path, directory: Path) -> list[str]:
     command = [
         # Not even a test run that is killed leaves it behind.
-        'setpriv', '--pdeathsig=KILL', '--', 'qemu-system-x86_64', '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', _MEMORY,
+        'setpriv', '--pdeathsig=KILL', '--', 'qemu-system-x86_64',
+        '-accel', 'tcg,thread=multi', '-cpu', 'max', '-smp', '2', '-m', _MEMORY,
         '-display', 'none', '-nodefaults', '-no-user-config', '-no-reboot',
         '-serial', f'file:{directory}/console', '-serial', f'file:{directory}/said',
         '-kernel', str(kernel.image), '-initrd', str(initramfs),

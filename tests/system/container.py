@@ -63,8 +63,8 @@ class Container:
             self._process = subprocess.Popen(
                 [
                     # Not even a test run that is killed leaves it behind.
-                    'setpriv', '--pdeathsig=KILL', '--', 'unshare', '--mount', '--pid', '--fork', '--kill-child', '--mount-proc',
-                    '--propagation=private', '--', 'sh', '-euc', _PREPARE, 'sh', work, self._root, *_OPTIONS,
+                    'setpriv', '--pdeathsig=KILL', '--', 'unshare', '--mount', '--pid', '--fork', '--kill-child',
+                    '--mount-proc', '--propagation=private', '--', 'sh', '-euc', _PREPARE, 'sh', work, self._root, *_OPTIONS,
                     *self._binds,
                 ],
                 env={**os.environ, 'NOTIFY_SOCKET': str(notified), 'SYSTEMD_NSPAWN_UNIFIED_HIERARCHY': '1'},
