@@ -64,8 +64,8 @@ class Container:
                 [
                     # Not even a test run that is killed leaves it behind.
                     'setpriv', '--pdeathsig=KILL', '--', 'unshare', '--mount', '--pid', '--fork', '--kill-child',
-                    '--mount-proc', '--propagation=private', '--', 'sh', '-euc', _PREPARE, 'sh', work, self._root, *_OPTIONS,
-                    *self._binds,
+                    '--mount-proc', '--propagation=private', '--', 'sh', '-euc', _PREPARE, 'sh', work,
+                    self._root, *_OPTIONS, *self._binds,
                 ],
                 env={**os.environ, 'NOTIFY_SOCKET': str(notified), 'SYSTEMD_NSPAWN_UNIFIED_HIERARCHY': '1'},
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console,
