@@ -37,7 +37,7 @@ export SOCKACCEL_WORKER_OPTIONS='--quick --slower 10 --family ipv4 --reader nonb
 pytest='python3 -m pytest -p no:cacheprovider -q --color=no --durations=5'
 $pytest tests/installed -k 'ready or bus or issue or journal or killed or restart'
 units=$?
-$pytest tests/conformance/test_behaviours.py -k 'like_plain_tcp and ipv4 and nonblocking'
+$pytest --verbose --verbose tests/conformance/test_behaviours.py -k 'like_plain_tcp and ipv4 and nonblocking'
 behaviours=$?
 [ $units = 0 ] && [ $behaviours = 0 ]
 """
