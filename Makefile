@@ -4,7 +4,7 @@
 SECONDS = 2
 SOAK_SECONDS = 600
 
-.PHONY: help demo test test-apps test-system test-kernels soak compatibility lint format deb clean
+.PHONY: help demo test test-apps test-system test-kernels soak bench compatibility lint format deb clean
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
@@ -13,6 +13,7 @@ help:
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
 	@echo 'sudo make soak                ten minutes of hashed streams while targets come and go'
+	@echo 'sudo make bench               docs/benchmarks, measured on this machine; a quarter of an hour'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
 	@echo '     make format              rewrite the sources in the project style'
@@ -44,6 +45,13 @@ test-apps:
 soak:
 	@tools/setup test
 	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) .venv/bin/python -m pytest tests/conformance/test_stress.py $(ARGS)
+
+# Everything in docs/benchmarks, measured anew.
+bench:
+	@tools/setup bench
+	rm -f docs/benchmarks/results.json
+	.venv/bin/python -m tests.bench --json docs/benchmarks/results.json $(ARGS)
+	.venv/bin/python -m tests.bench.report docs/benchmarks/results.json docs/benchmarks
 
 # Measures every behaviour anew, on this kernel.
 compatibility:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sockaccel import __version__, config, show, top
+from sockaccel.bench import BenchFailed, bench
 from sockaccel.client import Client, NotRunning, Refused, boolean, integer, string, strings
 from sockaccel.connections import PATHS
 from sockaccel.errors import InvalidConfiguration
@@ -355,6 +356,7 @@ def parser() -> argparse.ArgumentParser:
         '--reset', action='store_true', help='show those since the last reset, and let the next begin at zero'
     )
     command(doctor, 'show what this kernel does to accelerated sockets')
+    command(bench, 'measure what acceleration brings on this machine; half a minute, as root')
     command(configuration, 'show the configuration in force, and where each value is from', name='config')
     command(reload, 'read the configuration anew', json_output=False)
     return parser
@@ -380,6 +382,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.run is configuration:
             return _configuration_of_files(options)
         return _fail(str(exc), 'start it with: systemctl enable --now sockaccel', EX_NOT_RUNNING)
+    except BenchFailed as exc:
+        return _fail(str(exc), '', EX_REFUSED)
     except Refused as exc:
         kind = exc.name.rsplit('.', 1)[-1]
         if kind in ('NotPermitted', 'AccessDenied'):
