@@ -25,6 +25,7 @@ from sockaccel import show
 from sockaccel.cgroups import cgroup2_mount
 from sockaccel.client import Client, boolean, strings
 from sockaccel.errors import SockaccelError
+from sockaccel.target import EVERYTHING
 
 ROUNDS = 5
 SECONDS = 0.4
@@ -63,6 +64,9 @@ WORKS = (
 
 async def bench(client: Client, options: argparse.Namespace) -> int:
     """The command. Raises BenchFailed, and what the daemon refuses."""
+    for name, _state, _detail in await client.call('ListTargets'):
+        if name in (EVERYTHING, '/'):
+            raise BenchFailed(f'all of this host is the target "{name}", so there is no plain TCP to compare with')
     configuration = {name: value for name, value, _origin in await client.call('Configuration')}
     issues = [name for name, severity, _sentence in await client.call('Findings') if severity == 'issue']
     with _cgroups(configuration.get('CgroupRoot') or '/') as (plain, target, name):
@@ -114,8 +118,6 @@ def _measure(work: Work, plain: Path, target: Path) -> dict[str, Any]:
     for _round in range(ROUNDS):
         for way, cgroup in ((PLAIN, plain), (UNIX, plain), (ACCELERATED, target)):
             rate, share = _run(work, way, cgroup)
-            if way == PLAIN and share:
-                raise BenchFailed('everything here is a target, so there is no plain TCP to compare with')
             if way == ACCELERATED:
                 shares.append(share)
             rates[way].append(rate)
