@@ -64,9 +64,12 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 static void *(*rdonly_cast)(__u64 number, __u32 type) = (void *)KFUNC_rdonly_cast;
 #define TYPED(number, structure) rdonly_cast(number, TYPE_##structure)
 #define SEEN(type, typed, offset) (*(type *)((typed) + (offset)))
+/* The socket of a program's own context, where it is known to be TCP's. */
+#define TCP_SOCK(sk) TYPED((__u64)(sk), tcp_sock)
 #else
 #define TYPED(number, structure) ((void *)(number))
 #define SEEN(type, typed, offset) READ_AS(type, typed, offset)
+#define TCP_SOCK(sk) ((void *)bpf_skc_to_tcp_sock(sk))
 #endif
 #define SEEN_BITS(typed, field) ((SEEN(__u8, typed, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
 
@@ -145,6 +148,12 @@ static inline __u64 sock_psock(__u64 sock)
 	return data & SK_USER_DATA_PSOCK ? data & ~SK_USER_DATA_MASK : 0;
 }
 
+/* What a pointer to a word points to; any of the kernel's structures that begin with one would do. */
+static inline int is_set(__u64 word)
+{
+	return SEEN(void *, TYPED(word, llist_node), 0) != NULL;
+}
+
 /* Where the kernel says that TCP as a whole has more memory than the second number of net.ipv4.tcp_mem. */
 static inline __u64 sock_memory_pressure(__u64 sock)
 {
@@ -156,17 +165,17 @@ static inline __u64 sock_memory_pressure(__u64 sock)
  * the sender's send(), which may reclaim, kill, or fail with ENOMEM; TCP waits. On cgroup v1 sockets have a counter
  * of their own and no memcg unless it is limited (mem_cgroup_sk_alloc() in mm/memcontrol.c).
  */
-static inline int cgroup_is_full(__u64 sock, __u32 size)
+static inline int cgroup_is_full(void *sock, __u32 size)
 {
 #ifdef OFFSET_sock_memcg
-	__u64 memcg = READ_U64(sock, OFFSET_sock_memcg), counter;
+	__u64 memcg = (__u64)SEEN(void *, sock, OFFSET_sock_memcg), counter;
 	__u64 pages = size / MEMORY_PAGE + MEMORY_SLACK_PAGES;
 
 	if (!memcg)
 		return 0;
 	counter = memcg + OFFSET_memcg_memory;
 #ifdef OFFSET_memcg_tcpmem
-	if (READ_BITS(memcg, memcg_tcpmem_active))
+	if (SEEN_BITS(TYPED(memcg, mem_cgroup), memcg_tcpmem_active))
 		counter = memcg + OFFSET_memcg_tcpmem;
 #endif
 #pragma clang loop unroll(disable)

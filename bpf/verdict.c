@@ -122,7 +122,7 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 		return ORDER;
 	/* More than the peer has been granted already must be granted first, which can fail where TCP would wait. */
 	if ((s32)size > SEEN(s32, peer, OFFSET_sock_forward_alloc) &&
-	    (READ_U64(connection->memory_pressure, 0) || cgroup_is_full(connection->peer_sock, size)))
+	    (is_set(connection->memory_pressure) || cgroup_is_full(peer, size)))
 		return MEMORY;
 	unread = SEEN(u32, peer, OFFSET_sock_rmem_alloc);
 	if (!has_room(connection, peer, unread, size))
@@ -178,7 +178,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	if (!sk)
 		return SK_PASS;
 	connection = sa_connections.sk_storage_get(sk, 0, 0);
-	sock = bpf_skc_to_tcp_sock(sk);
+	sock = TCP_SOCK(sk);
 	if (!connection || !sock)
 		return SK_PASS;
 	target = sa_targets.lookup(&connection->slot);

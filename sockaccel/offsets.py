@@ -75,7 +75,7 @@ ENUMERATORS = {
 }
 # With these the programs read without a helper's call (TYPED() in bpf/kernel.h).
 CAST = 'bpf_rdonly_cast'
-CAST_TO = ('tcp_sock', 'file', 'page_counter')
+CAST_TO = ('tcp_sock', 'file', 'llist_node', 'mem_cgroup', 'page_counter')
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ def _plot(cases: list[Mapping[str, Any]], title: str, path: Path, shortened: str
     figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.16 * (len(names) + 1) * len(cases)))
     height = 0.8 / len(names)
     for index, way in enumerate(names):
-        places, values, errors = [], [], ([], [])  # type: ignore[var-annotated]
+        places: list[float] = []
+        values: list[float] = []
+        errors: tuple[list[float], list[float]] = ([], [])
         for row, case in enumerate(cases):
             if way in case['ways']:
                 plain, summary = case['ways'][ways.PLAIN]['median'], case['ways'][way]
