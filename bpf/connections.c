@@ -181,18 +181,24 @@ static inline u32 reason_to_leave(struct connection *connection, struct peer *se
 		return LONELY;
 	if (pair_blocks(target, sock_file(sock), peer ? sock_file(peer) : 0))
 		return BLOCKING_END;
+	if (connection->coalesced >= STREAM_MESSAGES)
+		return SMALL_STREAM;
 	return 0;
 }
 
-static inline void mark(struct connection *connection, struct peer *self, u64 peer, u32 reason)
+static inline void mark(struct connection *connection, struct peer *self, struct peer *other, u64 peer, u32 reason)
 {
 	if (self)
 		self->marked = 1;
 	if (connection->marked)
 		return;
 	connection->marked = reason;
-	/* Both ends leave; the connection is counted once. */
-	if ((connection->active || !peer) && !(self && self->refused))
+	/* Both ends leave; the connection is counted once. The other one cannot see what this one sends. */
+	if (reason == SMALL_STREAM && other) {
+		other->refused = reason;
+		want_sweep();
+	}
+	if ((connection->active || !peer || reason == SMALL_STREAM) && !(self && self->refused))
 		count(connection->slot, reason, 1);
 }
 
@@ -268,7 +274,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		reason = connection->in_map ? reason_to_leave(connection, self, sock, peer) : 0;
 		if (!reason)
 			return 0;
-		mark(connection, self, peer, reason);
+		mark(connection, self, other, peer, reason);
 	} else if (settings->walk == WALK_EVICT && !(connection->marked && connection->in_map)) {
 		return 0;
 	}

@@ -62,6 +62,13 @@ struct peer {
 	__u32 pad;
 };
 
+/*
+ * Small messages go by TCP while others are unread, but in the map each costs half as much again. A connection of
+ * which so many more went by TCP than were redirected gains nothing, and leaves.
+ */
+#define STREAM_MESSAGES 2048
+#define REDIRECT_WEIGHT 8
+
 /* What is kept with each socket of a covered connection (sk_storage). */
 struct connection {
 	struct flow own;
@@ -99,6 +106,8 @@ struct connection {
 	/* Up to where tcp_bytes has counted; it stops at the FIN, which has a sequence number too. */
 	__u32 counted_sequence;
 	__u32 fin_sent;
+	/* How many messages of a stream of small ones TCP carried, less REDIRECT_WEIGHT for each that it did not. */
+	__u32 coalesced;
 	char comm[16];
 };
 

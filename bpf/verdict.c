@@ -151,6 +151,15 @@ static inline void note_sender(struct connection *connection)
 	probe_read(connection->comm, sizeof(connection->comm), (void *)(task + OFFSET_task_comm));
 }
 
+static inline void note_small(struct connection *connection, void *sock, u32 reason, u32 size)
+{
+	if ((reason != COALESCE && reason != ORDER) || size >= SMALL_MESSAGE ||
+	    OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF)
+		return;
+	if (++connection->coalesced >= STREAM_MESSAGES)
+		want_sweep();
+}
+
 static inline void note_tcp(struct connection *connection, u32 reason)
 {
 	connection->tcp_messages++;
@@ -202,12 +211,17 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		if (sa_members.msg_redirect_hash(msg, &connection->peer, BPF_F_INGRESS) == SK_PASS) {
 			connection->redirected_bytes += size;
 			connection->last_by_tcp = 0;
+			if (connection->coalesced)
+				connection->coalesced -= connection->coalesced < REDIRECT_WEIGHT
+								 ? connection->coalesced
+								 : REDIRECT_WEIGHT;
 			count_redirect(connection->slot, size);
 			return SK_PASS;
 		}
 		connection->redirected_messages--;
 		reason = REFUSED;
 	}
+	note_small(connection, sock, reason, size);
 	note_tcp(connection, reason);
 	return SK_PASS;
 }

@@ -35,10 +35,10 @@
 enum work { REQUESTS, STREAM, CONNECTS, HOLD };
 
 /* size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the
- * reader of a stream computes after each read, in microseconds. */
+ * reader of a stream computes after each read, in microseconds; before: milliseconds of streaming that do not count. */
 static struct {
 	enum work work;
-	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin;
+	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin, before;
 } options = {.size = 64, .milliseconds = 300, .connections = 1, .client_cpu = -1, .server_cpu = -1};
 
 struct end {
@@ -361,7 +361,7 @@ static void measure(pid_t server)
 	struct end *ends = calloc(options.connections, sizeof(*ends));
 	int redirected = 0, connections = options.work == CONNECTS ? 0 : options.connections;
 	double begun, elapsed, client_before, server_before;
-	uint64_t operations = 0, bytes = 0, tcp_before = 0, tcp = 0;
+	uint64_t operations = 0, bytes = 0, received = 0, tcp_before = 0, tcp = 0;
 	clockid_t server_clock;
 
 	if (clock_getcpuclockid(server, &server_clock))
@@ -380,6 +380,12 @@ static void measure(pid_t server)
 		redirected = warm_up(ends);
 		tcp_before = all_by_tcp(ends);
 	}
+	if (options.work == STREAM) {
+		shared->streaming = 1;
+		stream(ends, now(CLOCK_MONOTONIC) + options.before / 1e3);
+		received = shared->received;
+		tcp_before = all_by_tcp(ends);
+	}
 	client_before = now(CLOCK_PROCESS_CPUTIME_ID);
 	server_before = now(server_clock);
 	begun = now(CLOCK_MONOTONIC);
@@ -390,9 +396,8 @@ static void measure(pid_t server)
 		operations = connect_request_close(begun + options.milliseconds / 1e3);
 		bytes = 2 * operations * options.size;
 	} else {
-		shared->streaming = 1;
 		stream(ends, begun + options.milliseconds / 1e3);
-		bytes = shared->received;
+		bytes = shared->received - received;
 		operations = bytes / options.size;
 	}
 	elapsed = now(CLOCK_MONOTONIC) - begun;
@@ -412,7 +417,7 @@ int main(int argc, char **argv)
 	int option, listening;
 	pid_t server;
 
-	while ((option = getopt(argc, argv, "rsxhunt:c:p:q:w:z:S:")) != -1) {
+	while ((option = getopt(argc, argv, "rsxhunb:t:c:p:q:w:z:S:")) != -1) {
 		switch (option) {
 		case 'r':
 			options.work = REQUESTS;
@@ -449,6 +454,9 @@ int main(int argc, char **argv)
 			break;
 		case 'w':
 			options.warm = atoi(optarg);
+			break;
+		case 'b':
+			options.before = atoi(optarg);
 			break;
 		case 'z':
 			options.spin = atoi(optarg);

@@ -15,6 +15,8 @@ PROGRAM = SOURCE.parents[2] / 'build' / 'bench' / 'workload'
 # How long a connection may take until it is redirected. Unit: milliseconds.
 WARM_MS = 3000
 PLAIN_WARM_MS = 20
+# How long a stream of small messages may take until it has left the map.
+SETTLE_MS = 700
 SIZES = {1: '1 B', 64: '64 B', 1024: '1 KB', 4096: '4 KB', 16384: '16 KB', 65536: '64 KB'}
 STREAM_SIZES = {64: '64 B', 1024: '1 KB', 4096: '4 KB', 16384: '16 KB', 65536: '64 KB', 131072: '128 KB',
                 1048576: '1 MB'}  # fmt: skip
@@ -91,7 +93,7 @@ def many(milliseconds: int) -> list[Case]:
 def streams(milliseconds: int) -> list[Case]:
     one, other = _cpus()
     cases = []
-    for option, flags, ways in (('TCP_NODELAY', ('-n',), ALL), ('Nagle', (), ATTACHED)):
+    for option, flags, ways in (('TCP_NODELAY', ('-n',), ALL), ('Nagle', ('-b', SETTLE_MS), ATTACHED)):
         for size, name in STREAM_SIZES.items():
             goals = {PLAIN: 1.6 if size >= 65536 else 0.97}
             arguments = ['-s', *flags, '-S', size, '-p', one, '-q', other]
