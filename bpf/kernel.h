@@ -43,35 +43,30 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 #define MEMORY_SLACK_PAGES 64
 #define MEMORY_LEVELS 16
 
+/*
+ * One field at a pointer's number. A probe is a helper's call and takes some 20 ns; where the kernel has
+ * bpf_rdonly_cast(), a number passes for one of its structures, any that begins with 64 bits will do, and the read is
+ * one instruction, which yields zero where a probe would fail (PROBE_MEM in kernel/bpf/verifier.c). The loader makes
+ * these calls ones of a kernel function.
+ */
+#ifdef KFUNC_rdonly_cast
+static void *(*rdonly_cast)(__u64 number, __u32 type) = (void *)KFUNC_rdonly_cast;
+#define READ_AS(type, base, offset) (*(type *)rdonly_cast((__u64)(base) + (offset), TYPE_timespec64))
+/* The socket of a program's own context, where it is known to be TCP's. */
+#define TCP_SOCK(sk) rdonly_cast((__u64)(sk), TYPE_tcp_sock)
+#else
 #define READ_AS(type, base, offset)                                                                               \
 	({                                                                                                        \
 		type value = 0;                                                                                   \
 		probe_read(&value, sizeof(value), (const void *)((unsigned long)(base) + (offset)));              \
 		value;                                                                                            \
 	})
+#define TCP_SOCK(sk) ((void *)bpf_skc_to_tcp_sock(sk))
+#endif
 #define READ_U8(base, offset) READ_AS(__u8, base, offset)
 #define READ_U32(base, offset) READ_AS(__u32, base, offset)
 #define READ_U64(base, offset) READ_AS(__u64, base, offset)
 #define READ_BITS(base, field) ((READ_U8(base, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
-
-/*
- * Reads at a pointer's number that cost an instruction instead of a helper's call, some 20 ns: where the kernel has
- * bpf_rdonly_cast(), a number passes for one of the kernel's structures, and a load through it yields zero where a
- * probe would fail (PROBE_MEM in kernel/bpf/verifier.c). The loader makes these calls ones of a kernel function.
- * SEEN() reads through what TYPED() gave.
- */
-#ifdef KFUNC_rdonly_cast
-static void *(*rdonly_cast)(__u64 number, __u32 type) = (void *)KFUNC_rdonly_cast;
-#define TYPED(number, structure) rdonly_cast(number, TYPE_##structure)
-#define SEEN(type, typed, offset) (*(type *)((typed) + (offset)))
-/* The socket of a program's own context, where it is known to be TCP's. */
-#define TCP_SOCK(sk) TYPED((__u64)(sk), tcp_sock)
-#else
-#define TYPED(number, structure) ((void *)(number))
-#define SEEN(type, typed, offset) READ_AS(type, typed, offset)
-#define TCP_SOCK(sk) ((void *)bpf_skc_to_tcp_sock(sk))
-#endif
-#define SEEN_BITS(typed, field) ((SEEN(__u8, typed, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
 
 static inline __u64 sock_cookie(__u64 sock)
 {
@@ -95,10 +90,10 @@ static inline __u32 sock_receive_maximum(__u64 sock)
 }
 
 /* What the peer may still send by TCP without asking, in bytes: tcp_receive_window() in include/net/tcp.h. */
-static inline __u32 receive_window(void *typed)
+static inline __u32 sock_receive_window(__u64 sock)
 {
-	__s32 window = SEEN(__u32, typed, OFFSET_tcp_sock_rcv_wup) + SEEN(__u32, typed, OFFSET_tcp_sock_rcv_wnd) -
-		       SEEN(__u32, typed, OFFSET_tcp_sock_rcv_nxt);
+	__s32 window = READ_U32(sock, OFFSET_tcp_sock_rcv_wup) + READ_U32(sock, OFFSET_tcp_sock_rcv_wnd) -
+		       READ_U32(sock, OFFSET_tcp_sock_rcv_nxt);
 
 	return window > 0 ? window : 0;
 }
@@ -148,12 +143,6 @@ static inline __u64 sock_psock(__u64 sock)
 	return data & SK_USER_DATA_PSOCK ? data & ~SK_USER_DATA_MASK : 0;
 }
 
-/* What a pointer to a word points to; any of the kernel's structures that begin with one would do. */
-static inline int is_set(__u64 word)
-{
-	return SEEN(void *, TYPED(word, llist_node), 0) != NULL;
-}
-
 /* Where the kernel says that TCP as a whole has more memory than the second number of net.ipv4.tcp_mem. */
 static inline __u64 sock_memory_pressure(__u64 sock)
 {
@@ -165,27 +154,25 @@ static inline __u64 sock_memory_pressure(__u64 sock)
  * the sender's send(), which may reclaim, kill, or fail with ENOMEM; TCP waits. On cgroup v1 sockets have a counter
  * of their own and no memcg unless it is limited (mem_cgroup_sk_alloc() in mm/memcontrol.c).
  */
-static inline int cgroup_is_full(void *sock, __u32 size)
+static inline int cgroup_is_full(__u64 sock, __u32 size)
 {
 #ifdef OFFSET_sock_memcg
-	__u64 memcg = (__u64)SEEN(void *, sock, OFFSET_sock_memcg), counter;
+	__u64 memcg = READ_U64(sock, OFFSET_sock_memcg), counter;
 	__u64 pages = size / MEMORY_PAGE + MEMORY_SLACK_PAGES;
 
 	if (!memcg)
 		return 0;
 	counter = memcg + OFFSET_memcg_memory;
 #ifdef OFFSET_memcg_tcpmem
-	if (SEEN_BITS(TYPED(memcg, mem_cgroup), memcg_tcpmem_active))
+	if (READ_BITS(memcg, memcg_tcpmem_active))
 		counter = memcg + OFFSET_memcg_tcpmem;
 #endif
 #pragma clang loop unroll(disable)
 	for (int level = 0; level < MEMORY_LEVELS; level++) {
-		void *typed = TYPED(counter, page_counter);
-
-		if (SEEN(__u64, typed, OFFSET_page_counter_usage) + pages >
-		    SEEN(__u64, typed, OFFSET_page_counter_max))
+		if (READ_U64(counter, OFFSET_page_counter_usage) + pages >
+		    READ_U64(counter, OFFSET_page_counter_max))
 			return 1;
-		counter = (__u64)SEEN(void *, typed, OFFSET_page_counter_parent);
+		counter = READ_U64(counter, OFFSET_page_counter_parent);
 		if (!counter)
 			break;
 	}

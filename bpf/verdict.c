@@ -58,12 +58,12 @@ static inline u32 await_peer(struct connection *connection, void *sock)
  * (tcp_clamp_window() in net/ipv4/tcp_input.c); as long as TCP has not done so, a reader that is only late may have
  * BACKLOG_OF_SMALL_BUFFER unread.
  */
-static inline int has_room(struct connection *connection, void *peer, u32 unread, u32 size)
+static inline int has_room(struct connection *connection, u64 peer, u32 unread, u32 size)
 {
-	u32 limit = SEEN(u32, peer, OFFSET_sock_rcvbuf), backlog = limit / 2;
+	u32 limit = READ_U32(peer, OFFSET_sock_rcvbuf), backlog = limit / 2;
 	u64 needed = (u64)unread + size, promised;
 
-	if (!(SEEN_BITS(peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < connection->receive_maximum) {
+	if (!(READ_BITS(peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < connection->receive_maximum) {
 		limit = connection->receive_maximum;
 		if (backlog < BACKLOG_OF_SMALL_BUFFER)
 			backlog = BACKLOG_OF_SMALL_BUFFER;
@@ -73,28 +73,21 @@ static inline int has_room(struct connection *connection, void *peer, u32 unread
 	/* As much as TCP itself may exceed: it asks for room before it adds a segment. */
 	if (needed <= (limit / 16 < LARGEST_SEGMENT ? limit / 16 : LARGEST_SEGMENT))
 		return 1;
-	promised = receive_window(peer);
+	promised = sock_receive_window(peer);
 	return needed + promised + promised / 4 <= limit;
-}
-
-static inline int blocks(u64 file)
-{
-	void *typed = TYPED(file, file);
-
-	return !(SEEN(u32, typed, OFFSET_file_flags) & O_NONBLOCK);
 }
 
 static inline u32 reason_in_peer(struct connection *connection, struct target *target, void *sock, u32 size)
 {
-	void *peer = TYPED(connection->peer_sock, tcp_sock);
+	u64 peer = connection->peer_sock;
 	u32 unread;
 
-	if (SEEN(u64, peer, OFFSET_sock_cookie) != connection->peer_cookie)
+	if (sock_cookie(peer) != connection->peer_cookie)
 		return PEER_GONE;
 	/* A socket keeps its file from accept() to the last close(), at which it also leaves the map: a remembered
 	 * file is as good as the map entry that the redirect needs. */
 	if (!connection->peer_file) {
-		connection->peer_file = sock_file(connection->peer_sock);
+		connection->peer_file = sock_file(peer);
 		if (!connection->peer_file)
 			return NOT_ACCEPTED;
 	}
@@ -103,28 +96,28 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	if (!(target->flags & TARGET_BLOCKING_READERS)) {
 		if (!connection->file)
 			connection->file = sock_file((u64)sock);
-		if (blocks(connection->peer_file) || blocks(connection->file))
+		if (file_blocks(connection->peer_file) || file_blocks(connection->file))
 			return BLOCKING;
 	}
-	if (SEEN(u64, peer, OFFSET_sock_ulp))
+	if (sock_ulp(peer))
 		return ULP;
-	if (SEEN(s32, peer, OFFSET_sock_rcvlowat) > 1)
+	if (READ_AS(s32, peer, OFFSET_sock_rcvlowat) > 1)
 		return LOW_WATER;
-	if (SEEN(s32, peer, OFFSET_sock_peek_off) >= 0)
+	if (READ_AS(s32, peer, OFFSET_sock_peek_off) >= 0)
 		return PEEK_OFFSET;
 	/* The rule of order: the kernel hands out redirected bytes before TCP's, so TCP must have nothing left,
 	 * neither in the reader's queue nor on the way. */
-	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) != SEEN(u32, peer, OFFSET_tcp_sock_copied_seq))
+	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer, OFFSET_tcp_sock_copied_seq))
 		return ORDER;
 	/* A reader may still sleep in TCP's own receive function, which no redirect would wake, since before the
 	 * peer joined: the first message after that goes by TCP. */
 	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) == connection->joined_sequence)
 		return ORDER;
 	/* More than the peer has been granted already must be granted first, which can fail where TCP would wait. */
-	if ((s32)size > SEEN(s32, peer, OFFSET_sock_forward_alloc) &&
-	    (is_set(connection->memory_pressure) || cgroup_is_full(peer, size)))
+	if ((s32)size > READ_AS(s32, peer, OFFSET_sock_forward_alloc) &&
+	    (READ_U64(connection->memory_pressure, 0) || cgroup_is_full(peer, size)))
 		return MEMORY;
-	unread = SEEN(u32, peer, OFFSET_sock_rmem_alloc);
+	unread = READ_U32(peer, OFFSET_sock_rmem_alloc);
 	if (!has_room(connection, peer, unread, size))
 		return BACKLOG;
 	if (unread && size < SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))

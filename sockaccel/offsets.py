@@ -73,9 +73,9 @@ ENUMERATORS = {
     name: 'sock_flags'
     for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
 }
-# With these the programs read without a helper's call (TYPED() in bpf/kernel.h).
+# With these the programs read without a helper's call (READ_AS() in bpf/kernel.h).
 CAST = 'bpf_rdonly_cast'
-CAST_TO = ('tcp_sock', 'file', 'llist_node', 'mem_cgroup', 'page_counter')
+CAST_TO = ('tcp_sock', 'timespec64')
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ def defines() -> dict[str, int]:
             with contextlib.suppress(KeyError):
                 values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
             for name in CAST_TO:
-                with contextlib.suppress(KeyError):
-                    values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
+                values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
     except OSError as exc:
         raise UnsupportedKernel(
             f'cannot read the type information of kernel {os.uname().release} from "{exc.filename}" '
