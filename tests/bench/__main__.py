@@ -42,8 +42,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what was asked for."""
+def run(options: argparse.Namespace) -> None:
+    """Measure what was asked for; the results are there after each group."""
     wanted = options.group or [*OWN, *tools.ALL_TOOLS, DAEMON]
     results: dict[str, Any] = {
         'machine': machine(),
@@ -60,15 +60,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 chosen = [case for case in cases if options.match in f'{case.group}, {case.name}']
                 found = samples.measure(chosen, there, options.rounds, say)
                 results['cases'] += [case | {'tool': name in tools.ALL_TOOLS} for case in found]
+                save(options.json, results)
     if DAEMON in wanted:
         results['daemon'] = daemon.measure(say, options.connections)
-    return results
+        save(options.json, results)
 
 
-def merged(before: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """Earlier results with these in their place; what was not measured now stays."""
+def save(path: Path | None, results: dict[str, Any]) -> None:
+    """Put the results into a file, in the place of earlier ones; what was not measured now stays."""
+    if not path:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = json.loads(path.read_text()) if path.exists() else {}
     cases = {(case['group'], case['name']): case for case in [*before.get('cases', []), *results['cases']]}
-    return {**before, **results, 'cases': list(cases.values())}
+    path.write_text(json.dumps({**before, **results, 'cases': list(cases.values())}, indent=1) + '\n')
 
 
 def main() -> int:
@@ -89,11 +94,7 @@ def main() -> int:
         return 1
     workload.build()
     before = harness.Surroundings.now()
-    results = run(options)
-    if options.json:
-        old = json.loads(options.json.read_text()) if options.json.exists() else {}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(merged(old, results), indent=1) + '\n')
+    run(options)
     if left := before.left():
         print(f'left behind: {left}', file=sys.stderr)
         return 1
