@@ -8,7 +8,7 @@
 #define BACKLOG_OF_SMALL_BUFFER 262144
 /* Unit: bytes; what the loopback interface takes at once. */
 #define LARGEST_SEGMENT 65536
-/* Below this, a stream is faster when TCP coalesces its messages. Unit: bytes. */
+/* Up to this, a stream is faster when TCP coalesces its messages. Unit: bytes. */
 #define SMALL_MESSAGE 16384
 
 #define NOTHING COUNTERS_COUNT
@@ -120,7 +120,7 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	unread = READ_U32(peer, OFFSET_sock_rmem_alloc);
 	if (!has_room(connection, peer, unread, size))
 		return BACKLOG;
-	if (unread && size < SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
+	if (unread && size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
 		return COALESCE;
 	return NOTHING;
 }
@@ -146,7 +146,7 @@ static inline void note_sender(struct connection *connection)
 
 static inline void note_small(struct connection *connection, void *sock, u32 reason, u32 size)
 {
-	if ((reason != COALESCE && reason != ORDER) || size >= SMALL_MESSAGE ||
+	if ((reason != COALESCE && reason != ORDER) || size > SMALL_MESSAGE ||
 	    OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF)
 		return;
 	if (++connection->coalesced >= STREAM_MESSAGES)

@@ -16,7 +16,7 @@ PROGRAM = SOURCE.parents[2] / 'build' / 'bench' / 'workload'
 WARM_MS = 3000
 PLAIN_WARM_MS = 20
 # How long a stream of small messages may take until it has left the map.
-SETTLE_MS = 700
+SETTLE_MS = 1500
 SIZES = {1: '1 B', 64: '64 B', 1024: '1 KB', 4096: '4 KB', 16384: '16 KB', 65536: '64 KB'}
 STREAM_SIZES = {64: '64 B', 1024: '1 KB', 4096: '4 KB', 16384: '16 KB', 65536: '64 KB', 131072: '128 KB',
                 1048576: '1 MB'}  # fmt: skip
