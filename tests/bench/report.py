@@ -45,7 +45,9 @@ def write(results: Mapping[str, Any], directory: Path) -> None:
         if cases:
             _plot(cases, title, directory / f'{name}.svg', shortened=prefix)
             parts.append(f'![{title}, by way, as a multiple of plain TCP]({name}.svg)\n')
-    parts += [_table(results['cases']), _daemon(results.get('daemon', {}))]
+    parts.append(_table(results['cases']))
+    if 'daemon' in results:
+        parts.append(_daemon(results['daemon']))
     (directory / NAME).write_text('\n'.join(parts))
 
 
