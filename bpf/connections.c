@@ -15,6 +15,8 @@
 /* How often a candidate is looked at, and how long after the first look; each wait is four times the last. */
 #define LOOKS 6
 #define SECOND_LOOK_NS 100000000ULL
+/* How long to wait for a socket whose lock is held. */
+#define OWNED_NS 5000000ULL
 
 struct bpf_iter_meta;
 
@@ -69,16 +71,29 @@ static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer)
 	return 0;
 }
 
-/* A candidate stays out for good. The end that finds out first has the reason counted. */
-static inline void leave_out(struct connection *connection, struct peer *other, u32 reason)
+/* Once more, soon: an end that this walk has passed must hear of something. */
+static inline void walk_again(struct settings *settings)
+{
+	settings->next_due_ns = 1;
+}
+
+/* The end that finds out first has the reason counted, and tells the other one. */
+static inline void leave_out(struct connection *connection, struct peer *other, u32 reason,
+			     struct settings *settings)
 {
 	struct flow key = connection->own;
 
 	connection->state = LEFT;
 	connection->reason = reason;
 	sa_peers.delete(&key);
-	if (other)
+	/* The connecting end was closed before, and counted then. */
+	if (!connection->active && !other)
+		return;
+	if (other) {
 		other->refused = reason;
+		if (other->joined)
+			walk_again(settings);
+	}
 	count(connection->slot, reason, 1);
 	report(connection, EVENT_REFUSED, reason);
 }
@@ -91,32 +106,44 @@ static inline u32 reason_of_error(int error)
 		return KEY_TAKEN;
 	if (error == -E2BIG || error == -ENOMEM)
 		return MAP_FULL;
+	if (error == -EINVAL)
+		return ULP_END;
 	return UNSUPPORTED;
 }
 
-static inline void join(struct connection *connection, struct sock *sk, struct peer *self, struct peer *other)
+/*
+ * The walk neither holds a reference to the socket nor its lock: it may be closed at any moment, and even be somebody
+ * else's. Nobody redirects to it or from it before it is said to have joined, so it can be taken out again until then.
+ */
+static inline void join(struct connection *connection, struct sock *sk, struct peer *other,
+			struct settings *settings)
 {
 	struct flow key = connection->own;
 	u64 sock = (u64)sk;
+	struct peer *self;
 	int error;
 
 	/* Before the socket is in the map: from then on its owner's send() counts. */
 	connection->counted_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq);
 	connection->receive_maximum = sock_receive_maximum(sock);
 	connection->memory_pressure = sock_memory_pressure(sock);
-	/* Never over another one: an older socket under this key may hold bytes that its owner has not read yet. */
-	error = sa_members.insert(&key, sk);
-	if (error) {
-		leave_out(connection, other, reason_of_error(error));
-		return;
-	}
-	/* The walk holds no reference: the socket may have been closed and be somebody else's by now. */
-	if (sock_cookie(sock) != connection->cookie) {
-		sa_members.delete(&key);
-		return;
-	}
 	connection->peer_sock = other->sock;
 	connection->peer_cookie = other->cookie;
+	if (sock_cookie(sock) != connection->cookie)
+		return;
+	/* Never over another one: an older socket under this key may hold bytes that its owner has not read yet. */
+	error = sa_members.insert(&key, sk);
+	self = sa_peers.lookup(&key);
+	if (!self || self->cookie != connection->cookie || sock_cookie(sock) != connection->cookie) {
+		if (!error)
+			sa_members.delete(&key);
+		connection->state = LEFT;
+		return;
+	}
+	if (error) {
+		leave_out(connection, other, reason_of_error(error), settings);
+		return;
+	}
 	connection->state = JOINED;
 	connection->in_map = 1;
 	self->joined = 1;
@@ -134,8 +161,10 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	u32 reason;
 
 	/* Closed meanwhile. */
-	if (!self || self->cookie != connection->cookie)
+	if (!self) {
+		connection->state = LEFT;
 		return;
+	}
 	if (self->refused || !is_enabled(target, connection)) {
 		connection->state = LEFT;
 		connection->reason = self->refused;
@@ -146,19 +175,27 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 		goto later;
 	reason = reason_against_pair(sock, peer);
 	if (!reason && sock_state(sock) != TCP_ESTABLISHED)
-		reason = SHORT;
+		reason = connection->reason ? connection->reason : SHORT;
+	/* Before this end is in: it could not leave while a peer is in a map that is not ours. */
+	if (!reason && peer && other && !other->joined && (sock_psock(sock) || sock_psock(peer)))
+		reason = FOREIGN_SOCKMAP;
 	if (reason) {
-		leave_out(connection, other, reason);
+		leave_out(connection, other, reason, settings);
 		return;
 	}
 	reason = reason_to_wait(target, sock, peer);
 	if (!reason && other) {
-		join(connection, sk, self, other);
+		/* Its owner may be about to change what the kernel changes too. */
+		if (sock_is_owned(sock)) {
+			connection->due_ns = now + OWNED_NS;
+			goto later;
+		}
+		join(connection, sk, other, settings);
 		return;
 	}
 	connection->reason = reason;
 	if (++connection->looked_at >= LOOKS) {
-		leave_out(connection, other, reason);
+		leave_out(connection, other, reason, settings);
 		return;
 	}
 	connection->due_ns = now + (SECOND_LOOK_NS << 2 * (connection->looked_at - 1));
@@ -167,7 +204,7 @@ later:
 		settings->next_due_ns = connection->due_ns;
 }
 
-static inline u32 reason_to_leave(struct connection *connection, struct peer *self, u64 sock, u64 peer)
+static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 peer)
 {
 	struct target *target = target_of(connection);
 	u32 reason;
@@ -177,8 +214,6 @@ static inline u32 reason_to_leave(struct connection *connection, struct peer *se
 	reason = reason_against_pair(sock, peer);
 	if (reason)
 		return reason;
-	if (self && self->refused)
-		return LONELY;
 	if (pair_blocks(target, sock_file(sock), peer ? sock_file(peer) : 0))
 		return BLOCKING_END;
 	if (connection->coalesced >= STREAM_MESSAGES)
@@ -186,20 +221,28 @@ static inline u32 reason_to_leave(struct connection *connection, struct peer *se
 	return 0;
 }
 
-static inline void mark(struct connection *connection, struct peer *self, struct peer *other, u64 peer, u32 reason)
+/* Both ends leave, or none: who is marked last goes by the other one's mark. The connection is counted once. */
+static inline void mark(struct connection *connection, struct peer *self, struct peer *other, u64 sock, u64 peer,
+			struct settings *settings)
 {
+	u32 told = (self && self->refused) || (other && other->marked);
+	u32 reason = connection->marked;
+
+	if (!reason) {
+		reason = reason_to_leave(connection, sock, peer);
+		if (!reason && !told)
+			return;
+		connection->marked = reason ? reason : LONELY;
+		if (!told)
+			count(connection->slot, reason, 1);
+		if (other && !other->joined)
+			other->refused = connection->marked;
+		else if (other && !other->marked)
+			walk_again(settings);
+	}
 	if (self)
 		self->marked = 1;
-	if (connection->marked)
-		return;
-	connection->marked = reason;
-	/* Both ends leave; the connection is counted once. The other one cannot see what this one sends. */
-	if (reason == SMALL_STREAM && other) {
-		other->refused = reason;
-		want_sweep();
-	}
-	if ((connection->active || !peer || reason == SMALL_STREAM) && !(self && self->refused))
-		count(connection->slot, reason, 1);
+	settings->leaving++;
 }
 
 static inline int no_call_in_progress(u64 sock)
@@ -254,30 +297,37 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct flow key, peer_key;
 	u64 sock, peer;
 	int zero = 0;
-	u32 reason;
 
 	if (!connection || !sk)
 		return 0;
 	settings = sa_settings.lookup(&zero);
-	if (!settings)
-		return 0;
 	sock = (u64)sk;
+	if (!settings || sock_cookie(sock) != connection->cookie)
+		return 0;
 	key = connection->own;
 	peer_key = connection->peer;
 	self = sa_peers.lookup(&key);
+	if (self && self->cookie != connection->cookie)
+		self = NULL;
 	other = sa_peers.lookup(&peer_key);
+	if (other && connection->peer_cookie && other->cookie != connection->peer_cookie)
+		other = NULL;
 	peer = sock_of_peer(connection, other);
 
+	/* Closed: the kernel has taken it out, and the key may be somebody else's. */
+	if (connection->in_map && !sock_psock(sock)) {
+		connection->in_map = 0;
+		connection->state = LEFT;
+	}
 	if (settings->walk == WALK_JUDGE) {
 		if (connection->state == CANDIDATE)
 			judge(connection, sk, peer, self, other, settings);
-		reason = connection->in_map ? reason_to_leave(connection, self, sock, peer) : 0;
-		if (!reason)
-			return 0;
-		mark(connection, self, other, peer, reason);
-	} else if (settings->walk == WALK_EVICT && !(connection->marked && connection->in_map)) {
+		if (connection->in_map)
+			mark(connection, self, other, sock, peer, settings);
 		return 0;
 	}
+	if (settings->walk == WALK_EVICT && !(connection->marked && connection->in_map))
+		return 0;
 	describe(&record, connection, EVENT_CONNECTION, connection->last_by_tcp ? connection->reason : 0,
 		 bpf_ktime_get_ns());
 	if (settings->walk == WALK_EVICT) {
@@ -296,7 +346,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		connection->state = LEFT;
 		connection->reason = connection->marked;
 		connection->in_map = 0;
-		sa_peers.delete(&key);
+		if (self)
+			sa_peers.delete(&key);
 	}
 	return 0;
 }

@@ -4,9 +4,12 @@
 static inline void count(u32 slot, u32 counter, u64 amount)
 {
 	struct counters *counters = sa_counters.lookup(&slot);
+	u64 index = counter;
 
-	if (counters && counter < COUNTERS_COUNT)
-		__sync_fetch_and_add(&counters->value[counter], amount);
+	/* The check and the access go by one register, or the verifier does not see that they belong together. */
+	asm volatile("" : "+r"(index));
+	if (counters && index < COUNTERS_COUNT)
+		__sync_fetch_and_add(&counters->value[index], amount);
 }
 
 /* Each of these costs a locked instruction per message, so one look-up serves both. */
@@ -98,19 +101,22 @@ static inline void report(struct connection *connection, u32 kind, u32 reason)
 	sa_events.ringbuf_submit(event, 0);
 }
 
-/* Under no limit, since sockets that must leave would stay; but once until the sweep that follows. */
-static inline void want_sweep(void)
+/*
+ * Under no limit, since sockets that must leave would stay; but once until the sweep that follows. Where the ring
+ * buffer is full the daemon looks at what is wanted when it has emptied it.
+ */
+static inline void want_sweep(u32 urgency)
 {
 	int zero = 0;
 	u32 *wanted = sa_sweep_wanted.lookup(&zero);
 	struct event *event;
 
-	if (!wanted || *wanted)
+	if (!wanted || *wanted >= urgency)
 		return;
+	*wanted = urgency;
 	event = sa_events.ringbuf_reserve(sizeof(*event));
 	if (!event)
 		return;
-	*wanted = 1;
 	__builtin_memset(event, 0, sizeof(*event));
 	event->kind = EVENT_SWEEP_WANTED;
 	sa_events.ringbuf_submit(event, 0);

@@ -19,6 +19,7 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 #define ENOMEM 12
 #define EBUSY 16
 #define EEXIST 17
+#define EINVAL 22
 
 /* net/tcp_states.h */
 #define TCP_ESTABLISHED 1
@@ -51,7 +52,7 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
  */
 #ifdef KFUNC_rdonly_cast
 static void *(*rdonly_cast)(__u64 number, __u32 type) = (void *)KFUNC_rdonly_cast;
-#define READ_AS(type, base, offset) (*(type *)rdonly_cast((__u64)(base) + (offset), TYPE_timespec64))
+#define READ_AS(type, base, offset) (*(volatile type *)rdonly_cast((__u64)(base) + (offset), TYPE_timespec64))
 /* The socket of a program's own context, where it is known to be TCP's. */
 #define TCP_SOCK(sk) rdonly_cast((__u64)(sk), TYPE_tcp_sock)
 #else
@@ -135,12 +136,31 @@ static inline int sock_wants_more_than_bytes(__u64 sock)
 	return 0;
 }
 
+/* Whether a task holds the lock of the socket, which takes more than the spin lock that programs take. */
+static inline int sock_is_owned(__u64 sock)
+{
+	return READ_U32(sock, OFFSET_sock_lock_owned) != 0;
+}
+
 /* 0 for a socket that is in no sockmap, ours or anybody's. */
 static inline __u64 sock_psock(__u64 sock)
 {
 	__u64 data = READ_U64(sock, OFFSET_sock_user_data);
 
 	return data & SK_USER_DATA_PSOCK ? data & ~SK_USER_DATA_MASK : 0;
+}
+
+/*
+ * Whether somebody may be inside TCP's own receive function of a member, as with MSG_WAITALL after a part that TCP
+ * carried. A redirect would not wake it, and what TCP carries later would overtake. tcp_bpf_recvmsg() holds a
+ * reference to the psock while it runs, tcp_recvmsg() does not; who merely waits in poll() looks the same.
+ */
+static inline int sock_is_read_by_tcp(__u64 sock)
+{
+	__u64 psock = sock_psock(sock), waiters = READ_U64(sock, OFFSET_sock_wq) + OFFSET_socket_wq_waiters;
+
+	return psock && READ_U32(psock, OFFSET_psock_refcnt) == 1 &&
+	       (sock_is_owned(sock) || READ_U64(waiters, 0) != waiters);
 }
 
 /* Where the kernel says that TCP as a whole has more memory than the second number of net.ipv4.tcp_mem. */

@@ -31,7 +31,7 @@ BPF_ARRAY(sa_settings, struct settings, 1);
 /* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */
 BPF_ARRAY(sa_rules, struct rules, 1);
 BPF_ARRAY(sa_window, struct event_window, 1);
-/* Set from the first reason for a sweep until the sweep begins. */
+/* How urgently a sweep is wanted (enum urgency), until it begins. */
 BPF_ARRAY(sa_sweep_wanted, u32, 1);
 BPF_RINGBUF_OUTPUT(sa_events, EVENT_PAGES);
 

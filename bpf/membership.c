@@ -186,7 +186,7 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 		if (connection->in_map && sock_psock(sock))
 			sa_members.delete(&connection->own);
 		if (connection->marked)
-			want_sweep();
+			want_sweep(SWEEP_NOW);
 		sa_connections.sk_storage_delete(sk);
 	}
 	read_flow(sock, &flow);
@@ -260,7 +260,7 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct connection *
 	connection->state = CANDIDATE;
 	connection->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	want_sweep();
+	want_sweep(SWEEP_LATER);
 	return 0;
 }
 
@@ -364,10 +364,12 @@ static inline void on_close(struct connection *connection)
 	struct flow key = connection->own;
 	struct peer *self = sa_peers.lookup(&key);
 
-	if (connection->state == CANDIDATE && connection->active && self && !self->refused)
-		count(connection->slot, SHORT, 1);
-	if (self && self->cookie == connection->cookie)
+	if (self && self->cookie == connection->cookie) {
+		/* What kept it out until now, if it has been looked at. */
+		if (connection->state == CANDIDATE && connection->active && !self->refused)
+			count(connection->slot, connection->reason ? connection->reason : SHORT, 1);
 		sa_peers.delete(&key);
+	}
 	if (connection->state != JOINED) {
 		connection->state = LEFT;
 		return;
@@ -375,7 +377,7 @@ static inline void on_close(struct connection *connection)
 	connection->state = LEFT;
 	/* The daemon waits for the last one that drains. */
 	if (connection->marked)
-		want_sweep();
+		want_sweep(SWEEP_NOW);
 	count(connection->slot, CONNECTIONS_CLOSED, 1);
 	report(connection, EVENT_CLOSED, 0);
 }

@@ -158,8 +158,15 @@ struct settings {
 	__u32 events_per_second;
 	__u32 walk;
 	__u64 join_after_ns;
-	/* Written by a walk that judges: when the next candidate is due, 0 if none is. */
+	/* Written by a walk that judges: when the next candidate is due, 0 if none is; how many members should leave. */
 	__u64 next_due_ns;
+	__u64 leaving;
+};
+
+/* For candidates a sweep can wait until they are due; for members that should leave it cannot. */
+enum urgency {
+	SWEEP_LATER = 1,
+	SWEEP_NOW,
 };
 
 enum walk {

@@ -42,6 +42,9 @@ static inline u32 await_peer(struct connection *connection, void *sock)
 
 	if (connection->peer_joined)
 		return NOTHING;
+	/* The walk that lets this end join is not done with it yet. */
+	if (connection->state != JOINED)
+		return NO_PEER;
 	peer = sa_peers.lookup(&connection->peer);
 	if (!peer || !peer->joined)
 		return NO_PEER;
@@ -113,6 +116,9 @@ static inline u32 reason_in_peer(struct connection *connection, struct target *t
 	 * peer joined: the first message after that goes by TCP. */
 	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) == connection->joined_sequence)
 		return ORDER;
+	if (target->flags & TARGET_BLOCKING_READERS && file_blocks(connection->peer_file) &&
+	    sock_is_read_by_tcp(peer))
+		return BLOCKING;
 	/* More than the peer has been granted already must be granted first, which can fail where TCP would wait. */
 	if ((s32)size > READ_AS(s32, peer, OFFSET_sock_forward_alloc) &&
 	    (READ_U64(connection->memory_pressure, 0) || cgroup_is_full(peer, size)))
@@ -150,7 +156,7 @@ static inline void note_small(struct connection *connection, void *sock, u32 rea
 	    OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF)
 		return;
 	if (++connection->coalesced >= STREAM_MESSAGES)
-		want_sweep();
+		want_sweep(SWEEP_NOW);
 }
 
 static inline void note_tcp(struct connection *connection, u32 reason)
@@ -164,7 +170,7 @@ static inline void note_tcp(struct connection *connection, u32 reason)
 	    reason != NOT_ACCEPTED && reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF)
 		report(connection, EVENT_FALLBACK, reason);
 	if (reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP || reason == ZEROCOPY)
-		want_sweep();
+		want_sweep(SWEEP_NOW);
 	connection->reason = reason;
 }
 

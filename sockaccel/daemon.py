@@ -67,7 +67,7 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         story = Story(engine.reason, lambda: engine.stats()['events_suppressed'])
         stack.push_async_callback(_drain, engine, notifier, story)
 
-        loop.add_reader(kernel.listen(engine.receive), kernel.consume)
+        loop.add_reader(kernel.listen(engine.receive), engine.consume)
         lost = BusLost(f'the bus name "{bus.NAME}" was taken away')
         configuration = Configuration(read_settings, settings, engine, kernel, notifier)
         manager = await bus.export(

@@ -14,7 +14,7 @@ import structlog
 from sockaccel import messages
 from sockaccel.cgroups import Cgroup, Cgroups, Place
 from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, SockaccelError, UnknownTarget
-from sockaccel.layout import MAX_TARGETS, Counter, Event, EventKind, TargetFlag
+from sockaccel.layout import MAX_TARGETS, Counter, Event, EventKind, TargetFlag, Urgency
 from sockaccel.probe import Finding
 from sockaccel.state import Desired, Slot
 from sockaccel.target import Target, quote
@@ -50,6 +50,8 @@ class Kernel(Protocol):
     def find_listeners(self) -> None: ...
     def connections(self) -> list[Event]: ...
     def sweep(self) -> SweepResult: ...
+    def consume(self) -> None: ...
+    def sweep_wanted(self) -> Urgency: ...
     def counters(self) -> list[list[int]]: ...
 
 
@@ -313,12 +315,16 @@ class Engine:
         return self.counters[index] if 0 < index < len(self.counters) else None
 
     def receive(self, event: Event) -> None:
-        """An event of the kernel's. Its reasons for a sweep are gathered, the rest goes to `on_event`."""
-        if event.kind is EventKind.SWEEP_WANTED:
-            # A candidate, or somebody who should leave: which of them, the sweep finds out.
-            self._sweep_after(self.policy.join_after_s)
-            return
-        self.on_event(event, self._slot_names.get(event.slot, ''))
+        """An event of the kernel's; one that only wakes tells nothing else."""
+        if event.kind is not EventKind.SWEEP_WANTED:
+            self.on_event(event, self._slot_names.get(event.slot, ''))
+
+    def consume(self) -> None:
+        """Let the kernel's events be received; a sweep that somebody wants is made in time."""
+        self.kernel.consume()
+        urgency = self.kernel.sweep_wanted()
+        if urgency is not Urgency.NONE:
+            self._sweep_after(0 if urgency is Urgency.NOW else self.policy.join_after_s)
 
     def _check_issues(self, target: Target, accepted: frozenset[str]) -> None:
         issues = {finding.name: finding for finding in self.findings if finding.severity == 'issue'}

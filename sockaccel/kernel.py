@@ -23,6 +23,7 @@ from sockaccel.layout import (
     Event,
     EventKind,
     TargetFlag,
+    Urgency,
     Walk,
 )
 from sockaccel.rules import Rule
@@ -85,8 +86,15 @@ class Kernel:
         self._settle(Walk.LIST)
 
     def consume(self) -> None:
+        """Hand out the events that are there."""
         if self._ring:
             self._ring.consume()
+
+    def sweep_wanted(self) -> Urgency:
+        """How urgently a sweep is wanted. Whoever wanted one may have found no room for an event."""
+        value = libbpf.map_lookup(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.size)
+        assert value is not None
+        return Urgency(_U32.unpack(value)[0])
 
     @property
     def attached(self) -> bool:
@@ -113,6 +121,7 @@ class Kernel:
         if self._link is not None:
             os.close(self._link)
             self._link = None
+            self._wait_for_programs()
             libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
@@ -178,12 +187,12 @@ class Kernel:
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
-            marked = self._walk(Walk.JUDGE)
+            self._walk(Walk.JUDGE)
             settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
             assert settings is not None
-            next_due_ns = SETTINGS.unpack(settings)[3]
+            *_rest, next_due_ns, leaving = SETTINGS.unpack(settings)
             left = []
-            if marked:
+            if leaving:
                 self._wait_for_programs()
                 left = _unpack(self._walk(Walk.EVICT))
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
@@ -203,7 +212,7 @@ class Kernel:
         return table
 
     def _settle(self, walk: Walk) -> None:
-        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), 0)
+        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), 0, 0)
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
 
     def _wait_for_programs(self) -> None:

@@ -21,7 +21,7 @@ EVENT_PAGES = 64
 
 FLOW = struct.Struct('=Q16s16sHHI')
 TARGET = struct.Struct('=II')
-SETTINGS = struct.Struct('=IIQQ')
+SETTINGS = struct.Struct('=IIQQQ')
 RULE = struct.Struct('=IIII16s16s')
 EVENT = struct.Struct(f'={FLOW.size}s8Q8I16s')
 
@@ -46,6 +46,12 @@ class ConnectionState(IntEnum):
     CANDIDATE = 1
     JOINED = 2
     LEFT = 3
+
+
+class Urgency(IntEnum):
+    NONE = 0
+    LATER = 1
+    NOW = 2
 
 
 class Walk(IntEnum):

@@ -22,8 +22,9 @@ from sockaccel.client import Client
 from tests import harness, traffic
 from tests.harness import Cgroup, Daemon, PrivateBus
 from tests.test_membership import network_namespace, sleeps
-from tests.traffic import PATIENCE_S, Pair, accelerate, exchange, read, write
+from tests.traffic import PATIENCE_S, Pair, accelerate, exchange, no_delay, read, write
 
+SO_TIMESTAMP = 29
 Stats = Callable[[], dict[str, int]]
 
 
@@ -417,3 +418,45 @@ def test_a_reader_that_slept_before_its_socket_joined_is_woken() -> None:
             assert answer.result(PATIENCE_S) == b'wake up'
         finally:
             made.client.close()
+
+
+@pytest.mark.parametrize('delay', [True, False])
+def test_a_blocking_reader_that_waits_for_all_gets_all(delay: bool) -> None:  # noqa: FBT001
+    """The first part comes by TCP, and the reader then sleeps inside TCP's own receive function."""
+    parts = [bytes([number]) * 5 for number in range(6)]
+    with (
+        _daemon('JoinDelayMs=0\nBlockingReaders=yes\n') as root,
+        ThreadPoolExecutor(1) as pool,
+        traffic.pair(root, blocking=True) as made,
+    ):
+        harness.wait_until(lambda: len(traffic.members()) == 2, 'both join')
+        no_delay(made.client, on=not delay)
+        task = pool.submit(threading.get_native_id).result()
+        answer = pool.submit(made.server.recv, 30, socket.MSG_WAITALL)
+        try:
+            for part in parts:
+                harness.wait_until(lambda: sleeps(task), 'the reader sleeps')
+                made.client.sendall(part)
+            assert answer.result(PATIENCE_S) == b''.join(parts)
+        finally:
+            made.client.close()
+
+
+def test_an_end_whose_peer_is_left_out_leaves_too() -> None:
+    """The accepting end, or the connecting one, may have joined already when the other one is found unsuitable."""
+    with _daemon('JoinDelayMs=0\n') as root, contextlib.ExitStack() as stack:
+        kept = []
+        with root.inside(), traffic.listen() as listener:
+            for _connection in range(20):
+                made = traffic.connect(listener)
+                stack.callback(made.close)
+                # SO_TIMESTAMP, as soon as there may have been a walk.
+                made.server.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+                kept.append(made)
+        with traffic.pair(root), traffic.pair(root) as last:
+            ends = {traffic.ports(last.client), traffic.ports(last.server)}
+            harness.wait_until(lambda: len(traffic.members()) <= 4, 'only who can be accelerated is in the map')
+            assert ends <= traffic.members()
+        counted = _stats()
+        assert counted['connection_reason_option_end'] == len(kept)
+        assert counted['connection_reason_lonely'] == 0

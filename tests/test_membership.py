@@ -264,7 +264,7 @@ def test_a_blocking_end_stays_out_of_the_map(target: Cgroup, stats: Stats) -> No
         assert not is_member(made.client)
         assert not is_member(made.server)
     counted = stats()
-    assert counted['connection_reason_short'] == 1
+    assert counted['connection_reason_blocking_end'] == 1
     assert counted['connections'] == 2
 
 
