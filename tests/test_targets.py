@@ -13,7 +13,6 @@ import pytest
 from tests import harness, traffic
 from tests.harness import Cgroup, Daemon, PrivateBus
 from tests.systemd import Systemd
-from tests.traffic import exchange
 
 Targets = list[tuple[str, str]]
 
@@ -28,11 +27,14 @@ def detail() -> str:
 
 
 def joins(cgroup: Cgroup) -> bool:
-    """Whether a new connection of a cgroup is accelerated."""
+    """Whether a new connection of a cgroup is accelerated, a little after it was made."""
     before = harness.call('Stats')['connections']
-    with traffic.pair(cgroup) as made:
-        exchange(made)
-        return bool(harness.call('Stats')['connections'] > before)
+    with traffic.pair(cgroup):
+        try:
+            harness.wait_until(lambda: harness.call('Stats')['connections'] > before, 'it joins', 2)
+        except AssertionError:
+            return False
+        return True
 
 
 @pytest.fixture
