@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from sockaccel import __version__, bus, config, journal, layout, loader, messages, polkit, probe
+from sockaccel import __version__, adoption, bus, config, journal, layout, loader, messages, polkit, probe
 from sockaccel.cgroups import Cgroups
 from sockaccel.connections import Connections
 from sockaccel.engine import Engine, Policy, asked_by
@@ -22,6 +22,7 @@ from sockaccel.layout import Event
 from sockaccel.notify import Notifier
 from sockaccel.probe import Finding
 from sockaccel.state import StateFiles
+from sockaccel.store import Pins, Store
 from sockaccel.story import Story
 from sockaccel.units import SystemdUnits
 
@@ -40,7 +41,10 @@ ReadSettings = Callable[[], config.Config]
 
 
 async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
-    """Run until SIGTERM or SIGINT. Raises SockaccelError; whatever was attached is let go on every way out."""
+    """Run until SIGTERM or SIGINT. Raises SockaccelError.
+
+    On the way out nothing stays attached, unless another daemon is about to take over.
+    """
     settings = read_settings()
     journal.configure(settings.log_level)
     loop = asyncio.get_running_loop()
@@ -53,19 +57,37 @@ async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
         stack.push_async_callback(system_bus.close)
         if await system_bus.has_owner(bus.NAME):
             raise bus.already_running()
-        cgroups = Cgroups(SystemdUnits(system_bus), settings.cgroup_root)
+        units = SystemdUnits(system_bus)
+        cgroups = Cgroups(units, settings.cgroup_root)
         stack.callback(cgroups.close)
         memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
+        stack.callback(memory.close)
+        memory.lock()
+        store: Store = notifier.store or Pins()
+        stack.callback(store.close)
 
-        fds = await loader.load(settings.maximum_connections)
+        objects = await adoption.obtain(store, settings.maximum_connections)
         counters = layout.counters(layout.source_directory())
-        kernel = Kernel(fds, counters, settings.events_per_second, settings.join_delay_ms / 1000)
+        kernel = Kernel(objects, counters, settings.events_per_second, settings.join_delay_ms / 1000)
         stack.callback(kernel.close)
-        findings = probe.probe(fds)
+        if not notifier.store:
+            stack.callback(kernel.release)
+        findings = probe.probe(objects.fds)
         engine = Engine(kernel, cgroups, counters, findings, memory, memory.read(), policy_of(settings))
         kernel.set_rules(settings.rules)
         story = Story(engine.reason, lambda: engine.stats()['events_suppressed'])
-        stack.push_async_callback(_drain, engine, notifier, story)
+
+        async def end(kind: object, _error: object, _traceback: object) -> None:
+            # After a failure systemd starts us anew, or closes what is in its store.
+            if notifier.store and (kind or await units.own_job() == 'restart'):
+                notifier.stopping('Ending: connections stay as they are for the next start')
+                await engine.leave()
+                story.finish()
+                log.info('Ended; what is in the kernel waits for the next start')
+            else:
+                await _drain(engine, kernel, notifier, story)
+
+        stack.push_async_exit(end)
 
         loop.add_reader(kernel.listen(engine.receive), engine.consume)
         lost = BusLost(f'the bus name "{bus.NAME}" was taken away')
@@ -185,10 +207,11 @@ def _introduce(findings: list[Finding]) -> None:
             )
 
 
-async def _drain(engine: Engine, notifier: Notifier, story: Story) -> None:
+async def _drain(engine: Engine, kernel: Kernel, notifier: Notifier, story: Story) -> None:
     notifier.stopping('Stopping: connections go back to TCP')
     left = await engine.stop()
     story.finish()
+    kernel.release()
     if left:
         log.info(f'Stopped; {left} sockets keep unread bytes and go on by TCP', draining=left)
     else:
@@ -206,12 +229,7 @@ def _settle(ended: asyncio.Future[None], error: SockaccelError | None = None) ->
 
 async def check(settings: config.Config) -> list[Finding]:
     """What a start would find, without taking a name or attaching anything. Raises SockaccelError."""
-    fds = await loader.load(settings.maximum_connections)
-    kernel = Kernel(fds, layout.counters(layout.source_directory()), 0, 0)
-    try:
-        return probe.probe(fds)
-    finally:
-        kernel.close()
+    return probe.probe(await loader.load(settings.maximum_connections))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -38,9 +38,7 @@ class SweepResult(Protocol):
 class Kernel(Protocol):
     """What the core asks of the kernel side (sockaccel.kernel)."""
 
-    @property
-    def attached(self) -> bool: ...
-    def attach(self, cgroup: int) -> None: ...
+    def attach(self, cgroup: int) -> bool: ...
     def detach(self) -> None: ...
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None: ...
     def target_slots(self) -> list[tuple[int, TargetFlag]]: ...
@@ -422,23 +420,21 @@ class Engine:
             self._generation += 1
             baseline = tuple(self.kernel.counters()[slot])
             enabled = Enabled(target, slot, self._generation, baseline, cgroup, place.why)
-        was_attached = self.kernel.attached
-        if not was_attached:
-            root = self.cgroups.open_root()
-            try:
-                self.kernel.attach(root)
-            finally:
-                os.close(root)
+        root = self.cgroups.open_root()
+        try:
+            newly_attached = self.kernel.attach(root)
+        finally:
+            os.close(root)
         try:
             self.kernel.set_target(slot, enabled.generation, self._flags())
             if cgroup:
                 self.kernel.cover(cgroup.id, slot)
             # Later ones are told of by the kernel.
-            if not was_attached:
+            if newly_attached:
                 self.kernel.find_listeners()
         except BaseException:
             self._switch_off(enabled)
-            if not was_attached:
+            if newly_attached:
                 self.kernel.detach()
             raise
         self._slot_names[slot] = target.name

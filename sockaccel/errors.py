@@ -48,3 +48,7 @@ class AskFailed(SockaccelError):
 
 class StateNotSaved(SockaccelError):
     """What was enabled or disabled cannot be remembered; the change was undone."""
+
+
+class AlreadyRunning(SockaccelError):
+    """Another daemon has what only one can have."""

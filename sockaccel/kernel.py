@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Owns every BPF object of the daemon: programs, maps, links, the ring buffer. Closed, nothing stays attached."""
+"""Owns every BPF object of the daemon: programs, maps, links, the ring buffer."""
 
 import errno
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sockaccel import libbpf
+from sockaccel.adoption import Objects
 from sockaccel.errors import KernelRefused
 from sockaccel.layout import (
     EVENT,
@@ -45,27 +46,38 @@ class SweepResult:
 
 
 class Kernel:
-    """The kernel side of sockaccel, made from the fds that the loader handed over."""
+    """The kernel side of sockaccel. Objects that are live already stay so, and run the programs given here."""
 
     def __init__(
-        self, fds: Mapping[str, int], counters: list[Counter], events_per_second: int, join_after_s: float
+        self, objects: Objects, counters: list[Counter], events_per_second: int, join_after_s: float
     ) -> None:
-        self._fds = dict(fds)
+        self._objects = objects
+        self._fds = objects.fds
         self._counters = counters
         self._cpus = libbpf.possible_cpus()
         self._events_per_second = events_per_second
         self._join_after_s = join_after_s
-        self._link: int | None = None
+        self._link = objects.link
         self._ring: libbpf.RingBuffer | None = None
         # What a walk does stands in the settings, so there is one at a time; listings walk in another thread.
         self._walking = threading.Lock()
         self._settle(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
+        if self._link is not None and libbpf.link_cgroup(self._link):
+            libbpf.replace_program(self._link, self._fds['sockaccel_join'])
+        objects.keep()
+
+    def release(self) -> None:
+        """Let nothing outlive the process. Connections that are still joined go on by TCP; nothing is lost."""
+        self.detach()
+        self._objects.drop()
 
     def close(self) -> None:
-        """Let go of everything. Connections that are still joined go on by TCP; nothing is lost."""
-        self.detach()
+        """Let go of everything; what is kept for the next process stays as it is."""
+        if self._link is not None:
+            os.close(self._link)
+            self._link = None
         if self._ring:
             self._ring.close()
             self._ring = None
@@ -96,16 +108,15 @@ class Kernel:
         assert value is not None
         return Urgency(_U32.unpack(value)[0])
 
-    @property
-    def attached(self) -> bool:
-        return self._link is not None
+    def attach(self, cgroup: int) -> bool:
+        """Watch connections of a cgroup and all below it, and of no other; False if that is so already.
 
-    def attach(self, cgroup: int) -> None:
-        """Watch connections of a cgroup and all below it. cgroup: an open directory. Raises KernelRefused."""
-        if self._link is not None:
-            return
+        cgroup: an open directory. Raises KernelRefused.
+        """
+        if self._link is not None and libbpf.link_cgroup(self._link) == os.fstat(cgroup).st_ino:
+            return False
         try:
-            self._link = libbpf.attach_cgroup(self._fds['sockaccel_join'], cgroup, libbpf.BPF_CGROUP_SOCK_OPS)
+            link = libbpf.attach_cgroup(self._fds['sockaccel_join'], cgroup, libbpf.BPF_CGROUP_SOCK_OPS)
         except OSError as exc:
             path = os.readlink(f'/proc/self/fd/{cgroup}')
             hint = 'the daemon needs CAP_BPF and CAP_NET_ADMIN'
@@ -115,10 +126,17 @@ class Kernel:
                     f'daemon lacks CAP_NET_ADMIN; see "bpftool cgroup show {path}"'
                 )
             raise KernelRefused(f'cannot attach to cgroup "{path}" ({exc.strerror}): {hint}') from exc
+        if self._link is not None:
+            self._objects.drop_link()
+            os.close(self._link)
+        self._link = link
+        self._objects.keep_link(link)
+        return True
 
     def detach(self) -> None:
         """No new connection is covered from here on. Candidates are forgotten: nobody tells of their end."""
         if self._link is not None:
+            self._objects.drop_link()
             os.close(self._link)
             self._link = None
             self._wait_for_programs()

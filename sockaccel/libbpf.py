@@ -18,6 +18,8 @@ BPF_TRACE_ITER = 28
 BPF_FUNC_GET_CURRENT_PID_TGID = 14
 BPF_FUNC_GET_CURRENT_COMM = 16
 BPF_ANY = 0
+# BPF_OBJ_NAME_LEN without the NUL: the kernel cuts names there.
+NAME_LENGTH = 15
 
 BTF_KIND_STRUCT = 4
 BTF_KIND_UNION = 5
@@ -54,6 +56,10 @@ def _load() -> ctypes.CDLL:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         'bpf_link_create': (integer, [integer, integer, integer, ctypes.POINTER(_LinkCreateOpts)]),
         'bpf_iter_create': (integer, [integer]),
+        'bpf_link_update': (integer, [integer, integer, pointer]),
+        'bpf_obj_pin': (integer, [integer, text]),
+        'bpf_obj_get': (integer, [text]),
+        'bpf_obj_get_info_by_fd': (integer, [integer, pointer, ctypes.POINTER(unsigned)]),
         'bpf_prog_attach': (integer, [integer, integer, integer, unsigned]),
         'bpf_map_lookup_elem': (integer, [integer, pointer, pointer]),
         'bpf_map_update_elem': (integer, [integer, pointer, pointer, ctypes.c_uint64]),
@@ -120,6 +126,42 @@ def has_helper(program_type: int, helper: int) -> bool:
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
     """Link a program to a cgroup, beside others that are there. Returns the link's fd; OSError."""
     return _check(_libbpf.bpf_link_create(program, cgroup, attach_type, None))
+
+
+def replace_program(link: int, program: int) -> None:
+    """Let a link run another program from now on, without a moment in between. OSError."""
+    _check(_libbpf.bpf_link_update(link, program, None))
+
+
+def link_cgroup(link: int) -> int:
+    """The id of the cgroup that a link is attached to, 0 when the cgroup is gone. OSError."""
+    # struct bpf_link_info: type, id, prog_id, padding, cgroup_id
+    return int(struct.unpack_from('=Q', _info(link, 24), 16)[0])
+
+
+def map_name(fd: int) -> str:
+    """The name that a map was made with, '' for what is no map."""
+    if os.readlink(f'/proc/self/fd/{fd}') != 'anon_inode:bpf-map':
+        return ''
+    # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags, name
+    return _info(fd, 40)[24:].split(b'\0', 1)[0].decode(errors='replace')
+
+
+def _info(fd: int, size: int) -> bytes:
+    """The beginning of what the kernel tells of an object."""
+    value, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
+    _check(_libbpf.bpf_obj_get_info_by_fd(fd, value, ctypes.byref(length)))
+    return value.raw
+
+
+def pin(fd: int, path: os.PathLike[str]) -> None:
+    """Give an object a name in the BPF file system. OSError."""
+    _check(_libbpf.bpf_obj_pin(fd, os.fsencode(path)))
+
+
+def get_pinned(path: os.PathLike[str]) -> int:
+    """An fd of the object of that name. OSError."""
+    return _check(_libbpf.bpf_obj_get(os.fsencode(path)))
 
 
 def attach_map(program: int, map_fd: int, attach_type: int) -> None:

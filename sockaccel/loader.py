@@ -7,12 +7,14 @@ failure; both stay in here. `load()` is the daemon's side, `main()` the child's.
 
 import asyncio
 import ctypes
+import hashlib
 import json
 import os
 import socket
 import struct
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,9 @@ PROGRAMS = {
     'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
 }
 MAPS = (
-    'sa_members', 'sa_peers', 'sa_connections', 'sa_cgroups', 'sa_targets', 'sa_counters', 'sa_settings',
-    'sa_rules',
-    'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
+    'sa_settings', 'sa_rules', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
+    'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
 _ANSWER_SIZE = 65536
@@ -45,19 +47,49 @@ _FAILURES: dict[str, type[SockaccelError]] = {
 }
 
 
-async def load(maximum_connections: int) -> dict[str, int]:
+@dataclass(frozen=True)
+class Digests:
+    """layout: of all that the contents of the maps depend on. code: of all that the programs depend on."""
+
+    layout: str
+    code: str
+
+
+def digests(maximum_connections: int) -> Digests:
+    """What the loader would load now. Kernel objects end with the kernel, so its types need not be looked at."""
+    source = layout.source_directory()
+    counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
+    limits = (
+        maximum_connections, layout.MAX_LISTENERS, layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.EVENT_PAGES,
+        counters,
+    )  # fmt: skip
+    shape = hashlib.sha256(repr(limits).encode())
+    for name in ('types.h', 'maps.c', 'probe.c'):
+        shape.update((source / name).read_bytes())
+    code = hashlib.sha256(shape.digest() + repr(os.uname()).encode())
+    files = [*source.rglob('*.[ch]'), Path(offsets.__file__), Path(layout.__file__), Path(__file__)]
+    for path in sorted(files):
+        code.update(path.read_bytes())
+    return Digests(shape.hexdigest()[:16], code.hexdigest()[:16])
+
+
+async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) -> dict[str, int]:
     """Compile and load everything in a child process; returns name -> fd for programs and maps.
+
+    maps: those of an earlier process, for which only programs are made.
 
     Raises UnsupportedKernel or KernelRefused with a sentence; the compiler's and the verifier's own words are
     the exception's __notes__.
     """
+    maps = maps or {}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, '-m', 'sockaccel.loader', str(theirs.fileno()), str(maximum_connections),
+                json.dumps(maps),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE, pass_fds=(theirs.fileno(),),
+                stderr=asyncio.subprocess.PIPE, pass_fds=(theirs.fileno(), *maps.values()),
                 env=_environment(),
             )  # fmt: skip
         _stdout, said = await child.communicate()
@@ -137,7 +169,9 @@ def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | N
             instruction.raw = _INSTRUCTION.pack(code, _KERNEL_FUNCTION << 4, offset, immediate)
 
 
-def _compile_and_load(maximum_connections: int, *, cast: bool = True) -> dict[str, int]:
+def _compile_and_load(
+    maximum_connections: int, old_maps: Mapping[str, int], *, cast: bool = True
+) -> dict[str, int]:
     """cast: read peers by bpf_rdonly_cast(), which a kernel may have and refuse, such as one without its JIT."""
     try:
         import bcc
@@ -160,6 +194,10 @@ def _compile_and_load(maximum_connections: int, *, cast: bool = True) -> dict[st
             f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
             'CAP_NET_ADMIN and CAP_PERFMON, or root'
         ) from exc
+    tables = {name: bcc.lib.bpf_table_fd(module.module, name.encode()) for name in MAPS}
+    # BCC makes maps when it compiles, and programs name them by the number of their fd when they are loaded.
+    for name, fd in old_maps.items():
+        os.dup2(fd, tables[name], inheritable=False)
     fds = {}
     for name, program_type in PROGRAMS.items():
         try:
@@ -167,21 +205,19 @@ def _compile_and_load(maximum_connections: int, *, cast: bool = True) -> dict[st
             fds[name] = module.load_func(name, program_type).fd
         except Exception as exc:
             if 'KFUNC_rdonly_cast' in values:
-                return _compile_and_load(maximum_connections, cast=False)
+                return _compile_and_load(maximum_connections, old_maps, cast=False)
             raise UnsupportedKernel(
                 f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
                 'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
             ) from exc
-    for name in MAPS:
-        fds[name] = bcc.lib.bpf_table_fd(module.module, name.encode())
-    return fds
+    return fds if old_maps else fds | tables
 
 
 def main() -> int:
-    """argv: the fd of the socket for the answer, the limit of connections."""
+    """argv: the fd of the socket for the answer, the limit of connections, the fds of earlier maps as JSON."""
     answer = socket.socket(fileno=int(sys.argv[1]))
     try:
-        fds = _compile_and_load(int(sys.argv[2]))
+        fds = _compile_and_load(int(sys.argv[2]), json.loads(sys.argv[3]))
     except SockaccelError as exc:
         answer.send(json.dumps({'error': str(exc), 'kind': type(exc).__name__}).encode())
         return 1

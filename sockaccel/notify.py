@@ -8,6 +8,8 @@ import time
 
 import sdnotify
 
+from sockaccel.store import SystemdStore
+
 
 class Notifier:
     """sdnotify swallows every error unless it is told not to, so it is made only where $NOTIFY_SOCKET is set."""
@@ -18,6 +20,11 @@ class Notifier:
             # A manager that does not read must not stop the event loop.
             self._systemd.socket.setblocking(False)
         self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def store(self) -> SystemdStore | None:
+        """Where fds outlive this process; None without systemd."""
+        return SystemdStore(self._systemd.socket) if self._systemd else None
 
     def ready(self, status: str) -> None:
         self._tell(f'READY=1\nSTATUS={_line(status)}')

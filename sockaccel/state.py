@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import structlog
 
+from sockaccel import store
 from sockaccel.errors import StateNotSaved
 from sockaccel.layout import MAX_TARGETS
 
@@ -77,6 +78,23 @@ class StateFiles:
         self._lasting = lasting / _LASTING
         self._runtime = runtime / _RUNTIME
         self._written: dict[Path, str] = {}
+        self._fd = -1
+
+    def lock(self) -> None:
+        """Be the only process with this state, as long as it runs. Raises AlreadyRunning."""
+        directory = self._lasting.parent
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            log.warning(f'No target can be remembered in "{directory}" ({exc.strerror}), ignoring')
+            return
+        store.lock(self._fd, directory)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def read(self) -> Desired:
         """What was written last. A damaged file is set aside; then nothing of it is wanted."""

@@ -2,6 +2,7 @@
 """Asks systemd where units are, and hears when that changes (org.freedesktop.systemd1(5))."""
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ _NAME = 'org.freedesktop.systemd1'
 _PATH = '/org/freedesktop/systemd1'
 _MANAGER = f'{_NAME}.Manager'
 _PROPERTIES = 'org.freedesktop.DBus.Properties'
+# For an answer at the end, when systemd waits for us too.
+_PATIENCE_S = 5.0
 _INTERFACES = {
     '.service': 'Service', '.slice': 'Slice', '.scope': 'Scope', '.socket': 'Socket', '.mount': 'Mount',
     '.swap': 'Swap',
@@ -88,6 +91,17 @@ class SystemdUnits:
         followed = self._followed.pop(unit, None)
         for rule in followed.rules if followed else ():
             self._start(self._unmatch(rule))
+
+    async def own_job(self) -> str:
+        """What systemd is doing to our own unit: `restart`, `stop` and so on, '' if that cannot be told."""
+        try:
+            if not await self._bus.has_owner(_NAME):
+                return ''
+            (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'GetUnitByPID', 'u', [os.getpid()], _PATIENCE_S)
+            number, job = await self._property(path, 'Unit', 'Job')
+            return str(await self._property(job, 'Job', 'JobType')) if number else ''
+        except (AskFailed, EOFError, OSError):
+            return ''
 
     async def _subscribe(self) -> None:
         """Systemd sends signals once a client asks for them."""

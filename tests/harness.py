@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sockaccel.cgroups import cgroup2_mount
-from sockaccel.client import Client, strings
+from sockaccel.client import Client, NotRunning, strings
 
 ROOT = Path(__file__).resolve().parent.parent
 READY_WITHIN_S = 60
@@ -155,11 +156,57 @@ def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
     return process.wait(STOP_WITHIN_S)
 
 
+# Lets a process find fds as systemd hands them over (sd_listen_fds(3)).
+_HAND_OVER = """\
+import fcntl, os, sys
+count = int(sys.argv[1])
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 200) for fd in sys.argv[2:2 + count]]
+for number, fd in enumerate(high, 3):
+    os.dup2(fd, number)
+    os.close(fd)
+os.environ['LISTEN_PID'] = str(os.getpid())
+os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
+"""
+
+
+class FdStore:
+    """What systemd keeps of a unit: fds by name. A context manager that closes them."""
+
+    def __init__(self) -> None:
+        self.fds: dict[str, int] = {}
+        self.faults: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """As when the unit is stopped."""
+        self.obey(['FDSTOREREMOVE=1', *(f'FDNAME={name}' for name in self.fds)], [])
+
+    def obey(self, lines: list[str], fds: list[int]) -> None:
+        """One message to the notify socket."""
+        names = [line.partition('=')[2] for line in lines if line.startswith('FDNAME=')]
+        if 'FDSTOREREMOVE=1' in lines:
+            for name in names:
+                if name in self.fds:
+                    os.close(self.fds.pop(name))
+        elif 'FDSTORE=1' in lines:
+            if 'FDPOLL=0' not in lines or names[0] in self.fds:
+                self.faults.append(f'{lines}: systemd would drop the fd, or keep two of the name')
+            self.fds[names[0]] = fds.pop()
+        for fd in fds:
+            os.close(fd)
+
+
 class Daemon:
     """A daemon process; `ready()` returns when it has told so, or fails with what it said.
 
     notified: what it told the notify socket, each READY=, STATUS=, STOPPING= line. state: the directory for what
-    it remembers, None for one of its own.
+    it remembers, None for one of its own. store: where systemd keeps fds for the next daemon, None where it closes
+    them. systemd: whether there is a notify socket; without, it is ready when its bus name has an owner.
     """
 
     def __init__(
@@ -170,6 +217,8 @@ class Daemon:
         command: tuple[str, ...] = (sys.executable, '-m', 'sockaccel'),
         directory: Path = ROOT,
         state: Path | None = None,
+        store: FdStore | None = None,
+        systemd: bool = True,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix='sockaccel-daemon-')
         Path(self._directory.name).chmod(0o755)
@@ -180,19 +229,44 @@ class Daemon:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify = f'{self._directory.name}/notify'
         self._notify.bind(notify)
+        # recv_fds() of Python 3.11 ignores its flags.
+        self._notify.setblocking(False)
         Path(notify).chmod(0o777)
+        self._hearing = threading.Lock()
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC)
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.log = Path(self._directory.name, 'log')
         self.notified: list[str] = []
+        self._store = FdStore() if store is None else store
+        self._keeps = store is not None
+        self._systemd = systemd
+        kept = self._store.fds
+        if kept:
+            numbers = [str(fd) for fd in kept.values()]
+            command = (sys.executable, '-S', '-E', '-c', _HAND_OVER, str(len(kept)), *numbers, *command)
+        handed = {'LISTEN_FDS': str(len(kept)), 'LISTEN_FDNAMES': ':'.join(kept)}
         self.started = time.monotonic()
         with self.log.open('w') as log:
             self.process = subprocess.Popen(
                 [*command, '--config', str(self.config)],
                 cwd=directory,
-                env={**os.environ, 'NOTIFY_SOCKET': notify, **self._state()},
+                env={**os.environ, **({'NOTIFY_SOCKET': notify} if systemd else {}), **handed, **self._state()},
+                pass_fds=kept.values(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        """As systemd does, so that the daemon never waits."""
+        poll = select.poll()
+        poll.register(self._notify, select.POLLIN)
+        poll.register(self._closing, select.POLLIN)
+        while self._closing not in dict(poll.poll()):
+            self.heard()
+            os.eventfd_write(self._news, 1)
 
     def _state(self) -> dict[str, str]:
         """Directories for what it remembers; those of this machine's own daemon stay untouched."""
@@ -214,21 +288,33 @@ class Daemon:
 
     def ready(self) -> Self:
         """Wait for READY=1; AssertionError with the log if the process ends before."""
+        if not self._systemd:
+            wait_until(self._answers, 'the daemon answers', READY_WITHIN_S)
+            self.ready_after = time.monotonic() - self.started
+            return self
         ended = os.pidfd_open(self.process.pid)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
-        poll.register(self._notify, select.POLLIN)
+        poll.register(self._news, select.POLLIN)
         try:
             while not any(line == 'READY=1' for line in self.notified):
                 happened = dict(poll.poll(READY_WITHIN_S * 1000))
                 assert happened, f'not ready within {READY_WITHIN_S} s: {self.log.read_text()}'
-                if self._notify.fileno() not in happened:
+                if self._news not in happened:
                     raise AssertionError(f'the daemon ended before it was ready: {self.log.read_text()}')
-                self.heard()
+                os.eventfd_read(self._news)
         finally:
             os.close(ended)
         self.ready_after = time.monotonic() - self.started
         return self
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, f'the daemon ended before it was ready: {self.log.read_text()}'
+        try:
+            call('Stats')
+        except NotRunning:
+            return False
+        return True
 
     def configure(self, settings: str) -> None:
         self.config.write_text(f'[Sockaccel]\n{self._root}{settings}')
@@ -241,9 +327,16 @@ class Daemon:
 
     def heard(self) -> list[str]:
         """Everything told to the notify socket so far."""
-        with contextlib.suppress(BlockingIOError):
+        with self._hearing, contextlib.suppress(BlockingIOError):
             while True:
-                self.notified += self._notify.recv(4096, socket.MSG_DONTWAIT).decode().splitlines()
+                data, fds, _flags, _address = socket.recv_fds(self._notify, 4096, 1)
+                lines = data.decode().splitlines()
+                if lines[0].startswith('FDSTORE'):
+                    self._store.obey(lines, fds)
+                    if not self._keeps:
+                        self._store.clear()
+                else:
+                    self.notified += lines
         return self.notified
 
     @property
@@ -264,8 +357,14 @@ class Daemon:
 
     def close(self) -> None:
         self._last_words = self.log.read_text()
+        os.eventfd_write(self._closing, 1)
+        self._listener.join()
+        os.close(self._closing)
+        os.close(self._news)
+        self.heard()
         self._notify.close()
         self._directory.cleanup()
+        assert not self._store.faults
 
 
 def call(member: str, signature: str = '', *arguments: Any) -> Any:
