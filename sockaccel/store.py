@@ -98,7 +98,9 @@ class Pins:
             if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
                 raise PermissionError(None, 'somebody else may write to it')
         except OSError as exc:
-            self.close()
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
             log.warning(
                 f'Nothing will outlive this process: "{directory}" cannot hold pins ({exc.strerror}), ignoring'
             )

@@ -163,7 +163,7 @@ count = int(sys.argv[1])
 high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 200) for fd in sys.argv[2:2 + count]]
 for number, fd in enumerate(high, 3):
     os.dup2(fd, number)
-    os.close(fd)
+os.closerange(3 + count, 1024)
 os.environ['LISTEN_PID'] = str(os.getpid())
 os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
 """
