@@ -31,9 +31,14 @@ def test_kernel_issue_refuses_until_it_is_accepted() -> None:
 
 
 def test_refusal_is_a_sentence(sockaccel: None) -> None:
-    refused = attempt(*system.CALL, 'Enable', 's', 'nothing.service')
+    refused = attempt(*system.CALL, 'Enable', 's', 'postgresql')
     assert refused.returncode == 1
-    assert 'unit "nothing.service" does not exist' in refused.stderr
+    assert 'target "postgresql" is neither a unit name' in refused.stderr
+
+
+def test_unit_that_does_not_exist_waits(sockaccel: None) -> None:
+    run(*system.CALL, 'Enable', 's', 'sa-nothing.service')
+    assert targets() == {'sa-nothing.service': 'waiting'}
 
 
 def test_journal_has_fields(sockaccel: None) -> None:
