@@ -470,9 +470,12 @@ def _shown(kind: str, number: int) -> dict[str, Any]:
 
 def children() -> set[int]:
     """Our own children that have not been waited for."""
-    return {
-        int(pid) for task in Path('/proc/self/task').iterdir() for pid in (task / 'children').read_text().split()
-    }
+    found: set[int] = set()
+    for task in Path('/proc/self/task').iterdir():
+        # A thread may end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(int(pid) for pid in (task / 'children').read_text().split())
+    return found
 
 
 def cgroups() -> set[str]:
