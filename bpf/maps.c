@@ -22,6 +22,9 @@ BPF_F_TABLE("hash", struct flow, struct peer, sa_peers, MAX_MEMBERS, BPF_F_NO_PR
 BPF_SK_STORAGE(sa_connections, struct connection);
 BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);
 
+/* Listeners that belong to a target although somebody else made their sockets, as systemd does for its services. */
+BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);
+
 /* cgroup id -> slot in sa_targets and sa_counters. Slot 0 belongs to no target. */
 BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);

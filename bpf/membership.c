@@ -90,23 +90,43 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 	       sock_netns(listener->sock) == key->netns;
 }
 
-/* Who will answer a connection to flow's remote end: a listener on that address, on 0.0.0.0, or on [::]. */
-static inline struct listener *listener_for(const struct flow *flow)
+/*
+ * Who will answer a connection to flow's remote end: a listener on that address, on 0.0.0.0, or on [::]. key: which of
+ * the three it is; without a listener any of them.
+ */
+static inline struct listener *listener_for(const struct flow *flow, struct listener_key *key)
 {
-	struct listener_key key = {.netns = flow->netns, .port = flow->remote_port};
 	struct listener *listener;
 
-	__builtin_memcpy(key.address, flow->remote, sizeof(key.address));
+	key->netns = flow->netns;
+	key->port = flow->remote_port;
+	key->pad = 0;
+	__builtin_memcpy(key->address, flow->remote, sizeof(key->address));
 #pragma clang loop unroll(disable)
 	for (int any = 0; any < 3; any++) {
-		listener = sa_listeners.lookup(&key);
-		if (listener && still_listens(listener, &key))
+		listener = sa_listeners.lookup(key);
+		if (listener && still_listens(listener, key))
 			return listener;
 		if (any)
-			key.address[2] = 0;
-		key.address[3] = 0;
+			key->address[2] = 0;
+		key->address[3] = 0;
 	}
 	return NULL;
+}
+
+/* The slot of a target that a listener belongs to by its cgroup, or because it serves the target. */
+static inline u32 slot_of_listener(struct listener *listener, struct listener_key *key)
+{
+	u32 slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
+	u32 *served = slot ? NULL : sa_served.lookup(key);
+
+	return served ? *served : slot;
+}
+
+/* Whether an accepting end comes from that very listener, as far as cgroups tell. */
+static inline int is_child(u64 sock, struct listener *listener)
+{
+	return READ_U64(sock, OFFSET_sock_cgroup) == READ_U64(listener->sock, OFFSET_sock_cgroup);
 }
 
 static inline void remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
@@ -166,6 +186,7 @@ static inline u32 reason_against(u64 sock)
 static inline void on_connect(struct bpf_sock_ops *ops)
 {
 	struct connection *connection;
+	struct listener_key key = {};
 	struct bpf_sock *sk = ops->sk;
 	struct listener *listener;
 	struct target *target;
@@ -196,12 +217,12 @@ static inline void on_connect(struct bpf_sock_ops *ops)
 			count(slot, NOT_LOCAL, 1);
 		return;
 	}
-	listener = listener_for(&flow);
+	listener = listener_for(&flow, &key);
 	/* Read at once: the verifier of 6.1 loses sight of this comparison with NULL. */
 	if (listener)
 		to_mptcp = listener->mptcp;
 	if (!slot && listener) {
-		slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
+		slot = slot_of_listener(listener, &key);
 		by_listener = 1;
 	}
 	/* A bystander: nothing of it is kept. */
@@ -293,6 +314,7 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	struct connection *connection;
 	struct bpf_sock *sk = ops->sk;
 	struct flow flow = {}, other;
+	struct listener_key key = {};
 	struct listener *listener;
 	struct peer *peer;
 	u32 reason, slot;
@@ -320,6 +342,9 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	/* It was left out, for a reason that has been counted. */
 	if (peer->refused)
 		return;
+	listener = listener_for(&other, &key);
+	if (!slot && listener && is_child(sock, listener))
+		slot = slot_of_listener(listener, &key);
 	/* With SO_REUSEPORT another listener than the one that was found may have answered, outside every target. */
 	if (peer->by_listener && slot != peer->slot) {
 		peer->refused = COUNTERS_COUNT;
@@ -344,7 +369,6 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	connection->cgroup = cgroup_id(sock);
 	connection->slot = peer->slot;
 	connection->generation = peer->generation;
-	listener = listener_for(&other);
 	if (listener) {
 		connection->pid = listener->pid;
 		__builtin_memcpy(connection->comm, listener->comm, sizeof(connection->comm));

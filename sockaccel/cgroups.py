@@ -24,10 +24,15 @@ class Cgroup:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a target is now. why: what keeps it from having a cgroup, '' if it has one."""
+    """Where a target is now.
+
+    why: what keeps it from having a cgroup, '' if it has one. listeners: address and port of those that systemd
+    opened for it.
+    """
 
     cgroup: Cgroup | None
     why: str = ''
+    listeners: frozenset[tuple[str, int]] = frozenset()
 
 
 class Units(Protocol):
@@ -43,6 +48,9 @@ class Units(Protocol):
     async def place(self, unit: str) -> str:
         """The answer of now for a unit that is followed. Raises InvalidTarget."""
 
+    async def listeners(self, unit: str) -> frozenset[tuple[str, int]]:
+        """Address and port of the TCP sockets that are opened for a followed unit. Raises InvalidTarget."""
+
     def forget(self, unit: str) -> None: ...
 
 
@@ -54,6 +62,7 @@ class _Followed:
     path: str = ''
     place: Place = field(default_factory=lambda: Place(None))
     why: str = ''
+    listeners: frozenset[tuple[str, int]] = frozenset()
     asking: asyncio.Task[None] | None = None
     ask_again: bool = False
 
@@ -186,6 +195,7 @@ class Cgroups:
                 followed.why = ''
                 try:
                     path = await self._units.place(followed.target.name)
+                    followed.listeners = await self._units.listeners(followed.target.name)
                     # A unit that has ended is expected where it was.
                     followed.path = path or followed.path
                     self._confine(followed)
@@ -206,7 +216,10 @@ class Cgroups:
                 return self._below_mount(target.name, target.name)
             case Kind.UNIT:
                 place = await self._units.follow(target.name, lambda: self._moved(followed))
-                return self._search(target.name) if place is None else place
+                if place is None:
+                    return self._search(target.name)
+                followed.listeners = await self._units.listeners(target.name)
+                return place
 
     def _confine(self, followed: _Followed) -> None:
         if followed.path and not f'{followed.path}/'.startswith(self.root.rstrip('/') + '/'):
@@ -228,22 +241,22 @@ class Cgroups:
     def _look(self, followed: _Followed) -> Place:
         """Where the target is; its directories are watched before they are read, so that nothing falls between."""
         if followed.why:
-            return Place(None, followed.why)
+            return Place(None, followed.why, followed.listeners)
         if not followed.path:
-            return Place(None, 'its unit does not run yet')
+            return Place(None, 'its unit does not run yet', followed.listeners)
         for directory in self._above(followed.path):
             try:
                 self._watches[self._inotify.watch(self.directory(directory))] = directory
             except (FileNotFoundError, NotADirectoryError):
                 break
         cgroup = self._stat(followed.path)
-        return Place(cgroup, '' if cgroup else 'its cgroup does not exist yet')
+        return Place(cgroup, '' if cgroup else 'its cgroup does not exist yet', followed.listeners)
 
     def _look_again(self, followed: _Followed) -> None:
         try:
             place = self._look(followed)
         except OSError as exc:
-            place = Place(None, _unwatchable(exc))
+            place = Place(None, _unwatchable(exc), followed.listeners)
         if place != followed.place:
             followed.place = place
             self.on_move(followed.target.name)

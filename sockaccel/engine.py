@@ -45,6 +45,9 @@ class Kernel(Protocol):
     def covered(self) -> dict[int, int]: ...
     def cover(self, cgroup_id: int, slot: int) -> None: ...
     def uncover(self, cgroup_id: int) -> None: ...
+    def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None: ...
+    def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None: ...
+    def serve_nobody(self) -> None: ...
     def find_listeners(self) -> None: ...
     def connections(self) -> list[Event]: ...
     def sweep(self) -> SweepResult: ...
@@ -80,6 +83,7 @@ class Enabled:
     baseline: tuple[int, ...]
     cgroup: Cgroup | None = None
     why: str = ''
+    listeners: frozenset[tuple[str, int]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Engine:
             self._generation = max(generation for generation, _flags in held)
             slots = {slot.name: number for number, slot in self.desired.slots.items()}
             self._slot_names = {number: slot.name for number, slot in self.desired.slots.items()}
+            self.kernel.serve_nobody()
             for name in self.desired.targets():
                 number = slots.get(name, 0)
                 await self._resume(name, number if self._is_held(number, held) else 0)
@@ -379,6 +384,10 @@ class Engine:
         if other := self._owner_of(cgroup, enabled):
             cgroup, why = None, f'its cgroup is that of {quote(other.target.name)}, which is enabled already'
         before, enabled.cgroup, enabled.why = enabled.cgroup, cgroup, why
+        if place.listeners != enabled.listeners:
+            self.kernel.serve_no_more(enabled.listeners - place.listeners)
+            enabled.listeners = place.listeners
+            self.kernel.serve(place.listeners, enabled.slot)
         if cgroup == before:
             return
         if before:
@@ -414,12 +423,12 @@ class Engine:
         cgroup = place.cgroup
         if slot:
             was = self.desired.slots[slot]
-            enabled = Enabled(target, slot, was.generation, was.baseline, cgroup, place.why)
+            enabled = Enabled(target, slot, was.generation, was.baseline, cgroup, place.why, place.listeners)
         else:
             slot = self._free_slot()
             self._generation += 1
             baseline = tuple(self.kernel.counters()[slot])
-            enabled = Enabled(target, slot, self._generation, baseline, cgroup, place.why)
+            enabled = Enabled(target, slot, self._generation, baseline, cgroup, place.why, place.listeners)
         root = self.cgroups.open_root()
         try:
             newly_attached = self.kernel.attach(root)
@@ -429,6 +438,7 @@ class Engine:
             self.kernel.set_target(slot, enabled.generation, self._flags())
             if cgroup:
                 self.kernel.cover(cgroup.id, slot)
+            self.kernel.serve(place.listeners, slot)
             # Later ones are told of by the kernel.
             if newly_attached:
                 self.kernel.find_listeners()
@@ -441,6 +451,7 @@ class Engine:
         return enabled
 
     def _switch_off(self, enabled: Enabled) -> None:
+        self.kernel.serve_no_more(enabled.listeners)
         if enabled.cgroup:
             self.kernel.uncover(enabled.cgroup.id)
         self.kernel.set_target(enabled.slot, enabled.generation, TargetFlag(0))

@@ -2,7 +2,9 @@
 """Owns every BPF object of the daemon: programs, maps, links, the ring buffer."""
 
 import errno
+import ipaddress
 import os
+import socket
 import struct
 import threading
 from collections.abc import Callable, Iterable
@@ -14,6 +16,7 @@ from sockaccel.errors import KernelRefused
 from sockaccel.layout import (
     EVENT,
     FLOW,
+    LISTENER_KEY,
     MAX_RULES,
     MAX_TARGETS,
     RULE,
@@ -31,6 +34,8 @@ from sockaccel.rules import Rule
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
+# asm-generic/socket.h
+_SO_NETNS_COOKIE = 71
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,25 @@ class Kernel:
     def uncover(self, cgroup_id: int) -> None:
         libbpf.map_delete(self._fds['sa_cgroups'], _U64.pack(cgroup_id))
 
+    def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None:
+        """Let listeners belong to a target's slot, whoever made them. Raises KernelRefused.
+
+        listeners: address and port each, in the network namespace of this process.
+        """
+        for key in _listener_keys(listeners):
+            try:
+                libbpf.map_update(self._fds['sa_served'], key, _U32.pack(slot))
+            except OSError as exc:
+                raise KernelRefused(f'cannot add a listener to the targets ({exc.strerror})') from exc
+
+    def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None:
+        for key in _listener_keys(listeners):
+            libbpf.map_delete(self._fds['sa_served'], key)
+
+    def serve_nobody(self) -> None:
+        """Forget every listener of `serve()`."""
+        libbpf.map_clear(self._fds['sa_served'], LISTENER_KEY.size)
+
     def set_rules(self, rules: Iterable[Rule]) -> None:
         """Which connections are wanted, for those that connect from now on."""
         packed = b''.join(
@@ -241,6 +265,17 @@ class Kernel:
         self._settle(walk)
         program = self._fds['bpf_iter__bpf_sk_storage_map']
         return b''.join(libbpf.iterate(program, self._fds['sa_connections']))
+
+
+def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:
+    with socket.socket() as any_socket:
+        (netns,) = _U64.unpack(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _U64.size))
+    keys = []
+    for address, port in listeners:
+        parsed = ipaddress.ip_address(address)
+        packed = parsed.packed if parsed.version == 6 else b'\0' * 10 + b'\xff' * 2 + parsed.packed
+        keys.append(LISTENER_KEY.pack(netns, packed, port, 0))
+    return keys
 
 
 def _unpack(printed: bytes) -> list[Event]:

@@ -14,12 +14,14 @@ from typing import NamedTuple, Self
 MAX_TARGETS = 128
 MAX_CGROUPS = 1024
 MAX_LISTENERS = 16384
+MAX_SERVED = 1024
 MAX_CGROUP_DEPTH = 32
 MAX_RULES = 64
 # Pages of the ring buffer; a power of two.
 EVENT_PAGES = 64
 
 FLOW = struct.Struct('=Q16s16sHHI')
+LISTENER_KEY = struct.Struct('=Q16sII')
 TARGET = struct.Struct('=II')
 SETTINGS = struct.Struct('=IIQQQ')
 RULE = struct.Struct('=IIII16s16s')

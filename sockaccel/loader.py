@@ -33,7 +33,7 @@ PROGRAMS = {
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_probe_pair', 'sa_probe_mode',
+    'sa_served', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
 _ANSWER_SIZE = 65536
@@ -60,8 +60,8 @@ def digests(maximum_connections: int) -> Digests:
     source = layout.source_directory()
     counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
     limits = (
-        maximum_connections, layout.MAX_LISTENERS, layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.EVENT_PAGES,
-        counters,
+        maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_CGROUPS,
+        layout.MAX_TARGETS, layout.EVENT_PAGES, counters,
     )  # fmt: skip
     shape = hashlib.sha256(repr(limits).encode())
     for name in ('types.h', 'maps.c', 'probe.c'):
@@ -130,6 +130,7 @@ def defines(maximum_connections: int) -> dict[str, int]:
         # Two ends each.
         'MAX_MEMBERS': 2 * maximum_connections,
         'MAX_LISTENERS': layout.MAX_LISTENERS,
+        'MAX_SERVED': layout.MAX_SERVED,
         'MAX_CGROUPS': layout.MAX_CGROUPS,
         'MAX_TARGETS': layout.MAX_TARGETS,
         'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,

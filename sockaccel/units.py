@@ -87,6 +87,22 @@ class SystemdUnits:
         except AskFailed as exc:
             raise InvalidTarget(f'systemd says nothing about unit {quote(unit)} ({exc})') from exc
 
+    async def listeners(self, unit: str) -> frozenset[tuple[str, int]]:
+        """See sockaccel.cgroups.Units: what the socket units listen on that start the unit."""
+        found: set[tuple[str, int]] = set()
+        try:
+            for trigger in await self._property(self._followed[unit].path, 'Unit', 'TriggeredBy'):
+                if not trigger.endswith('.socket'):
+                    continue
+                (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'LoadUnit', 's', [trigger])
+                for kind, address in await self._property(path, 'Socket', 'Listen'):
+                    host, separator, port = address.rpartition(':')
+                    if kind == 'Stream' and separator and port.isdigit():
+                        found.add((host.strip('[]'), int(port)))
+        except AskFailed as exc:
+            raise InvalidTarget(f'systemd says nothing about the sockets of unit {quote(unit)} ({exc})') from exc
+        return frozenset(found)
+
     def forget(self, unit: str) -> None:
         followed = self._followed.pop(unit, None)
         for rule in followed.rules if followed else ():

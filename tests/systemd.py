@@ -43,10 +43,21 @@ class Systemd:
         self._process.stdout.close()
 
     def unit(
-        self, name: str, *, cgroup: str = '', slice_: str = 'system.slice', state: str = 'loaded', job: str = ''
+        self,
+        name: str,
+        *,
+        cgroup: str = '',
+        slice_: str = 'system.slice',
+        state: str = 'loaded',
+        job: str = '',
+        triggers: tuple[str, ...] = (),
+        listen: str = '',
     ) -> None:
-        """Let a unit be like that, and tell whoever listens. job: that the unit's own job is of this type."""
-        self._tell(name=name, cgroup=cgroup, slice=slice_, state=state, job=job)
+        """Let a unit be like that, and tell whoever listens.
+
+        job: that the unit's own job is of this type. triggers: the units that start it. listen: of a socket unit.
+        """
+        self._tell(name=name, cgroup=cgroup, slice=slice_, state=state, job=job, triggers=triggers, listen=listen)
 
     def main_unit(self, name: str, process: int, job: str) -> None:
         """Let a process belong to a unit, for which there is a job: `restart`, `stop`, '' for none."""
@@ -109,6 +120,8 @@ class _Units:
             'LoadState': Variant('s', unit['state']),
             'ControlGroup': Variant('s', unit['cgroup']),
             'Slice': Variant('s', unit['slice']),
+            'TriggeredBy': Variant('as', unit.get('triggers', [])),
+            'Listen': Variant('a(ss)', [['Stream', unit.get('listen', '')], ['Stream', '/run/its.socket']]),
             'Job': Variant('(uo)', [1, _JOB] if unit['job'] else [0, '/']),
         }
         return Message.new_method_return(message, 'v', [values[wanted]])

@@ -146,6 +146,41 @@ def test_a_unit_that_cannot_be_used_is_refused(root: Cgroup) -> None:
         assert targets() == []
 
 
+@pytest.mark.parametrize('address', ['127.0.0.1', '::1', '::'])
+def test_a_service_whose_socket_systemd_opened(root: Cgroup, address: str) -> None:
+    """The accepting ends belong to systemd's cgroup; who answers on another port of it is not concerned."""
+    family = 'mapped' if address == '::' else 'ipv6' if ':' in address else 'ipv4'
+    with (
+        Systemd() as systemd,
+        Daemon(root.path, 'JoinDelayMs=0\n') as daemon,
+        Cgroup('manager', root) as manager,
+        Cgroup('client', root) as client,
+        Cgroup('its.service', root) as service,
+    ):
+        daemon.ready()
+        with manager.inside():
+            listener, other = traffic.listen(family), traffic.listen(family)
+        with listener, other:
+            shown = f'[{address}]' if ':' in address else address
+            systemd.unit('its.socket', listen=f'{shown}:{listener.getsockname()[1]}')
+            systemd.unit('its.service', cgroup=service.path, triggers=('its.socket', 'its.timer'))
+            enable('its.service')
+            with client.inside():
+                made, stranger = traffic.connect(listener, family), traffic.connect(other, family)
+            traffic.accelerate(made)
+            assert not traffic.is_member(stranger.client)
+            harness.call('Disable', 's', 'its.service')
+            with client.inside():
+                late = traffic.connect(listener, family)
+            enable('its.service')
+            with client.inside():
+                again = traffic.connect(listener, family)
+            traffic.accelerate(again)
+            assert not traffic.is_member(late.client)
+            for pair in (made, stranger, late, again):
+                pair.close()
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_targets_outlive_the_daemon(root: Cgroup, tmp_path: Path, number: int) -> None:
     with Cgroup('service', root) as service:
