@@ -42,8 +42,11 @@ def test_unchecked_redirect_is_measured(module: str, measurements: Measurements)
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_sockaccel_is_like_plain_tcp(case: Case, measurements: Measurements) -> None:
-    accelerated = measured(measurements, 'sockaccel', case)
-    differing = differences(measured(measurements, 'plain', case), accelerated)
+    plain, accelerated = (measured(measurements, way, case) for way in ('plain', 'sockaccel'))
+    if reason := plain.observation.get('unsupported'):
+        # A member may be refused for another reason before.
+        pytest.skip(reason)
+    differing = differences(plain, accelerated)
     entry = declared(case)
     undeclared = {key: values for key, values in differing.items() if not (entry and entry.allows(key))}
     assert not undeclared, pretty(undeclared, 'sockaccel')
