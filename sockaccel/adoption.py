@@ -24,14 +24,10 @@ _NAME = re.compile(r'([0-9a-f]{16})-(\w+)', re.ASCII)
 
 @dataclass
 class Objects:
-    """Programs and maps by name, and the link if there was one; `store` keeps them under names with digests.
-
-    adopted: whether the maps, and what is in them, are an earlier process's.
-    """
+    """Programs and maps by name, and the link if there was one; the store keeps them under names with digests."""
 
     fds: dict[str, int]
     link: int | None
-    adopted: bool
     _store: Store
     _digests: loader.Digests
     _kept: set[str] = field(default_factory=set)
@@ -79,7 +75,7 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
     rest = {name: fd for name, fd in held.items() if name not in ours}
     stale = {name: fd for name, fd in rest.items() if maps and _object(name) in loader.PROGRAMS}
     _empty(store, {name: fd for name, fd in rest.items() if name not in stale})
-    return Objects(fds, link if maps else None, bool(maps), store, digests, ours, stale)
+    return Objects(fds, link if maps else None, store, digests, ours, stale)
 
 
 def _pick(held: dict[str, int], digest: str, names: Iterable[str]) -> dict[str, int]:
