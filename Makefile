@@ -12,7 +12,7 @@ help:
 	@echo 'sudo make test-system         the package under systemd, in containers of Debian 12 and 13'
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
-	@echo 'sudo make soak                ten minutes of hashed streams while targets come and go'
+	@echo 'sudo make soak                half an hour of compared streams while targets and daemons come and go'
 	@echo 'sudo make bench               docs/benchmarks, measured on this machine; a quarter of an hour'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
@@ -41,17 +41,11 @@ test-apps:
 	@tools/setup apps
 	.venv/bin/python -m pytest tests/apps $(ARGS)
 
-# Streams that are hashed at both ends while their target is switched on and off, for as long as is asked for.
+# Streams that are compared byte by byte while targets and daemons come and go.
 soak:
 	@tools/setup test
-	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) .venv/bin/python -m pytest tests/conformance/test_stress.py $(ARGS)
-
-# Everything in docs/benchmarks, measured anew.
-bench:
-	@tools/setup bench
-	rm -f docs/benchmarks/results.json
-	.venv/bin/python -m tests.bench --json docs/benchmarks/results.json $(ARGS)
-	.venv/bin/python -m tests.bench.report docs/benchmarks/results.json docs/benchmarks
+	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) SOCKACCEL_ROUNDS=50 SOCKACCEL_CHURN=10000 .venv/bin/python -m pytest \
+	    tests/conformance/test_stress.py tests/test_load.py tests/test_targets.py $(ARGS)
 
 # Measures every behaviour anew, on this kernel.
 compatibility:
