@@ -2,14 +2,13 @@
 """The connections that a target covers, put together from their two ends. There can be a hundred thousand."""
 
 import asyncio
-import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from sockaccel.errors import InvalidArgument
-from sockaccel.layout import EVENT, FLOW, ConnectionState, Counter, Event, Raw
+from sockaccel.layout import EVENT, FLOW, ConnectionState, Counter, Event, Raw, pack_address
 from sockaccel.target import quote
 
 PAGE = 256
@@ -54,10 +53,9 @@ class Filter:
         if self.address is None:
             return None
         try:
-            address = ipaddress.ip_address(self.address)
+            return pack_address(self.address)
         except ValueError as exc:
             raise InvalidArgument(f'address {quote(self.address)} is not an IP address') from exc
-        return address.packed if address.version == 6 else bytes(10) + b'\xff\xff' + address.packed
 
 
 @dataclass(frozen=True)

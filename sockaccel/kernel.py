@@ -2,7 +2,6 @@
 """Owns every BPF object of the daemon: programs, maps, links, the ring buffer."""
 
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -29,6 +28,7 @@ from sockaccel.layout import (
     TargetFlag,
     Urgency,
     Walk,
+    pack_address,
 )
 from sockaccel.rules import Rule
 
@@ -270,12 +270,7 @@ class Kernel:
 def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:
     with socket.socket() as any_socket:
         (netns,) = _U64.unpack(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _U64.size))
-    keys = []
-    for address, port in listeners:
-        parsed = ipaddress.ip_address(address)
-        packed = parsed.packed if parsed.version == 6 else b'\0' * 10 + b'\xff' * 2 + parsed.packed
-        keys.append(LISTENER_KEY.pack(netns, packed, port, 0))
-    return keys
+    return [LISTENER_KEY.pack(netns, pack_address(address), port, 0) for address, port in listeners]
 
 
 def _unpack(printed: bytes) -> list[Event]:

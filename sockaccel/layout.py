@@ -89,6 +89,12 @@ def counters(source: Path) -> list[Counter]:
     return [Counter(name.lower(), kind.lower(), sentence) for name, kind, sentence in lines]
 
 
+def pack_address(text: str) -> bytes:
+    """An address as `struct flow` has it: 16 bytes, IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
+    address = ipaddress.ip_address(text)
+    return address.packed if address.version == 6 else bytes(10) + b'\xff\xff' + address.packed
+
+
 def _address(packed: bytes) -> str:
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
