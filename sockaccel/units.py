@@ -2,6 +2,8 @@
 """Asks systemd where units are, and hears when that changes (org.freedesktop.systemd1(5))."""
 
 import asyncio
+import contextlib
+import ipaddress
 import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -96,9 +98,11 @@ class SystemdUnits:
                     continue
                 (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'LoadUnit', 's', [trigger])
                 for kind, address in await self._property(path, 'Socket', 'Listen'):
-                    host, separator, port = address.rpartition(':')
-                    if kind == 'Stream' and separator and port.isdigit():
-                        found.add((host.strip('[]'), int(port)))
+                    host, _separator, port = address.rpartition(':')
+                    # Streams are AF_UNIX and AF_VSOCK sockets too.
+                    with contextlib.suppress(ValueError):
+                        if kind == 'Stream':
+                            found.add((str(ipaddress.ip_address(host.strip('[]'))), int(port)))
         except AskFailed as exc:
             raise InvalidTarget(f'systemd says nothing about the sockets of unit {quote(unit)} ({exc})') from exc
         return frozenset(found)

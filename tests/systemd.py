@@ -121,7 +121,14 @@ class _Units:
             'ControlGroup': Variant('s', unit['cgroup']),
             'Slice': Variant('s', unit['slice']),
             'TriggeredBy': Variant('as', unit.get('triggers', [])),
-            'Listen': Variant('a(ss)', [['Stream', unit.get('listen', '')], ['Stream', '/run/its.socket']]),
+            'Listen': Variant(
+                'a(ss)',
+                [
+                    ['Stream', unit.get('listen', '')],
+                    ['Stream', '/run/its.socket'],
+                    ['Stream', 'vsock:2:1234'],
+                ],
+            ),
             'Job': Variant('(uo)', [1, _JOB] if unit['job'] else [0, '/']),
         }
         return Message.new_method_return(message, 'v', [values[wanted]])
