@@ -160,6 +160,8 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	struct flow key = connection->own;
 	u32 reason;
 
+	if (connection->due_ns > now)
+		goto later;
 	/* Closed meanwhile. */
 	if (!self) {
 		connection->state = LEFT;
@@ -171,8 +173,11 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 		sa_peers.delete(&key);
 		return;
 	}
-	if (connection->due_ns > now)
+	/* The kernel tells of an accepting end a moment before it calls it established. */
+	if (sock_state(sock) == TCP_SYN_RECV) {
+		connection->due_ns = now + OWNED_NS;
 		goto later;
+	}
 	reason = reason_against_pair(sock, peer);
 	if (!reason && sock_state(sock) != TCP_ESTABLISHED)
 		reason = connection->reason ? connection->reason : SHORT;
@@ -296,12 +301,16 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct event record = {};
 	struct flow key, peer_key;
 	u64 sock, peer;
+	u32 state;
 	int zero = 0;
 
 	if (!connection || !sk)
 		return 0;
 	settings = sa_settings.lookup(&zero);
 	sock = (u64)sk;
+	/* Asked first: before it is a candidate, an end cannot be found by what follows. */
+	state = *(volatile u32 *)&connection->state;
+	barrier();
 	if (!settings || sock_cookie(sock) != connection->cookie)
 		return 0;
 	key = connection->own;
@@ -320,7 +329,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		connection->state = LEFT;
 	}
 	if (settings->walk == WALK_JUDGE) {
-		if (connection->state == CANDIDATE)
+		if (state == CANDIDATE)
 			judge(connection, sk, peer, self, other, settings);
 		if (connection->in_map)
 			mark(connection, self, other, sock, peer, settings);

@@ -23,6 +23,7 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 
 /* net/tcp_states.h */
 #define TCP_ESTABLISHED 1
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
@@ -43,6 +44,9 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 /* What other CPUs may have charged ahead of their use: MEMCG_CHARGE_BATCH is 64 pages, in kernel/mm/memcontrol.c. */
 #define MEMORY_SLACK_PAGES 64
 #define MEMORY_LEVELS 16
+
+/* Keeps the compiler from moving reads and writes across. */
+#define barrier() asm volatile("" ::: "memory")
 
 /*
  * One field at a pointer's number. A probe is a helper's call and takes some 20 ns; where the kernel has

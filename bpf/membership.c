@@ -278,8 +278,10 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct connection *
 
 	if (!settings || sa_peers.update(&key, &self))
 		return MAP_FULL;
-	connection->state = CANDIDATE;
 	connection->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
+	/* Last: a walk may be at this end just now, and believes what it finds from then on. */
+	barrier();
+	connection->state = CANDIDATE;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	want_sweep(SWEEP_LATER);
 	return 0;
