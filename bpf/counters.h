@@ -18,6 +18,7 @@
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
 	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
+	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections are")           \
 	X(EXCLUDED, CONNECTION, "the configuration leaves it to TCP (Include...=, Exclude...=)")                  \
 	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \

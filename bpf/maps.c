@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One translation unit: the loader puts maps, events, membership, verdict, connections, listeners, probe in a row. */
+/* One translation unit: the loader puts maps, events, membership, verdict, connections, sockets, probe in a row. */
 #include "kernel.h"
 #include "types.h"
 
@@ -29,6 +29,9 @@ BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);
 BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
+
+/* The connections that a walk over sockets has counted; empty between two walks. */
+BPF_F_TABLE("hash", struct flow, u32, sa_met, MAX_MET, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
 /* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */

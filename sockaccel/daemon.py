@@ -30,6 +30,8 @@ log = structlog.stdlib.get_logger()
 
 # sysexits.h; the unit restarts after neither, because a restart mends neither.
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
+# How many of the sockets that a stop leaves in the map are named.
+_HELD_NAMED = 10
 
 
 class BusLost(SockaccelError):
@@ -209,11 +211,18 @@ def _introduce(findings: list[Finding]) -> None:
 
 async def _drain(engine: Engine, kernel: Kernel, notifier: Notifier, story: Story) -> None:
     notifier.stopping('Stopping: connections go back to TCP')
-    left = await engine.stop()
+    held = await engine.stop()
     story.finish()
     kernel.release()
-    if left:
-        log.info(f'Stopped; {left} sockets keep unread bytes and go on by TCP', draining=left)
+    if held:
+        named = [f'{end.flow} ({end.program or "unknown"}[{end.pid}])' for end in held[:_HELD_NAMED]]
+        if len(held) > len(named):
+            named.append(f'and {len(held) - len(named)} more')
+        log.info(
+            f'Stopped; {len(held)} sockets keep unread bytes, go on by TCP, and hold a part of the kernel memory '
+            f'until they are closed: {", ".join(named)}',
+            draining=len(held),
+        )
     else:
         log.info('Stopped; nothing is left in the kernel')
 

@@ -48,7 +48,7 @@ class Kernel(Protocol):
     def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None: ...
     def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None: ...
     def serve_nobody(self) -> None: ...
-    def find_listeners(self) -> None: ...
+    def find_sockets(self) -> None: ...
     def connections(self) -> list[Event]: ...
     def sweep(self) -> SweepResult: ...
     def consume(self) -> None: ...
@@ -130,6 +130,7 @@ class Engine:
     _sweep_timer: asyncio.TimerHandle | None = None
     _sweep_at: float = 0
     _rested_at: float = 0
+    _must_find_sockets: bool = False
 
     async def start(self) -> None:
         """Take up what is remembered, and what the kernel still holds from before; the rest of that drains.
@@ -234,17 +235,17 @@ class Engine:
                 await self._resume(name, 0)
         self.on_change()
 
-    async def stop(self) -> int:
-        """Switch everything off; returns how many sockets stay in the map until their owners close them."""
+    async def stop(self) -> list[Event]:
+        """Switch everything off; returns the sockets that stay in the map until their owners close them."""
         async with self._lock:
             for enabled in self._enabled.values():
                 self._switch_off(enabled)
             self._enabled.clear()
-            self._sweep()
+            held = self._sweep()
             self.kernel.detach()
             self._cancel_sweep()
             self.memory.forget_runtime()
-        return sum(self._draining.values())
+        return held
 
     async def leave(self) -> None:
         """End without a change in the kernel: the next daemon takes over."""
@@ -394,6 +395,7 @@ class Engine:
             self.kernel.uncover(before.id)
         if cgroup:
             self.kernel.cover(cgroup.id, enabled.slot)
+            self._find_sockets_soon()
             log.info(f'Covers "{name}" (cgroup "{cgroup.path}")', target=name, cgroup=cgroup.path)
         else:
             log.info(f'Waits for "{name}": {why}', target=name)
@@ -439,15 +441,17 @@ class Engine:
             if cgroup:
                 self.kernel.cover(cgroup.id, slot)
             self.kernel.serve(place.listeners, slot)
+            self._slot_names[slot] = target.name
             # Later ones are told of by the kernel.
             if newly_attached:
-                self.kernel.find_listeners()
+                self._find_sockets()
+            else:
+                self._find_sockets_soon()
         except BaseException:
             self._switch_off(enabled)
             if newly_attached:
                 self.kernel.detach()
             raise
-        self._slot_names[slot] = target.name
         return enabled
 
     def _switch_off(self, enabled: Enabled) -> None:
@@ -495,7 +499,8 @@ class Engine:
             for counter, value in zip(self.counters, values, strict=True)
         }
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> list[Event]:
+        """Returns what cannot leave yet."""
         begun = time.monotonic()
         result = self.kernel.sweep()
         now = time.monotonic()
@@ -510,6 +515,7 @@ class Engine:
         # A draining socket that connects anew must find the program that takes it out of the map first.
         if not self._enabled and not self._draining:
             self.kernel.detach()
+        return result.draining
 
     def _sweep_after(self, seconds: float) -> None:
         """Soon enough for the most urgent reason, once for all, and never so often that it loads the machine."""
@@ -522,8 +528,33 @@ class Engine:
         loop = asyncio.get_running_loop()
         self._sweep_timer = loop.call_later(at - time.monotonic(), self._sweep_now)
 
+    def _find_sockets_soon(self) -> None:
+        """Once for all that changes meanwhile: it takes a while where there are many open files."""
+        self._must_find_sockets = True
+        self._sweep_after(0)
+
+    def _find_sockets(self) -> None:
+        self._must_find_sockets = False
+        before = self._missed()
+        self.kernel.find_sockets()
+        for slot, (then, now) in enumerate(zip(before, self._missed(), strict=True)):
+            if now > then:
+                name = self._slot_names.get(slot, '')
+                log.info(
+                    f'Missed {now - then} connections of "{name}": they were made before its cgroup was covered, '
+                    'and stay with TCP until their programs connect anew',
+                    target=name,
+                )
+
+    def _missed(self) -> list[int]:
+        """How many connections were missed, by slot."""
+        index = next(index for index, counter in enumerate(self.counters) if counter.name == 'missed')
+        return [row[index] for row in self.kernel.counters()]
+
     def _sweep_now(self) -> None:
         self._sweep_timer = None
+        if self._must_find_sockets:
+            self._find_sockets()
         before = dict(self._draining)
         self._sweep()
         if before != self._draining:

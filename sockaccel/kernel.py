@@ -206,10 +206,11 @@ class Kernel:
         value = packed.ljust(MAX_RULES * RULE.size, b'\0')
         libbpf.map_update(self._fds['sa_rules'], _U32.pack(0), value)
 
-    def find_listeners(self) -> None:
-        """Take note of the listening sockets that were there before."""
+    def find_sockets(self) -> None:
+        """Take note of listeners that were there before, and count connections that were made too early."""
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
+        libbpf.map_clear(self._fds['sa_met'], FLOW.size)
 
     def connections(self) -> list[Event]:
         """Every end of a covered connection, joined or not, as EventKind.CONNECTION."""

@@ -21,7 +21,7 @@ from typing import Any
 from sockaccel import layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 
-SOURCES = ('maps', 'events', 'rules', 'membership', 'verdict', 'connections', 'listeners', 'probe')
+SOURCES = ('maps', 'events', 'rules', 'membership', 'verdict', 'connections', 'sockets', 'probe')
 PROGRAMS = {
     'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
     'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
@@ -33,7 +33,7 @@ PROGRAMS = {
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_served', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_served', 'sa_met', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 # The child prints its answer as one JSON datagram with the fds attached.
 _ANSWER_SIZE = 65536
@@ -60,8 +60,8 @@ def digests(maximum_connections: int) -> Digests:
     source = layout.source_directory()
     counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
     limits = (
-        maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_CGROUPS,
-        layout.MAX_TARGETS, layout.EVENT_PAGES, counters,
+        maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_MET,
+        layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.EVENT_PAGES, counters,
     )  # fmt: skip
     shape = hashlib.sha256(repr(limits).encode())
     for name in ('types.h', 'maps.c', 'probe.c'):
@@ -131,6 +131,7 @@ def defines(maximum_connections: int) -> dict[str, int]:
         'MAX_MEMBERS': 2 * maximum_connections,
         'MAX_LISTENERS': layout.MAX_LISTENERS,
         'MAX_SERVED': layout.MAX_SERVED,
+        'MAX_MET': layout.MAX_MET,
         'MAX_CGROUPS': layout.MAX_CGROUPS,
         'MAX_TARGETS': layout.MAX_TARGETS,
         'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,

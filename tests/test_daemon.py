@@ -95,6 +95,10 @@ def test_unread_bytes_survive_the_end_of_the_daemon(root: Cgroup, number: int) -
             harness.wait_until(
                 lambda: len(harness.objects()['prog'] & loaded) == 1, 'only what sockets hold is left'
             )
+            if number != signal.SIGKILL:
+                server, client = traffic.ports(made.server)
+                who = f'127.0.0.1:{server} -> 127.0.0.1:{client} (python'
+                assert f'until they are closed: {who}' in daemon.log_text
             write(made.client, b'after the end')
             assert read(made.server, 713) == b'unread;' * 100 + b'after the end'
             exchange(made)

@@ -102,6 +102,50 @@ def test_nothing_is_missed_when_more_happens_than_the_kernel_keeps(root: Cgroup,
         assert joins(service)
 
 
+def missed() -> int:
+    return int(harness.call('Stats')['connection_reason_missed'])
+
+
+def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
+    root: Cgroup, daemon: Daemon
+) -> None:
+    with Cgroup('client', root) as client, contextlib.ExitStack() as stack:
+        with Cgroup('service', root) as service:
+            enable(service.path)
+        wait_for('waiting')
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        service = stack.enter_context(Cgroup('service', root))
+        with service.inside():
+            listener = stack.enter_context(traffic.listen())
+            both_inside = traffic.connect(listener)
+        with client.inside():
+            server_inside = traffic.connect(listener)
+        made = (both_inside, server_inside)
+        # Another fd of the same socket is no other connection.
+        stack.enter_context(server_inside.server.dup())
+        for pair in made:
+            stack.callback(pair.close)
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        wait_for('active')
+        harness.wait_until(lambda: missed() > 0, 'they are counted')
+        assert missed() == 2
+        assert f'Missed 2 connections of "{service.path}"' in daemon.log_text
+        shown = json.loads(harness.control('connections', '--json').stdout)
+        assert {(row['path'], row['client_reason']) for row in shown} == {('tcp', 'missed')}
+        assert len(shown) == 2
+        for pair in made:
+            traffic.exchange(pair)
+        with client.inside():
+            following = traffic.connect(listener)
+        stack.callback(following.close)
+        traffic.accelerate(following)
+        # Whoever was counted is not counted again.
+        harness.call('Disable', 's', service.path)
+        enable(service.path)
+        with traffic.pair(service, joins=True):
+            assert missed() == 2
+
+
 def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
     with Systemd() as systemd, Daemon(root.path) as daemon:
         daemon.ready()
