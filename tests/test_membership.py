@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Which sockets join, which must not, and which leave."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -67,6 +68,40 @@ def test_a_listener_that_was_there_before_is_covered(own_daemon: Cgroup, family:
             made = traffic.connect(listener, family)
         accelerate(made)
         made.close()
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize(
+    'opened', ['before the first Enable', 'after the first Enable', 'while nothing is enabled']
+)
+def test_a_listener_that_was_there_before_a_second_enable_is_covered(
+    own_daemon: Cgroup, opened: str, family: str
+) -> None:
+    """The first finds all that are there, later ones are told of, and what nobody was told of is found anew."""
+    with (
+        Cgroup('other', own_daemon) as other,
+        Cgroup('server', own_daemon) as server,
+        Cgroup('client', own_daemon) as client,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def listen() -> socket.socket:
+            with server.inside():
+                return stack.enter_context(traffic.listen(family))
+
+        listener = listen() if opened == 'before the first Enable' else None
+        harness.enable(other.path, *harness.every_issue())
+        if opened == 'after the first Enable':
+            listener = listen()
+        if opened == 'while nothing is enabled':
+            harness.call('Disable', 's', other.path)
+            listener = listen()
+        assert listener
+        harness.enable(server.path, *harness.every_issue())
+        with client.inside():
+            made = traffic.connect(listener, family)
+        stack.callback(made.close)
+        accelerate(made)
 
 
 def test_a_nested_cgroup_belongs_to_the_target(target: Cgroup) -> None:
