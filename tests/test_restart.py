@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What is in the kernel outlives the daemon: restart, crash, upgrade, and who may not adopt what."""
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sockaccel.client import boolean, strings
 from tests import harness, traffic
 from tests.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.systemd import Systemd
-from tests.traffic import accelerate, exchange, read, write
+from tests.traffic import Pair, accelerate, exchange, read, write
 
 PINS = Path('/sys/fs/bpf/sockaccel')
 UNIT = 'sockaccel.service'
@@ -269,3 +272,110 @@ def test_a_reboot_forgets_what_was_only_for_now(root: Cgroup, tmp_path: Path) ->
     with start(root, tmp_path, None) as daemon:
         daemon.ready()
         assert harness.call('ListTargets')[0][:2] == [root.path, 'active']
+
+
+def for_now(member: str, name: str) -> None:
+    """Enable or Disable a target until the daemon is stopped."""
+    options = {'runtime': boolean(True)}
+    if member == 'Enable':
+        options['accept'] = strings(harness.every_issue())
+    harness.call(f'{member}WithOptions', 'sa{sv}', name, options)
+
+
+def targets() -> dict[str, str]:
+    return {name: state for name, state, _detail in harness.call('ListTargets')}
+
+
+@pytest.mark.parametrize(('kept', 'ending'), [('store', 'kill'), ('pins', 'kill'), ('store', 'restart')])
+def test_what_is_only_for_now_lasts_until_the_stop(root: Cgroup, tmp_path: Path, kept: str, ending: str) -> None:
+    with contextlib.ExitStack() as stack:
+        systemd = stack.enter_context(Systemd())
+        store = stack.enter_context(FdStore()) if kept == 'store' else None
+        lasting, off, off_and_on, on = (
+            stack.enter_context(Cgroup(name, root)) for name in ('lasting', 'off', 'off-and-on', 'on')
+        )
+        for_ever = dict.fromkeys((lasting.path, off.path, off_and_on.path), 'active')
+        now = dict.fromkeys((lasting.path, off_and_on.path, on.path), 'active')
+
+        def check(expected: dict[str, str]) -> None:
+            """What is listed is what new connections meet; the one that is there shows that they are looked at."""
+            assert targets() == expected
+            for cgroup in (lasting, off, off_and_on, on):
+                if cgroup.path in expected:
+                    with traffic.pair(cgroup) as made:
+                        exchange(made)
+            for cgroup in (off, on):
+                if cgroup.path not in expected:
+                    with traffic.pair(cgroup, joins=False) as made, traffic.pair(lasting):
+                        assert not traffic.is_member(made.client)
+
+        with start(root, tmp_path, store) as daemon:
+            daemon.ready()
+            for cgroup in (lasting, off, off_and_on):
+                harness.enable(cgroup.path, *harness.every_issue())
+            for_now('Enable', on.path)
+            for_now('Disable', off.path)
+            for_now('Disable', off_and_on.path)
+            for_now('Enable', off_and_on.path)
+            # What lasts already is not made to end.
+            for_now('Enable', lasting.path)
+            check(now)
+            if ending == 'restart':
+                systemd.main_unit(UNIT, daemon.process.pid, 'restart')
+                assert daemon.stop() == 0
+                systemd.main_unit(UNIT, 0, '')
+            else:
+                daemon.stop(signal.SIGKILL)
+        with start(root, tmp_path, store) as second:
+            second.ready()
+            check(now)
+            assert second.stop() == 0
+        with start(root, tmp_path, store) as third:
+            third.ready()
+            check(for_ever)
+            # Not a second time.
+            third.stop(signal.SIGKILL)
+        with start(root, tmp_path, store) as fourth:
+            fourth.ready()
+            check(for_ever)
+
+
+@pytest.mark.parametrize('opened', ['under the daemon before', 'while there is no daemon'])
+def test_a_listener_from_before_an_adoption_is_covered(
+    root: Cgroup, tmp_path: Path, store: FdStore | None, opened: str
+) -> None:
+    """Of a target that is enabled, and of one that is enabled only later. The clients belong to no target."""
+    with contextlib.ExitStack() as stack:
+        first, second, outside = (
+            stack.enter_context(Cgroup(name, root)) for name in ('first', 'second', 'outside')
+        )
+
+        def listeners() -> list[tuple[str, socket.socket]]:
+            made = []
+            for cgroup in (first, second):
+                for family in traffic.FAMILIES:
+                    with cgroup.inside():
+                        made.append((family, stack.enter_context(traffic.listen(family))))
+            return made
+
+        def connect(opened: list[tuple[str, socket.socket]]) -> list[Pair]:
+            made = []
+            with outside.inside():
+                for family, listener in opened:
+                    made.append(traffic.connect(listener, family))
+                    stack.callback(made[-1].close)
+            return made
+
+        with start(root, tmp_path, store, 'JoinDelayMs=0\n') as daemon:
+            daemon.ready()
+            harness.enable(first.path, *harness.every_issue())
+            made = listeners() if opened == 'under the daemon before' else []
+            daemon.stop(signal.SIGKILL)
+        made = made or listeners()
+        with start(root, tmp_path, store, 'JoinDelayMs=0\n') as adopting:
+            adopting.ready()
+            of_first, of_second = connect(made[:3]), connect(made[3:])
+            accelerate(*of_first)
+            assert not any(traffic.is_member(pair.client) for pair in of_second)
+            harness.enable(second.path, *harness.every_issue())
+            accelerate(*connect(made[:3]), *connect(made[3:]))
