@@ -114,7 +114,7 @@ def _mirrored(flow: bytes) -> bytes:
 
 
 class Connections:
-    """Lists them in a thread, a page at a time; what was listed is kept for the next page, for a while."""
+    """Lists them in a thread, a page at a time; what was listed is kept a while for the next page."""
 
     def __init__(
         self,
@@ -129,7 +129,8 @@ class Connections:
         self._reasons = [counter.name for counter in counters]
         self._paths: dict[int, str] = {}
         self._looked = 0.0
-        self._listings: dict[int, list[Packed]] = {}
+        # The one whose last page was asked for longest ago first; each with what ends it.
+        self._listings: dict[int, tuple[list[Packed], asyncio.TimerHandle]] = {}
         self._last = 0
         self._one_at_a_time = asyncio.Lock()
 
@@ -142,21 +143,27 @@ class Connections:
             if not listing:
                 self._last += 1
                 listing = self._last
-                self._keep(listing, await asyncio.to_thread(self._find, wanted))
-            if listing not in self._listings:
+                found = await asyncio.to_thread(self._find, wanted)
+            elif listing in self._listings:
+                found, _timer = self._listings[listing]
+            else:
                 raise InvalidArgument(f'listing {listing} is not kept any more: begin again with listing 0')
-            found = self._listings[listing]
             rows = await asyncio.to_thread(self._describe, found[offset : offset + PAGE])
-            if offset + PAGE >= len(found):
-                self._listings.pop(listing, None)
+            self._forget(listing)
+            if offset + PAGE < len(found):
+                self._keep(listing, found)
             return Page(rows, len(found), listing)
 
     def _keep(self, listing: int, found: list[Packed]) -> None:
+        """From now on: all pages of a hundred thousand connections may take longer than one listing is kept."""
         while len(self._listings) >= _MAXIMUM_LISTINGS:
-            del self._listings[min(self._listings)]
-        self._listings[listing] = found
-        if len(found) > PAGE:
-            asyncio.get_running_loop().call_later(_KEPT_FOR_S, self._listings.pop, listing, None)
+            self._forget(next(iter(self._listings)))
+        timer = asyncio.get_running_loop().call_later(_KEPT_FOR_S, self._forget, listing)
+        self._listings[listing] = found, timer
+
+    def _forget(self, listing: int) -> None:
+        if kept := self._listings.pop(listing, None):
+            kept[1].cancel()
 
     def _find(self, wanted: Filter) -> list[Packed]:
         address, program = wanted.packed_address(), wanted.program and wanted.program.encode()

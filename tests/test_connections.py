@@ -138,6 +138,23 @@ def test_pages_of_one_listing() -> None:
     asyncio.run(read())
 
 
+def test_a_listing_is_kept_while_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('sockaccel.connections._KEPT_FOR_S', 1.0)
+
+    async def read() -> None:
+        connections = Connections(lambda: ends(5 * PAGE), dict, lambda _slot: '', COUNTERS)
+        page = await connections.page(Filter())
+        # Longer in all than it is kept without being asked for.
+        for number in range(1, 4):
+            await asyncio.sleep(0.5)
+            page = await connections.page(Filter(), page.listing, number * PAGE)
+        await asyncio.sleep(1.2)
+        with pytest.raises(InvalidArgument, match='not kept'):
+            await connections.page(Filter(), page.listing, 4 * PAGE)
+
+    asyncio.run(read())
+
+
 def test_only_so_many_listings_are_kept() -> None:
     data = ends(PAGE + 1)
 
