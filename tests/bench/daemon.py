@@ -1,31 +1,46 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the daemon itself costs: its start, its memory, its CPU time under churn, many connections."""
 
+import asyncio
 import contextlib
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests import harness
+from sockaccel.client import Client, string
+from tests import harness, latency
 from tests.bench import workload
-from tests.bench.ways import PLAIN, SOCKACCEL, Way
-from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.bench.ways import PLAIN, SOCKACCEL, UNCHECKED, Way
+from tests.conformance import unchecked
+from tests.harness import Cgroup, Daemon, FdStore, PrivateBus
 
 STARTS = 5
 IDLE_S = 5
-CHURN_MS = 3000
-# Of one process, which may not open more files than this.
-PER_PROCESS = min(9000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 100)
+# Connections per second of all generators together, and how many each of them keeps open: so few that they are
+# closed before they join, so many that each joins.
+CHURN, CHURN_MS = 20_000, 5000
+SHORT, LONG = 1, 4000
 CONNECTIONS = 100_000
+# Each process has an address of its own, whose ports are the limit, and its open files, which root may raise.
+PER_PROCESS = min(9000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
+# Its map has room for no more.
+UNCHECKED_CONNECTIONS = 50_000
+HELD_WITHIN_S = 120
 ASKED = 5
-_TICKS = os.sysconf('SC_CLK_TCK')
+# So that who asks meanwhile is not what keeps the daemon busy.
+PAUSE_S = 0.01
+# How much the kernel's memory may still change within a second.
+SETTLED_BYTES, SETTLED_WITHIN_S = 256 * 1024, 20
+Note = Callable[..., None]
 
 
 def measure(say: Callable[[str], None], connections: int = CONNECTIONS) -> dict[str, Any]:
@@ -37,66 +52,137 @@ def measure(say: Callable[[str], None], connections: int = CONNECTIONS) -> dict[
         say(f'daemon: {name}: {value:.4g}' + ('' if goal is None else f' (goal: at most {goal:g})'))
 
     name = f'sockaccel-bench-{os.getpid()}'
-    settings = f'EventsPerSecond=1000\nMaximumConnections={connections + 10000}\n'
+    settings = f'MaximumConnections={connections + 10000}\n'
     with PrivateBus(), Cgroup(f'{name}-plain') as outside, Cgroup(name) as root:
-        starts = []
-        for _start in range(STARTS):
-            with Daemon(root.path, settings) as daemon:
-                daemon.ready()
-                starts.append(daemon.ready_after)
-        note('READY cold, s', median(starts), 1.0)
+        _starts(root, settings, note)
         with Daemon(root.path, settings) as daemon, Cgroup('target', root) as target:
             daemon.ready()
             harness.enable(target.path, *harness.every_issue())
             way, plain = Way(SOCKACCEL, target, redirects=True), Way(PLAIN, outside)
             note('resident memory, MiB', daemon.resident() / 1024, 35)
-            note('idle wake-ups per minute', _idle_wakeups(daemon) * 60 / IDLE_S, 0)
-            for traced in (False, True):
-                with _tracing() if traced else contextlib.nullcontext():
-                    rate, share = _churn(daemon, way)
-                tail = 'with a tracer' if traced else 'without a tracer'
-                note(f'churn {tail}, connections/s', rate)
-                note(f"churn {tail}, daemon's share of a CPU, %", 100 * share)
-            for kind, where in (('plain', plain), ('accelerated', way)):
-                with _held(where, connections) as (held, memory):
-                    note(f'{held} connections {kind}, kernel memory per connection, bytes', memory / held)
-                    if kind == 'accelerated':
-                        note('joined ends', harness.call('ListEnds')[1])
-                        note('Stats with them, ms', _asked('Stats'))
-                        note('ListConnections with them, ms', _asked('ListConnections', 'a{sv}tt', {}, 0, 0))
-                        note('resident memory with them, MiB', daemon.resident() / 1024)
-            plain_bytes, accelerated_bytes = (
-                next(figure['value'] for name, figure in figures.items() if f'{kind}, kernel memory' in name)
-                for kind in ('connections plain', 'connections accelerated')
-            )
-            note('kernel memory beyond the sockets per connection, bytes', accelerated_bytes - plain_bytes, 2048)
+            note('context switches in a minute of idling', _idle_switches(daemon) * 60 / IDLE_S, 0)
+            # Before the churn, which leaves the kernel with memory for connections that are gone.
+            _many(daemon, plain, way, connections, note)
+            for kind, kept in (('that are closed at once', SHORT), ('that join', LONG)):
+                for traced in (False, True):
+                    with _tracing() if traced else contextlib.nullcontext():
+                        rate, share = _churn(daemon, way, kept)
+                    tail = f'connections {kind}, {"with" if traced else "without"} a tracer'
+                    note(f'churn of {tail}, per second (at most {CHURN:,})', rate)
+                    note(f"churn of {tail}, daemon's share of a CPU, %", 100 * share)
     return figures
 
 
-def _cpu_s(daemon: Daemon) -> float:
-    fields = Path(f'/proc/{daemon.process.pid}/stat').read_text().rpartition(')')[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def _starts(root: Cgroup, settings: str, note: Note) -> None:
+    cold, adopted = [], []
+    with FdStore() as store, tempfile.TemporaryDirectory() as state:
+        for _start in range(STARTS):
+            store.clear()
+            with Daemon(root.path, settings, state=Path(state), store=store) as daemon:
+                cold.append(daemon.ready().ready_after)
+                # So it leaves behind what it has.
+                daemon.stop(signal.SIGKILL)
+        for _start in range(STARTS):
+            with Daemon(root.path, settings, state=Path(state), store=store) as daemon:
+                adopted.append(daemon.ready().ready_after)
+                daemon.stop(signal.SIGKILL)
+    note('READY cold, s', median(cold), 1.0)
+    note('READY adopted, s', median(adopted), 0.2)
 
 
-def _idle_wakeups(daemon: Daemon) -> int:
-    """How often the daemon slept anew in IDLE_S seconds in which nothing happens."""
+def _many(daemon: Daemon, plain: Way, way: Way, connections: int, note: Note) -> None:
+    """What it is like with many connections, and what each costs beyond one by plain TCP."""
+    with _held(plain, connections) as beyond_nothing:
+        note(f'{connections:,} plain connections, kernel memory for each, bytes', beyond_nothing)
+    with _held(way, connections) as accelerated:
+        note(f'{connections:,} accelerated connections, kernel memory for each beyond plain, bytes',
+             accelerated - beyond_nothing, 2048)  # fmt: skip
+        asyncio.run(_ask(note))
+        note('resident memory with them, MiB', daemon.resident() / 1024)
+    count = min(connections, UNCHECKED_CONNECTIONS)
+    with (
+        Cgroup(f'sockaccel-bench-{os.getpid()}-unchecked') as bare,
+        unchecked.attached(bare.directory),
+        _held(Way(UNCHECKED, bare, redirects=True), count) as memory,
+    ):
+        note(
+            f'{count:,} unchecked connections, kernel memory for each beyond plain, bytes', memory - beyond_nothing
+        )
 
-    def slept() -> int:
-        status = Path(f'/proc/{daemon.process.pid}/status').read_text()
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith('voluntary')))
 
+async def _ask(note: Note) -> None:
+    """How soon a daemon with many connections answers, to one client and to another at the same time."""
+    async with Client() as client, Client() as other:
+        wanted = {'path': string('redirect')}
+        _rows, redirected, _listing = await client.call('ListConnections', 'a{sv}tt', wanted, 0, 0)
+        note('of them redirected', redirected)
+        note('Stats with them, ms', 1e3 * median([await _timed(client.call('Stats')) for _call in range(ASKED)]))
+        first: list[float] = []
+        meanwhile: list[float] = []
+        for _call in range(ASKED):
+            listing = client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+            first.append(await _beside(listing, other, meanwhile))
+        note('ListConnections with them, the first page, ms', 1e3 * median(first))
+        note('Stats meanwhile, ms', 1e3 * median(meanwhile))
+        note('Stats meanwhile, the slowest, ms', 1e3 * max(meanwhile))
+        meanwhile.clear()
+        note('ListConnections with them, all pages, s', await _beside(_list_all(client), other, meanwhile))
+        note('Stats during all pages, ms', 1e3 * median(meanwhile))
+        note('Stats during all pages, the slowest, ms', 1e3 * max(meanwhile))
+
+
+async def _beside(work: Coroutine[Any, Any, Any], other: Client, meanwhile: list[float]) -> float:
+    """Seconds that some work takes. meanwhile: gets how long another client waits for an answer."""
+    begun = time.monotonic()
+    task = asyncio.create_task(work)
+    while not task.done():
+        meanwhile.append(await _timed(other.call('Stats')))
+        await asyncio.wait([task], timeout=PAUSE_S)
+    await task
+    return time.monotonic() - begun
+
+
+async def _timed(call: Coroutine[Any, Any, Any]) -> float:
+    begun = time.monotonic()
+    await call
+    return time.monotonic() - begun
+
+
+async def _list_all(client: Client) -> None:
+    rows, total, listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+    offset = len(rows)
+    while rows and offset < total:
+        rows, total, listing = await client.call('ListConnections', 'a{sv}tt', {}, listing, offset)
+        offset += len(rows)
+
+
+def _idle_switches(daemon: Daemon) -> int:
+    """How often any thread of it was switched in or out in IDLE_S seconds in which nothing happens."""
+    tasks = f'/proc/{daemon.process.pid}/task'
     # What was asked for before, such as the walk after Enable, is done by then.
     time.sleep(2)
-    before = slept()
+    before = latency.switches(tasks)
     time.sleep(IDLE_S)
-    return slept() - before
+    return latency.switches(tasks) - before
 
 
-def _churn(daemon: Daemon, way: Way) -> tuple[float, float]:
-    """Connections per second, and the daemon's share of a CPU meanwhile."""
+def _churn(daemon: Daemon, way: Way, kept: int) -> tuple[float, float]:
+    """New connections per second, and the daemon's share of a CPU meanwhile. kept: how many each generator has."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
     before, begun = _cpu_s(daemon), time.monotonic()
-    sample = workload.run(way, '-x', '-n', '-S', 64, milliseconds=CHURN_MS)
-    return sample.rate, (_cpu_s(daemon) - before) / (time.monotonic() - begun)
+    generators = [
+        workload.start(way, '-x', '-n', '-S', 64, '-c', kept, '-R', CHURN // len(cpus), '-p', cpu, '-q', cpu,
+                       milliseconds=CHURN_MS)
+        for cpu in cpus
+    ]  # fmt: skip
+    found = [workload.finish(generator) for generator in generators]
+    share = (_cpu_s(daemon) - before) / (time.monotonic() - begun)
+    return sum(each['operations'] / each['seconds'] for each in found), share
+
+
+def _cpu_s(daemon: Daemon) -> float:
+    """CPU time of all its threads, by the clock of a process that is not ours (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~daemon.process.pid << 3 | 2)
 
 
 @contextlib.contextmanager
@@ -116,20 +202,30 @@ def _tracing() -> Iterator[None]:
 
 
 def _kernel_bytes() -> int:
-    """What the kernel itself uses, sockets and maps included."""
+    """What the kernel itself uses, without the caches that come and go with what else happens."""
     fields = dict(line.split(':') for line in Path('/proc/meminfo').read_text().splitlines())
-    names = ('Slab', 'Percpu', 'VmallocUsed', 'PageTables', 'KernelStack')
-    return 1024 * sum(int(fields[name].split()[0]) for name in names)
+    return 1024 * sum(int(fields[name].split()[0]) for name in ('SUnreclaim', 'Percpu', 'VmallocUsed'))
+
+
+def _settled_kernel_bytes() -> int:
+    """The same when it has stopped to change: much is freed a while after it was in use."""
+    end, before = time.monotonic() + SETTLED_WITHIN_S, _kernel_bytes()
+    while True:
+        time.sleep(1)
+        now = _kernel_bytes()
+        if abs(now - before) < SETTLED_BYTES or time.monotonic() > end:
+            return now
+        before = now
 
 
 @contextlib.contextmanager
-def _held(way: Way, connections: int) -> Iterator[tuple[int, int]]:
-    """Connections that are there meanwhile; gives their number, and the kernel's memory for them in bytes."""
-    before, left, held = _kernel_bytes(), connections, []
+def _held(way: Way, connections: int) -> Iterator[float]:
+    """Connections that are there meanwhile; gives the kernel's memory for each of them in bytes."""
+    before, left, held = _settled_kernel_bytes(), connections, []
     with contextlib.ExitStack() as stack:
         while left > 0:
             count = min(left, PER_PROCESS)
-            warm = 60000 if way.redirects else 0
+            warm = HELD_WITHIN_S * 1000 if way.redirects else 0
             command = [str(workload.PROGRAM), '-h', '-S', '16', '-c', str(count), '-w', str(warm)]
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=way.cgroup.enter
@@ -139,10 +235,11 @@ def _held(way: Way, connections: int) -> Iterator[tuple[int, int]]:
             left -= count
         for process in held:
             assert process.stdout
-            assert select.select([process.stdout], [], [], 120)[0], 'the connections are not there within 120 s'
+            ready = select.select([process.stdout], [], [], HELD_WITHIN_S)[0]
+            assert ready, f'the connections are not there within {HELD_WITHIN_S} s'
             # Empty if it failed, which it has said on its stderr.
             assert process.stdout.readline(), 'the connections could not be made'
-        yield connections, _kernel_bytes() - before
+        yield (_settled_kernel_bytes() - before) / connections
 
 
 def _release(process: subprocess.Popen[bytes]) -> None:
@@ -151,13 +248,3 @@ def _release(process: subprocess.Popen[bytes]) -> None:
     process.stdin.close()
     process.wait(harness.STOP_WITHIN_S)
     process.stdout.close()
-
-
-def _asked(member: str, *arguments: Any) -> float:
-    """The median time of a call, in milliseconds; the client's own start and the decoding included."""
-    took = []
-    for _call in range(ASKED):
-        begun = time.monotonic()
-        harness.call(member, *arguments)
-        took.append(1e3 * (time.monotonic() - begun))
-    return median(took)

@@ -34,11 +34,15 @@
 
 enum work { REQUESTS, STREAM, CONNECTS, HOLD };
 
-/* size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the
- * reader of a stream computes after each read, in microseconds; before: milliseconds of streaming that do not count. */
+/*
+ * size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the reader of
+ * a stream computes after each read, in microseconds; before: milliseconds of streaming that do not count; rate: of
+ * new connections per second, 0 for as many as possible.
+ */
 static struct {
 	enum work work;
-	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin, before;
+	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin, before,
+		rate;
 } options = {.size = 64, .milliseconds = 300, .connections = 1, .client_cpu = -1, .server_cpu = -1};
 
 struct end {
@@ -342,18 +346,42 @@ static void stream(struct end *ends, double until)
 				send_all(ends[index].fd, options.size);
 }
 
-static uint64_t connect_request_close(double until)
+static void sleep_until(double due)
 {
+	double left = due - now(CLOCK_MONOTONIC);
+
+	if (left > 0)
+		usleep(left * 1e6);
+}
+
+/* So many stay open as there are ends; the oldest is closed for a new one. */
+static uint64_t connect_request_close(struct end *ends, double until)
+{
+	double begun = now(CLOCK_MONOTONIC);
 	uint64_t operations = 0;
 
 	for (; now(CLOCK_MONOTONIC) < until; operations++) {
-		int fd = connected();
+		struct end *end = &ends[operations % options.connections];
 
-		send_all(fd, options.size);
-		receive_all(fd, options.size);
-		close(fd);
+		if (options.rate)
+			sleep_until(begun + (double)operations / options.rate);
+		if (operations >= (uint64_t)options.connections)
+			close(end->fd);
+		end->fd = connected();
+		send_all(end->fd, options.size);
+		receive_all(end->fd, options.size);
 	}
 	return operations;
+}
+
+/* The last measurement's sockets in TIME_WAIT would be memory that the next one sees vanish. */
+static void reset_at_close(struct end *ends)
+{
+	struct linger linger = {.l_onoff = 1};
+
+	for (int index = 0; index < options.connections; index++)
+		if (setsockopt(ends[index].fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger)))
+			fail("SO_LINGER");
 }
 
 static void measure(pid_t server)
@@ -370,6 +398,7 @@ static void measure(pid_t server)
 	for (int index = 0; index < connections; index++)
 		ends[index].fd = connected();
 	if (options.work == HOLD) {
+		reset_at_close(ends);
 		printf("%d\n", warm_up(ends));
 		fflush(stdout);
 		while (read(STDIN_FILENO, buffer, READ_SIZE) > 0)
@@ -393,7 +422,7 @@ static void measure(pid_t server)
 		operations = request(ends, begun + options.milliseconds / 1e3);
 		bytes = 2 * operations * options.size;
 	} else if (options.work == CONNECTS) {
-		operations = connect_request_close(begun + options.milliseconds / 1e3);
+		operations = connect_request_close(ends, begun + options.milliseconds / 1e3);
 		bytes = 2 * operations * options.size;
 	} else {
 		stream(ends, begun + options.milliseconds / 1e3);
@@ -417,7 +446,7 @@ int main(int argc, char **argv)
 	int option, listening;
 	pid_t server;
 
-	while ((option = getopt(argc, argv, "rsxhunb:t:c:p:q:w:z:S:")) != -1) {
+	while ((option = getopt(argc, argv, "rsxhunb:t:c:p:q:w:z:R:S:")) != -1) {
 		switch (option) {
 		case 'r':
 			options.work = REQUESTS;
@@ -457,6 +486,9 @@ int main(int argc, char **argv)
 			break;
 		case 'b':
 			options.before = atoi(optarg);
+			break;
+		case 'R':
+			options.rate = atoi(optarg);
 			break;
 		case 'z':
 			options.spin = atoi(optarg);

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.bench.samples import Case, Sample
 from tests.bench.ways import BYSTANDER, PLAIN, SOCKACCEL, UNCHECKED, UNIX, Way
@@ -31,14 +32,26 @@ def build() -> None:
     subprocess.run(command, check=True)
 
 
-def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> Sample:
-    """One measurement. Raises CalledProcessError, with what the workload said on its own stderr."""
+def start(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> subprocess.Popen[bytes]:
+    """Begin one measurement; `finish()` has what was found."""
     command = [str(PROGRAM), *map(str, arguments), '-t', str(milliseconds)]
     if way.name == UNIX:
         command.append('-u')
     command += ['-w', str(warm if way.redirects else PLAIN_WARM_MS)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, preexec_fn=way.cgroup.enter)
-    found = json.loads(done.stdout)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=way.cgroup.enter)
+
+
+def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What the workload printed. Raises CalledProcessError, with what it said on its own stderr."""
+    printed, _nothing = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return dict(json.loads(printed))
+
+
+def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> Sample:
+    """One measurement. Raises CalledProcessError."""
+    found = finish(start(way, *arguments, milliseconds=milliseconds, warm=warm))
     operations = found['operations'] or 1
     share = None
     if way.name != UNIX and '-x' not in arguments:
