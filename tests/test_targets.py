@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sockaccel import libbpf
 from tests import harness, traffic
-from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.systemd import Systemd
 
 Targets = list[tuple[str, str]]
+# Rounds, of three cgroups each; before what is measured, and once more.
+CHURN = 10_000
 
 
 def targets() -> Targets:
@@ -308,35 +311,41 @@ def test_a_remembered_target_that_is_refused_stays_remembered(root: Cgroup, tmp_
         assert targets() == []
 
 
-def test_churn_leaves_nothing_behind(root: Cgroup, daemon: Daemon) -> None:
+def test_churn_leaves_nothing_behind(root: Cgroup) -> None:
     """Cgroups that come and go thousands of times: the target's own, and others beside and below it."""
-    with Cgroup('service', root) as service:
-        enable(service.path)
-    rounds = int(os.environ.get('SOCKACCEL_CHURN', '300'))
+    with FdStore() as store, Daemon(root.path, store=store) as daemon:
+        daemon.ready()
+        daemon.heard()
+        covered = next(fd for name, fd in store.fds.items() if name.endswith('-sa_cgroups'))
+        with Cgroup('service', root) as service:
+            enable(service.path)
 
-    def churn(count: int) -> None:
-        for _round in range(count):
-            with contextlib.suppress(FileExistsError):
-                service.directory.mkdir()
-            (service.directory / 'nested').mkdir()
-            (root.directory / 'beside').mkdir()
-            (service.directory / 'nested').rmdir()
-            (root.directory / 'beside').rmdir()
-            service.directory.rmdir()
+        def churn() -> None:
+            for _round in range(CHURN):
+                with contextlib.suppress(FileExistsError):
+                    service.directory.mkdir()
+                (service.directory / 'nested').mkdir()
+                (root.directory / 'beside').mkdir()
+                (service.directory / 'nested').rmdir()
+                (root.directory / 'beside').rmdir()
+                service.directory.rmdir()
+            wait_for('waiting')
 
-    def held() -> tuple[int, int, int]:
-        process = f'/proc/{daemon.process.pid}'
-        fds = os.listdir(f'{process}/fd')
-        watches = sum(Path(f'{process}/fdinfo/{fd}').read_text().count('inotify wd') for fd in fds)
-        return len(fds), watches, len(harness.objects()['map'])
+        def held() -> dict[str, int]:
+            process = f'/proc/{daemon.process.pid}'
+            fds = os.listdir(f'{process}/fd')
+            watches = sum(Path(f'{process}/fdinfo/{fd}').read_text().count('inotify wd') for fd in fds)
+            entries = len(libbpf.map_keys(covered, 8))
+            return {'fds': len(fds), 'watches': watches, 'entries': entries, 'maps': len(harness.objects()['map'])}
 
-    churn(rounds)
-    wait_for('waiting')
-    before, resident = held(), daemon.resident()
-    churn(rounds)
-    with Cgroup('service', root) as again:
-        wait_for('active')
-        assert joins(again)
-    wait_for('waiting')
-    assert held() == before
-    assert daemon.resident() - resident < 1024
+        churn()
+        before, resident = held(), daemon.resident()
+        churn()
+        print(f'before {before}, {resident} KiB; after {held()}, {daemon.resident()} KiB')
+        assert held() == before
+        assert before['entries'] == 0
+        assert daemon.resident() - resident < 1024
+        with Cgroup('service', root) as again:
+            wait_for('active')
+            assert joins(again)
+            assert held()['entries'] == 1
