@@ -2,15 +2,21 @@
 """Run the benchmarks, or some of them."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sockaccel.client import NotRunning, Refused
 from tests import harness
 from tests.bench import daemon, samples, tools, ways, workload
 from tests.bench.samples import Case
@@ -24,6 +30,17 @@ OWN: dict[str, Callable[[int], list[Case]]] = {
     'bystanders': workload.bystanders,
 }
 DAEMON = 'daemon'
+# Of a program that was started, of what it printed, of the daemon.
+FAILURES = (
+    AssertionError,
+    KeyError,
+    OSError,
+    ValueError,
+    subprocess.SubprocessError,
+    NotRunning,
+    Refused,
+    pytest.fail.Exception,
+)
 
 
 def say(text: str) -> None:
@@ -42,28 +59,49 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measure what was asked for; the results are there after each group."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was asked for; the results are there after each group, what failed among them."""
     wanted = options.group or [*OWN, *tools.ALL_TOOLS, DAEMON]
     results: dict[str, Any] = {
         'machine': machine(),
         'rounds': options.rounds,
         'missing': ways.missing(),
         'cases': [],
+        'failed': {},
     }
+    begun = time.monotonic()
     if any(name != DAEMON for name in wanted):
         with ways.all_ways() as there, tools.opened(options.seconds) as opened:
             for name in wanted:
                 cases = OWN[name](options.milliseconds) if name in OWN else []
                 if name in tools.ALL_TOOLS:
                     cases = tools.ALL_TOOLS[name](opened)
-                chosen = [case for case in cases if options.match in f'{case.group}, {case.name}']
-                found = samples.measure(chosen, there, options.rounds, say)
-                results['cases'] += [case | {'tool': name in tools.ALL_TOOLS} for case in found]
+                for case in cases:
+                    full = f'{case.group}, {case.name}'
+                    if options.match not in full:
+                        continue
+                    with _noted(full, results['failed']):
+                        found = samples.measure(case, there, options.rounds)
+                        say(samples.line(found))
+                        results['cases'].append(found | {'tool': name in tools.ALL_TOOLS})
                 save(options.json, results)
+                say(f'{name}: done after {time.monotonic() - begun:.0f} s')
     if DAEMON in wanted:
-        results['daemon'] = daemon.measure(say, options.connections)
+        with _noted(DAEMON, results['failed']):
+            results['daemon'] = daemon.measure(say, options.connections)
         save(options.json, results)
+        say(f'{DAEMON}: done after {time.monotonic() - begun:.0f} s')
+    return results
+
+
+@contextlib.contextmanager
+def _noted(name: str, failed: dict[str, str]) -> Iterator[None]:
+    """What fails in a quarter of an hour must not cost the rest of it."""
+    try:
+        yield
+    except FAILURES as exc:
+        failed[name] = f'{type(exc).__name__}: {exc}'
+        say(f'{name}: FAILED: {failed[name]}')
 
 
 def save(path: Path | None, results: dict[str, Any]) -> None:
@@ -94,11 +132,13 @@ def main() -> int:
         return 1
     workload.build()
     before = harness.Surroundings.now()
-    run(options)
-    if left := before.left():
+    failed = run(options)['failed']
+    for name, text in failed.items():
+        print(f'failed: {name}: {text}', file=sys.stderr)
+    left = before.left()
+    if left:
         print(f'left behind: {left}', file=sys.stderr)
-        return 1
-    return 0
+    return 1 if failed or left else 0
 
 
 if __name__ == '__main__':

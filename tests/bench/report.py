@@ -3,7 +3,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,15 @@ virtual and not quiet: a figure with a large spread says little. [NOTES.md](NOTE
 {ways}
 
 "redirected" is the share of the bytes that did not go by TCP. CPU is that of client + server, in microseconds for
-each operation, by sockaccel and by plain TCP. A goal that was not reached is **bold**.
+each operation, by sockaccel and by plain TCP. A goal that was not reached is **bold**; the
+last column says how many of a row were.
 """
 
 
 def write(results: Mapping[str, Any], directory: Path) -> None:
     """README.md and the plots."""
     directory.mkdir(parents=True, exist_ok=True)
-    parts = [_head(results)]
+    parts = [_head(results), _summary(results)]
     for name, (prefix, title) in PLOTS.items():
         cases = [case for case in results['cases'] if _plot_of(case) == name]
         if cases:
@@ -96,8 +97,8 @@ def _plot(cases: list[Mapping[str, Any]], title: str, path: Path, shortened: str
 
 def _table(cases: Iterable[Mapping[str, Any]]) -> str:
     rows = [
-        '| work | unit | plain | unix | unchecked | sockaccel | redirected | CPU | goals |',
-        '|---|---|---|---|---|---|---|---|---|',
+        '| work | unit | plain | unix | unchecked | sockaccel | redirected | CPU | goals | reached |',
+        '|---|---|---|---|---|---|---|---|---|---|',
     ]
     for case in cases:
         found = case['ways']
@@ -105,7 +106,8 @@ def _table(cases: Iterable[Mapping[str, Any]]) -> str:
         cells = [_figure(found.get(way)) for way in (ways.PLAIN, ways.UNIX, ways.UNCHECKED)] + [_figure(subject)]
         share = '' if subject['share'] is None else f'{100 * subject["share"]:.0f} %'
         cpu = ' / '.join(_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))
-        cells = [f'{case["group"]}, {case["name"]}', case['unit'], *cells, share, cpu, _goals(case)]
+        cells = [f'{case["group"]}, {case["name"]}', case['unit'], *cells, share, cpu]
+        cells += [', '.join(text for text, _reached in _compared(case)), _of_all(_reached_in(case))]
         rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows) + '\n'
 
@@ -124,29 +126,64 @@ def _cpu(summary: Mapping[str, Any] | None) -> str:
     return f'{summary["client_us"] + summary["server_us"]:.3g}'
 
 
-def _goals(case: Mapping[str, Any]) -> str:
-    parts = []
+def _compared(case: Mapping[str, Any]) -> list[tuple[str, bool | None]]:
+    """Each ratio in words, and whether its goal was reached, None if it has none."""
+    parts: list[tuple[str, bool | None]] = []
     for way in case['ways']:
         found = samples.ratio(case, way)
-        if way == case['subject'] or found is None:
-            continue
-        text, goal = f'{found:.2f} × {way}', case['goals'].get(way)
-        if goal is not None:
-            text = f'{text} (≥ {goal})' if found >= goal else f'**{text} (≥ {goal})**'
-        parts.append(text)
-    return ', '.join(parts)
+        if way != case['subject'] and found is not None:
+            goal = case['goals'].get(way)
+            parts.append(_judged(f'{found:.2f} × {way}', '≥', goal, reached=goal is None or found >= goal))
+    share, goal = case['ways'][case['subject']]['share'], case.get('share_goal')
+    if goal is not None:
+        parts.append(_judged(f'{100 * (share or 0):.0f} % redirected', '>', f'{100 * goal:g} %',
+                             reached=(share or 0) > goal))  # fmt: skip
+    return parts
+
+
+def _judged(text: str, sign: str, goal: object, *, reached: bool) -> tuple[str, bool | None]:
+    if goal is None:
+        return text, None
+    text = f'{text} ({sign} {goal})'
+    return text if reached else f'**{text}**', reached
+
+
+def _reached_in(case: Mapping[str, Any]) -> list[bool]:
+    return [reached for _text, reached in _compared(case) if reached is not None]
+
+
+def _of_all(reached: Sequence[bool]) -> str:
+    if all(reached):
+        return 'yes' if reached else ''
+    return f'{sum(reached)} of {len(reached)}' if any(reached) else 'no'
 
 
 def _daemon(figures: Mapping[str, Any]) -> str:
-    rows = ['| the daemon | measured | goal |', '|---|---|---|']
+    rows = ['| the daemon | measured | goal | reached |', '|---|---|---|---|']
     for name, figure in figures.items():
         value, goal = figure['value'], figure['goal']
         text = f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
-        if goal is None:
-            rows.append(f'| {name} | {text} | |')
-        else:
-            rows.append(f'| {name} | {text if value <= goal else f"**{text}**"} | at most {goal:g} |')
+        reached = _reached_by(figure)
+        if not all(reached):
+            text = f'**{text}**'
+        wanted = '' if goal is None else f'at most {goal:g}'
+        rows.append(f'| {name} | {text} | {wanted} | {_of_all(reached)} |')
     return '\n'.join(rows) + '\n'
+
+
+def _reached_by(figure: Mapping[str, Any]) -> list[bool]:
+    return [] if figure['goal'] is None else [figure['value'] <= figure['goal']]
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    """How many goals were reached, and what could not be measured at all."""
+    reached = [one for case in results['cases'] for one in _reached_in(case)]
+    reached += [one for figure in results.get('daemon', {}).values() for one in _reached_by(figure)]
+    lines = [f'{sum(reached)} of {len(reached)} goals were reached.']
+    if failed := results.get('failed'):
+        lines += ['', 'Not measured, because it failed:', '']
+        lines += [f'* {name}: {text.splitlines()[0]}' for name, text in failed.items()]
+    return '\n'.join(lines) + '\n'
 
 
 if __name__ == '__main__':

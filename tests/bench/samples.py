@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rounds of measurements, and what is said of them: medians, their spread, ratios."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -21,7 +21,10 @@ class Sample:
 
 @dataclass
 class Case:
-    """One kind of work. unit: of its rate; goals: way -> ratio to that way that is wanted of sockaccel."""
+    """One kind of work. unit: of its rate; goals: way -> ratio to that way that is wanted of sockaccel.
+
+    share_goal: so much of the bytes, and more, is wanted to go not by TCP; None for any.
+    """
 
     group: str
     name: str
@@ -30,28 +33,25 @@ class Case:
     run: Callable[[Any], Sample]
     goals: Mapping[str, float] = field(default_factory=dict)
     subject: str = 'sockaccel'
+    share_goal: float | None = None
 
 
-def measure(cases: Iterable[Case], ways: Mapping[str, Any], rounds: int, say: Callable[[str], None]) -> list[Any]:
-    """Run every case by every of its ways, in turn, round after round; the order rotates from round to round."""
-    results = []
-    for case in cases:
-        samples: dict[str, list[Sample]] = {name: [] for name in case.ways}
-        for number in range(rounds):
-            shift = number % len(case.ways)
-            for name in [*case.ways[shift:], *case.ways[:shift]]:
-                samples[name].append(case.run(ways[name]))
-        result = {
-            'group': case.group,
-            'name': case.name,
-            'unit': case.unit,
-            'subject': case.subject,
-            'goals': dict(case.goals),
-            'ways': {name: _summary(of) for name, of in samples.items()},
-        }
-        results.append(result)
-        say(line(result))
-    return results
+def measure(case: Case, ways: Mapping[str, Any], rounds: int) -> dict[str, Any]:
+    """Run a case by every of its ways, in turn, round after round; the order rotates from round to round."""
+    samples: dict[str, list[Sample]] = {name: [] for name in case.ways}
+    for number in range(rounds):
+        shift = number % len(case.ways)
+        for name in [*case.ways[shift:], *case.ways[:shift]]:
+            samples[name].append(case.run(ways[name]))
+    return {
+        'group': case.group,
+        'name': case.name,
+        'unit': case.unit,
+        'subject': case.subject,
+        'goals': dict(case.goals),
+        'share_goal': case.share_goal,
+        'ways': {name: _summary(of) for name, of in samples.items()},
+    }
 
 
 def _summary(samples: list[Sample]) -> dict[str, Any]:
