@@ -88,7 +88,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 say(f'{name}: done after {time.monotonic() - begun:.0f} s')
     if DAEMON in wanted:
         with _noted(DAEMON, results['failed']):
-            results['daemon'] = daemon.measure(say, options.connections)
+            results['daemon'] = {}
+            daemon.measure(say, results['daemon'], options.connections)
         save(options.json, results)
         say(f'{DAEMON}: done after {time.monotonic() - begun:.0f} s')
     return results

@@ -43,9 +43,8 @@ SETTLED_BYTES, SETTLED_WITHIN_S = 256 * 1024, 20
 Note = Callable[..., None]
 
 
-def measure(say: Callable[[str], None], connections: int = CONNECTIONS) -> dict[str, Any]:
-    """Every figure by its name; times in seconds or milliseconds, memory in MiB or bytes, as the name says."""
-    figures: dict[str, Any] = {}
+def measure(say: Callable[[str], None], figures: dict[str, Any], connections: int = CONNECTIONS) -> None:
+    """Put every figure under its name, which says its unit; those that are there stay when a later one fails."""
 
     def note(name: str, value: float, goal: float | None = None) -> None:
         figures[name] = {'value': value, 'goal': goal}
@@ -70,7 +69,6 @@ def measure(say: Callable[[str], None], connections: int = CONNECTIONS) -> dict[
                     tail = f'connections {kind}, {"with" if traced else "without"} a tracer'
                     note(f'churn of {tail}, per second (at most {CHURN:,})', rate)
                     note(f"churn of {tail}, daemon's share of a CPU, %", 100 * share)
-    return figures
 
 
 def _starts(root: Cgroup, settings: str, note: Note) -> None:
