@@ -5,7 +5,7 @@ The way sockaccel needs two fixtures from outside: accelerated_cgroup, the direc
 enabled target of a running daemon covers, and sockaccel_stats, a callable that gives the daemon's counters.
 Without a daemon, SOCKACCEL_WAYS=plain,unchecked leaves that way out. SOCKACCEL_RESULTS names a directory
 that takes the results for the table of docs/compatibility.md. SOCKACCEL_WORKER_OPTIONS are passed to the worker,
-such as '--slower 10 --quick' on an emulated machine.
+such as '--quick' on an emulated machine.
 """
 
 import contextlib

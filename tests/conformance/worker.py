@@ -20,23 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.conformance import cgroup, syscalls
-from tests.conformance.bench import Bench, Pace, Unsupported
+from tests.conformance.bench import SLOWER, Bench, Unsupported
 from tests.conformance.catalogue import Behaviour, Case, Observation, catalogue
 
 
 class Run:
     """A case under way, in a process group of its own."""
 
-    def __init__(self, case: Case, behaviour: Behaviour, pace: Pace) -> None:
+    def __init__(self, case: Case, behaviour: Behaviour, joins: float) -> None:
         self.case = case
         self.started = time.monotonic()
-        limit = behaviour.limit * pace.slower
+        limit = behaviour.limit * SLOWER
         self.deadline = self.started + limit
         self._output, output = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _run_case(behaviour, Bench(case.family, case.reader, pace), limit, output)
+            _run_case(behaviour, Bench(case.family, case.reader, joins), limit, output)
         os.close(output)
         self.exited = os.pidfd_open(self.pid)
         self._text = b''
@@ -111,7 +111,7 @@ def _run_case(behaviour: Behaviour, bench: Bench, limit: float, output: int) -> 
     os._exit(0)
 
 
-def run(cases: list[Case], jobs: int, pace: Pace) -> None:
+def run(cases: list[Case], jobs: int, joins: float) -> None:
     """Run the cases, several at a time, except those that want the machine for themselves."""
     register = catalogue()
     together = deque(case for case in cases if not register[case.behaviour].alone)
@@ -122,7 +122,7 @@ def run(cases: list[Case], jobs: int, pace: Pace) -> None:
         while queue or running:
             while queue and len(running) < width:
                 case = queue.popleft()
-                started = Run(case, register[case.behaviour], pace)
+                started = Run(case, register[case.behaviour], joins)
                 running[started.exited] = started
                 poller.register(started.exited, select.POLLIN)
             patience = max(0.0, min(case.deadline for case in running.values()) - time.monotonic())
@@ -144,7 +144,6 @@ def main() -> None:
     parser.add_argument('--reader', action='append', help='blocking or nonblocking (default: both)')
     parser.add_argument('--jobs', type=int, default=8, help='cases at a time')
     parser.add_argument('--joins', type=float, default=0.0, help='seconds within which connections join')
-    parser.add_argument('--slower', type=float, default=1.0, help='factor for every time limit')
     parser.add_argument('--quick', action='store_true', help='leave out what takes long on a slow machine')
     parser.add_argument('--list', action='store_true', help='print the cases and run none')
     arguments = parser.parse_args()
@@ -166,7 +165,7 @@ def main() -> None:
         for case in cases:
             print(case)
     else:
-        run(cases, arguments.jobs, Pace(arguments.joins * arguments.slower, arguments.slower))
+        run(cases, arguments.jobs, arguments.joins)
 
 
 if __name__ == '__main__':

@@ -156,7 +156,7 @@ def short_connections(bench: Bench, threads: int, each: int) -> Observation:
     listener = bench.listen(backlog=1024)
     address = bench.address(listener)
     family = socket.AF_INET6 if bench.family == 'ipv6' else socket.AF_INET
-    seconds = 10.0 if bench.nonblocking else None  # a time-out is what makes Python's sockets non-blocking
+    seconds = 3 * PATIENCE if bench.nonblocking else None  # a time-out is what makes Python's sockets non-blocking
     listener.settimeout(None)
     faults: Counter[str] = Counter()
 
