@@ -52,7 +52,6 @@ from sockaccel.errors import (
     NotPermitted,
     SockaccelError,
 )
-from sockaccel.layout import ConnectionState
 from sockaccel.polkit import ACTIONS
 from sockaccel.target import quote
 
@@ -509,9 +508,9 @@ class Manager(ServiceInterface):
         return [[_connection(row) for row in page.connections], page.total, page.listing]
 
     @method()
-    def ListEnds(self) -> 'aa{sv}t':
-        rows = [row for row in self._engine.connections() if row[0].state is ConnectionState.JOINED]
-        return [[self.row(event, target) for event, target in rows[:_MAXIMUM_ROWS]], len(rows)]
+    async def ListEnds(self) -> 'aa{sv}t':
+        ends, total = await self._connections.joined_ends(_MAXIMUM_ROWS)
+        return [[self.row(event, target) for event, target in ends], total]
 
     @method()
     def Findings(self) -> 'a(sss)':

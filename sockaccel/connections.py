@@ -92,12 +92,15 @@ Pair = tuple[Raw | None, Raw | None]
 Packed = tuple[bytes | None, bytes | None]
 
 
+def by_flow(data: bytes) -> dict[bytes, Raw]:
+    """The ends in a walk's output, where each may occur more than once."""
+    rows = map(Raw._make, EVENT.iter_unpack(data))
+    return {raw.flow: raw for raw in rows}
+
+
 def pairs(data: bytes) -> list[Pair]:
-    """Client and server of each connection in a walk's output, where an end may occur more than once."""
-    ends = {}
-    for at in range(0, len(data), EVENT.size):
-        raw = Raw._make(EVENT.unpack_from(data, at))
-        ends[raw.flow] = raw
+    """Client and server of each connection in a walk's output."""
+    ends = by_flow(data)
     found: list[Pair] = []
     for flow, raw in ends.items():
         other = ends.get(_mirrored(flow))
@@ -153,6 +156,16 @@ class Connections:
             if offset + PAGE < len(found):
                 self._keep(listing, found)
             return Page(rows, len(found), listing)
+
+    async def joined_ends(self, count: int) -> tuple[list[tuple[Event, str]], int]:
+        """Up to so many joined ends with the names of their targets, and how many there are."""
+        async with self._one_at_a_time:
+            found = await asyncio.to_thread(self._joined)
+            return [(Event.of(raw), self._target_of_slot(raw.slot)) for raw in found[:count]], len(found)
+
+    def _joined(self) -> list[Raw]:
+        ends = by_flow(self._read_connections()).values()
+        return [raw for raw in ends if raw.state == ConnectionState.JOINED]
 
     def _keep(self, listing: int, found: list[Packed]) -> None:
         """From now on: all pages of a hundred thousand connections may take longer than one listing is kept."""

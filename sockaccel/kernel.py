@@ -21,7 +21,6 @@ from sockaccel.layout import (
     RULE,
     SETTINGS,
     TARGET,
-    ConnectionState,
     Counter,
     Event,
     EventKind,
@@ -211,11 +210,6 @@ class Kernel:
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
         libbpf.map_clear(self._fds['sa_met'], FLOW.size)
-
-    def connections(self) -> list[Event]:
-        """Every end of a covered connection, joined or not, as EventKind.CONNECTION."""
-        listed = _unpack(self.read_connections())
-        return [event for event in listed if event.state is not ConnectionState.CONNECTING]
 
     def read_connections(self) -> bytes:
         """Every end, as `struct event` after `struct event`, some more than once. From any thread. OSError."""

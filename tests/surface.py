@@ -15,7 +15,7 @@ from sockaccel import bus, config, journal, layout, polkit
 from sockaccel.connections import Connections
 from sockaccel.engine import State, TargetStatus
 from sockaccel.errors import UnknownTarget
-from sockaccel.layout import EVENT, FLOW, ConnectionState, Counter, Event, EventKind
+from sockaccel.layout import EVENT, FLOW, ConnectionState, Counter, EventKind
 from sockaccel.probe import Finding
 from sockaccel.target import Target
 from tests.harness import ROOT, stop
@@ -96,9 +96,6 @@ class Core:
 
     def targets(self) -> list[TargetStatus]:
         return [TargetStatus(name, State.ACTIVE, detail) for name, detail in self.enabled.items()]
-
-    def connections(self) -> list[tuple[Event, str]]:
-        return []
 
     def reason(self, _index: int) -> None:
         return None
