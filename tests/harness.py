@@ -70,7 +70,9 @@ class Cgroup:
         """End what still runs in it and remove it, nested ones first. Raises OSError if it cannot be removed."""
         for directory, _names, _files in os.walk(self.directory, topdown=False):
             wait_until(lambda directory=directory: _emptied(Path(directory)), 'the processes of a cgroup end')
-            os.rmdir(directory)
+            # Those of a container go with its systemd.
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(directory)
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -93,7 +95,10 @@ def _own_cgroup(mount: Path) -> Path:
 
 
 def _emptied(directory: Path) -> bool:
-    pids = (directory / 'cgroup.procs').read_text().split()
+    try:
+        pids = (directory / 'cgroup.procs').read_text().split()
+    except FileNotFoundError:
+        return True
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)

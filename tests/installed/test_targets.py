@@ -36,9 +36,14 @@ def test_refusal_is_a_sentence(sockaccel: None) -> None:
     assert 'target "postgresql" is neither a unit name' in refused.stderr
 
 
-def test_unit_that_does_not_exist_waits(sockaccel: None) -> None:
-    run(*system.CALL, 'Enable', 's', 'sa-nothing.service')
-    assert targets() == {'sa-nothing.service': 'waiting'}
+def test_unit_that_does_not_exist_waits_until_it_does(sockaccel: None) -> None:
+    """In a place where nobody looks for it without systemd's word."""
+    run(*system.CALL, 'Enable', 's', 'sa-late.service')
+    assert targets() == {'sa-late.service': 'waiting'}
+    text = '[Service]\nExecStart=/bin/sleep infinity\nSlice=sa-other.slice\n'
+    with system.service('sa-late.service', text) as late:
+        run('systemctl', 'start', late)
+        wait_until(lambda: targets() == {late: 'active'}, 'its start is noticed', system.PATIENCE_S)
 
 
 def test_journal_has_fields(sockaccel: None) -> None:
@@ -65,6 +70,21 @@ def test_unit_restart_is_followed(sockaccel: None) -> None:
             wait_until(lambda: targets() == {target: 'active'}, 'the new cgroup is found', system.PATIENCE_S)
             with system.load():
                 redirects()
+
+
+def test_unit_that_moves_to_another_slice_is_followed(sockaccel: None) -> None:
+    with system.echo() as target:
+        run('sockaccelctl', 'enable', target)
+        text = (system.UNITS / target).read_text()
+        system.write_unit(target, f'{text}Slice=sa-other.slice\n')
+        run('systemctl', 'restart', target)
+        wait_until(
+            lambda: f'/sa.slice/sa-other.slice/{target}' in run('sockaccelctl', 'status'),
+            'its new place is found',
+            system.PATIENCE_S,
+        )
+        with system.load():
+            redirects()
 
 
 def test_stopped_unit_waits(sockaccel: None) -> None:
