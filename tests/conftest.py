@@ -2,12 +2,15 @@
 """Fixtures. Behind every test stands a real daemon on a real kernel, confined to a cgroup of the test run."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import harness
+from tests import harness, traffic
+from tests.conformance.bench import SLOWER
+from tests.conformance.syscalls import TCP_ULP
 from tests.harness import Cgroup, Daemon, PrivateBus
 
 _skipped_in_ci: list[str] = []
@@ -47,9 +50,20 @@ def root_cgroup() -> Iterator[Cgroup]:
         yield cgroup
 
 
+def join_delay_ms() -> int:
+    """None, but where the kernel has kTLS, which programs must be able to set up before a connection joins."""
+    with traffic.listen() as listener, socket.create_connection(listener.getsockname()) as client:
+        try:
+            client.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b'tls')
+        except FileNotFoundError:
+            return 0
+    return int(100 * min(SLOWER, 3))
+
+
 @pytest.fixture(scope='session')
 def daemon(bus: PrivateBus, root_cgroup: Cgroup) -> Iterator[Daemon]:
-    with Daemon(root_cgroup.path, 'EventsPerSecond=100000\nJoinDelayMs=0\n') as daemon:
+    settings = f'EventsPerSecond=100000\nJoinDelayMs={join_delay_ms()}\n'
+    with Daemon(root_cgroup.path, settings) as daemon:
         yield daemon.ready()
     assert 'Traceback' not in daemon_log(daemon)
 

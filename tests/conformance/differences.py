@@ -161,7 +161,7 @@ DIFFERENCES = (
     Difference(
         'kTLS: set up on a connection in use, one end encrypts',
         NONBLOCKING,
-        ('set-up',),
+        ('set-up', 'the peer gets a TLS record', 'the peer gets plain text'),
         'tls_init',
         'Nothing: programs set up kTLS at once, and where it fails encrypt by themselves.',
         certain=False,

@@ -50,8 +50,9 @@ def newest(line: str) -> Kernel:
     version = re.findall(r'^Version: (\S+)$', shown, re.MULTILINE)[0]
     directory = CACHE / 'kernels' / f'{release}_{version}'
     if not directory.exists():
-        # From 7.0 on the image and the modules are packages of their own.
-        parts = re.findall(rf'\blinux-\w+-{re.escape(release)}', shown)
+        # From 7.0 on the image and the modules are packages of their own; others of that release may be gone.
+        there = _apt('apt-cache', 'pkgnames', 'linux-').split()
+        parts = [part for part in re.findall(rf'\blinux-\w+-{re.escape(release)}', shown) if part in there]
         _unpack([name, *parts], directory)
     return Kernel(release, version, directory)
 
