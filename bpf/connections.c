@@ -160,17 +160,17 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	struct flow key = connection->own;
 	u32 reason;
 
+	if (self && (self->refused || !is_enabled(target, connection))) {
+		connection->state = LEFT;
+		connection->reason = self->refused;
+		sa_peers.delete(&key);
+		return;
+	}
 	if (connection->due_ns > now)
 		goto later;
 	/* Closed meanwhile. */
 	if (!self) {
 		connection->state = LEFT;
-		return;
-	}
-	if (self->refused || !is_enabled(target, connection)) {
-		connection->state = LEFT;
-		connection->reason = self->refused;
-		sa_peers.delete(&key);
 		return;
 	}
 	/* The kernel tells of an accepting end a moment before it calls it established. */
@@ -312,6 +312,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	state = *(volatile u32 *)&connection->state;
 	barrier();
 	if (!settings || sock_cookie(sock) != connection->cookie)
+		return 0;
+	if (settings->walk != WALK_LIST && state == LEFT && !connection->in_map)
 		return 0;
 	key = connection->own;
 	peer_key = connection->peer;

@@ -311,6 +311,29 @@ static inline void on_active_established(struct bpf_sock_ops *ops)
 		refuse(connection, reason);
 }
 
+/* An accepting end of a target that stays with TCP although it was seen in time: it is listed with its reason. */
+static inline void note_left(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, const struct flow *flow,
+			     const struct flow *other, u32 slot, u32 reason)
+{
+	struct connection *connection;
+	struct target *target = slot ? sa_targets.lookup(&slot) : NULL;
+
+	if (!target)
+		return;
+	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!connection)
+		return;
+	connection->own = *flow;
+	connection->peer = *other;
+	connection->cookie = bpf_get_socket_cookie(ops);
+	connection->since_ns = bpf_ktime_get_ns();
+	connection->cgroup = cgroup_id(sock);
+	connection->slot = slot;
+	connection->generation = target->generation;
+	connection->reason = reason;
+	connection->state = LEFT;
+}
+
 static inline void on_passive_established(struct bpf_sock_ops *ops)
 {
 	struct connection *connection;
@@ -339,17 +362,21 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	if (!peer || sock_cookie(peer->sock) != peer->cookie) {
 		if (slot)
 			count(slot, CLIENT_UNSEEN, 1);
+		note_left(ops, sk, sock, &flow, &other, slot, CLIENT_UNSEEN);
 		return;
 	}
 	/* It was left out, for a reason that has been counted. */
-	if (peer->refused)
+	if (peer->refused) {
+		note_left(ops, sk, sock, &flow, &other, slot, peer->refused);
 		return;
+	}
 	listener = listener_for(&other, &key);
 	if (!slot && listener && is_child(sock, listener))
 		slot = slot_of_listener(listener, &key);
 	/* With SO_REUSEPORT another listener than the one that was found may have answered, outside every target. */
 	if (peer->by_listener && slot != peer->slot) {
 		peer->refused = COUNTERS_COUNT;
+		note_left(ops, sk, sock, &flow, &other, slot, LONELY);
 		return;
 	}
 	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
@@ -358,6 +385,7 @@ static inline void on_passive_established(struct bpf_sock_ops *ops)
 	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(peer->sock, OFFSET_tcp_sock_copied_seq)) {
 		peer->refused = PEER_MISMATCH;
 		count(peer->slot, PEER_MISMATCH, 1);
+		note_left(ops, sk, sock, &flow, &other, slot, PEER_MISMATCH);
 		return;
 	}
 	/* The connecting end then stays alone, and is left out in the end. */

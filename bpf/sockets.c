@@ -41,12 +41,14 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	if (!target || !(target->flags & TARGET_ON))
 		return;
 	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!connection)
+	/* Its owner may have disconnected it and connected it anew meanwhile. */
+	if (!connection || connection->cookie || sock_state(sock) != TCP_ESTABLISHED)
 		return;
 	mirror(&flow, &other);
 	connection->own = flow;
 	connection->peer = other;
-	connection->cookie = sock_cookie(sock);
+	/* Until somebody asks, a socket has none. */
+	connection->cookie = bpf_get_socket_cookie(sk);
 	connection->since_ns = bpf_ktime_get_ns();
 	connection->cgroup = cgroup_id(sock);
 	connection->slot = slot;

@@ -105,7 +105,9 @@ def pairs(data: bytes) -> list[Pair]:
     for flow, raw in ends.items():
         other = ends.get(_mirrored(flow))
         if raw.active:
-            found.append((raw, other))
+            # Of a missed connection it may be unknown which end was which.
+            if not (other and other.active and raw.flow > other.flow):
+                found.append((raw, other))
         elif other is None or not other.active:
             found.append((None, raw))
     return found
@@ -164,8 +166,8 @@ class Connections:
             return [(Event.of(raw), self._target_of_slot(raw.slot)) for raw in found[:count]], len(found)
 
     def _joined(self) -> list[Raw]:
-        ends = by_flow(self._read_connections()).values()
-        return [raw for raw in ends if raw.state == ConnectionState.JOINED]
+        rows = map(Raw._make, EVENT.iter_unpack(self._read_connections()))
+        return list({raw.flow: raw for raw in rows if raw.state == ConnectionState.JOINED}.values())
 
     def _keep(self, listing: int, found: list[Packed]) -> None:
         """From now on: all pages of a hundred thousand connections may take longer than one listing is kept."""

@@ -498,8 +498,7 @@ class Engine:
         """Returns what cannot leave yet."""
         begun = time.monotonic()
         result = self.kernel.sweep()
-        now = time.monotonic()
-        self._rested_at = now + SWEEP_REST * (now - begun)
+        now = self._rest(begun)
         for event in result.evicted:
             self.on_event(event, self._slot_names.get(event.slot, ''))
         self._draining = {}
@@ -511,6 +510,12 @@ class Engine:
         if not self._enabled and not self._draining:
             self.kernel.detach()
         return result.draining
+
+    def _rest(self, begun: float) -> float:
+        """Let no sweep begin for some time after what has just been done; returns the time it is."""
+        now = time.monotonic()
+        self._rested_at = max(self._rested_at, now + SWEEP_REST * (now - begun))
+        return now
 
     def _sweep_after(self, seconds: float) -> None:
         """Soon enough for the most urgent reason, once for all, and never so often that it loads the machine."""
@@ -529,7 +534,7 @@ class Engine:
         self._sweep_after(0)
 
     def _find_sockets(self) -> None:
-        self._must_find_sockets = False
+        begun = time.monotonic()
         before = self._missed()
         self.kernel.find_sockets()
         for slot, (then, now) in enumerate(zip(before, self._missed(), strict=True)):
@@ -540,6 +545,8 @@ class Engine:
                     'and stay with TCP until their programs connect anew',
                     target=name,
                 )
+        self._must_find_sockets = False
+        self._rest(begun)
 
     def _missed(self) -> list[int]:
         """How many connections were missed, by slot."""
@@ -548,12 +555,12 @@ class Engine:
 
     def _sweep_now(self) -> None:
         self._sweep_timer = None
-        if self._must_find_sockets:
-            self._find_sockets()
         before = dict(self._draining)
         self._sweep()
         if before != self._draining:
             self.on_change()
+        if self._must_find_sockets:
+            self._find_sockets()
 
 
 def asked_by(by: str) -> str:

@@ -207,6 +207,8 @@ class Kernel:
 
     def find_sockets(self) -> None:
         """Take note of listeners that were there before, and count connections that were made too early."""
+        # A walk that failed may have left something.
+        libbpf.map_clear(self._fds['sa_met'], FLOW.size)
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
         libbpf.map_clear(self._fds['sa_met'], FLOW.size)

@@ -223,9 +223,9 @@ def map_delete(map_fd: int, key: bytes) -> bool:
 
 def map_clear(map_fd: int, key_size: int) -> None:
     """Take every key out. key_size: in bytes. OSError."""
-    key = ctypes.create_string_buffer(key_size)
-    while _libbpf.bpf_map_get_next_key(map_fd, None, key) == 0:
-        map_delete(map_fd, key.raw)
+    # Asked for the first key again and again, the kernel would look through all the empty buckets each time.
+    for key in map_keys(map_fd, key_size):
+        map_delete(map_fd, key)
 
 
 def map_keys(map_fd: int, size: int) -> list[bytes]:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.systemd import Systemd
 
 Targets = list[tuple[str, str]]
+SO_COOKIE = 57
 # Rounds, of three cgroups each; before what is measured, and once more.
 CHURN = 10_000
 
@@ -133,6 +135,9 @@ def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
         harness.wait_until(lambda: missed() > 0, 'they are counted')
         assert missed() == 2
         assert f'Missed 2 connections of "{service.path}"' in daemon.log_text
+        for pair in made:
+            # As ss does it; before somebody asks a socket has no cookie.
+            pair.server.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
         shown = json.loads(harness.control('connections', '--json').stdout)
         assert {(row['path'], row['client_reason']) for row in shown} == {('tcp', 'missed')}
         assert len(shown) == 2
@@ -147,6 +152,29 @@ def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
         enable(service.path)
         with traffic.pair(service, joins=True):
             assert missed() == 2
+
+
+def test_what_was_left_out_for_a_reason_was_not_missed(root: Cgroup) -> None:
+    with Cgroup('service', root) as service, Cgroup('other', root) as other, traffic.listen() as outside:
+        with service.inside():
+            listener = traffic.listen()
+        port = listener.getsockname()[1]
+        with listener, Daemon(root.path, f'JoinDelayMs=0\nExcludePorts={port}\n') as daemon:
+            daemon.ready()
+            enable(service.path)
+            unseen = traffic.connect(listener)
+            with other.inside():
+                excluded = traffic.connect(listener)
+            with service.inside():
+                lonely = traffic.connect(outside)
+            enable(other.path)
+            with traffic.pair(other, joins=True), traffic.pair(service, joins=True):
+                assert missed() == 0
+                shown = json.loads(harness.control('connections', '--json').stdout)
+                assert {'excluded', 'client_unseen'} <= {row['client_reason'] for row in shown}
+            for pair in (excluded, lonely, unseen):
+                traffic.exchange(pair)
+                pair.close()
 
 
 def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
