@@ -30,7 +30,7 @@ def test_ready_within_a_second() -> None:
     run('systemctl', 'enable', '--now', 'sockaccel.service')
     measured = [microseconds_to_ready()]
     # Whoever else uses the machine may have taken the first one's time.
-    while measured[-1] > 1_000_000 * system.SLOWER and len(measured) < 3:
+    while measured[-1] > 1_000_000 * system.SLOWER and len(measured) < 5:
         run('systemctl', 'stop', 'sockaccel.service')
         run('systemctl', 'start', 'sockaccel.service')
         measured.append(microseconds_to_ready())
