@@ -17,6 +17,9 @@
 #define SECOND_LOOK_NS 100000000ULL
 /* How long to wait for a socket whose lock is held. */
 #define OWNED_NS 5000000ULL
+/* How long to wait for one that shall pause and is in a call or has unread bytes; each wait is twice the last. */
+#define RETRY_NS 10000000ULL
+#define RETRY_DOUBLINGS 12
 
 struct bpf_iter_meta;
 
@@ -71,10 +74,16 @@ static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer)
 	return 0;
 }
 
+static inline void walk_at(struct settings *settings, u64 due_ns)
+{
+	if (!settings->next_due_ns || due_ns < settings->next_due_ns)
+		settings->next_due_ns = due_ns;
+}
+
 /* Once more, soon: an end that this walk has passed must hear of something. */
 static inline void walk_again(struct settings *settings)
 {
-	settings->next_due_ns = 1;
+	walk_at(settings, 1);
 }
 
 /* The end that finds out first has the reason counted, and tells the other one. */
@@ -94,7 +103,9 @@ static inline void leave_out(struct connection *connection, struct peer *other, 
 		if (other->joined)
 			walk_again(settings);
 	}
-	count(connection->slot, reason, 1);
+	/* That was counted when it left. */
+	if (reason != PAUSED)
+		count(connection->slot, reason, 1);
 	report(connection, EVENT_REFUSED, reason);
 }
 
@@ -144,12 +155,57 @@ static inline void join(struct connection *connection, struct sock *sk, struct p
 		leave_out(connection, other, reason_of_error(error), settings);
 		return;
 	}
+	connection->looked_at = 0;
 	connection->state = JOINED;
 	connection->in_map = 1;
 	self->joined = 1;
-	if (other->joined)
+	if (other->joined && !connection->pauses)
 		count(connection->slot, CONNECTIONS, 1);
 	report(connection, EVENT_JOINED, 0);
+}
+
+static inline u64 pause_ns(struct connection *connection)
+{
+	u32 doublings = connection->pauses - 1;
+
+	return FIRST_PAUSE_NS << (doublings < PAUSE_DOUBLINGS ? doublings : PAUSE_DOUBLINGS);
+}
+
+/*
+ * Out of the map for a while, and then a candidate again. The marks stay until came_back(): a verdict that is under way
+ * in an old call must go on finding them.
+ */
+static inline void pause(struct connection *connection, struct peer *self, struct settings *settings)
+{
+	connection->pauses++;
+	connection->looked_at = 0;
+	connection->due_ns = bpf_ktime_get_ns() + pause_ns(connection);
+	connection->state = CANDIDATE;
+	self->joined = 0;
+	walk_at(settings, connection->due_ns);
+}
+
+/*
+ * Whether a paused end is as it was before it joined. Not while the other one has not left yet, and not while a call
+ * goes on that began in the map: the kernel keeps the psock for that long, and it must be counted at a new one.
+ */
+static inline int came_back(struct connection *connection, u64 sock, struct peer *self, struct peer *other)
+{
+	if (sock_psock(sock))
+		return 0;
+	if (other && other->marked) {
+		if (other->joined || sock_psock(other->sock))
+			return 0;
+		other->marked = 0;
+	}
+	self->marked = 0;
+	connection->peer_joined = 0;
+	connection->peer_file = 0;
+	connection->behind = 0;
+	connection->last_by_tcp = 0;
+	barrier();
+	connection->marked = 0;
+	return 1;
 }
 
 static inline void judge(struct connection *connection, struct sock *sk, u64 peer, struct peer *self,
@@ -163,15 +219,23 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	if (self && (self->refused || !is_enabled(target, connection))) {
 		connection->state = LEFT;
 		connection->reason = self->refused;
+		if (connection->marked)
+			connection->marked = self->refused ? self->refused : DRAINED;
 		sa_peers.delete(&key);
 		return;
 	}
-	if (connection->due_ns > now)
+	/* A pause ends for both. */
+	if (connection->due_ns > now && !(connection->marked && other && other->joined && !other->marked))
 		goto later;
 	/* Closed meanwhile. */
 	if (!self) {
 		connection->state = LEFT;
 		return;
+	}
+	if (connection->marked && !came_back(connection, sock, self, other)) {
+		connection->pauses++;
+		connection->due_ns = now + pause_ns(connection);
+		goto later;
 	}
 	/* The kernel tells of an accepting end a moment before it calls it established. */
 	if (sock_state(sock) == TCP_SYN_RECV) {
@@ -188,8 +252,8 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 		leave_out(connection, other, reason, settings);
 		return;
 	}
-	reason = reason_to_wait(target, sock, peer);
-	if (!reason && other) {
+	reason = reason_to_wait(target, sock, other ? peer : 0);
+	if (!reason) {
 		/* Its owner may be about to change what the kernel changes too. */
 		if (sock_is_owned(sock)) {
 			connection->due_ns = now + OWNED_NS;
@@ -205,8 +269,7 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	}
 	connection->due_ns = now + (SECOND_LOOK_NS << 2 * (connection->looked_at - 1));
 later:
-	if (!settings->next_due_ns || connection->due_ns < settings->next_due_ns)
-		settings->next_due_ns = connection->due_ns;
+	walk_at(settings, connection->due_ns);
 }
 
 static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 peer)
@@ -221,8 +284,8 @@ static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 p
 		return reason;
 	if (pair_blocks(target, sock_file(sock), peer ? sock_file(peer) : 0))
 		return BLOCKING_END;
-	if (connection->coalesced >= STREAM_MESSAGES)
-		return SMALL_STREAM;
+	if (connection->behind >= PAUSE_MESSAGES)
+		return PAUSED;
 	return 0;
 }
 
@@ -230,23 +293,23 @@ static inline u32 reason_to_leave(struct connection *connection, u64 sock, u64 p
 static inline void mark(struct connection *connection, struct peer *self, struct peer *other, u64 sock, u64 peer,
 			struct settings *settings)
 {
-	u32 told = (self && self->refused) || (other && other->marked);
+	u32 told = self && self->refused ? self->refused : other ? other->marked : 0;
 	u32 reason = connection->marked;
 
 	if (!reason) {
 		reason = reason_to_leave(connection, sock, peer);
 		if (!reason && !told)
 			return;
-		connection->marked = reason ? reason : LONELY;
-		if (!told)
+		connection->marked = reason ? reason : told == PAUSED ? PAUSED : LONELY;
+		if (!told && !(reason == PAUSED && connection->pauses))
 			count(connection->slot, reason, 1);
 		if (other && !other->joined)
 			other->refused = connection->marked;
-		else if (other && !other->marked)
+		if (other && !other->marked)
 			walk_again(settings);
 	}
 	if (self)
-		self->marked = 1;
+		self->marked = connection->marked;
 	settings->leaving++;
 }
 
@@ -289,6 +352,13 @@ static inline u64 sock_of_peer(struct connection *connection, struct peer *other
 	if (connection->peer_sock)
 		return sock_cookie(connection->peer_sock) == connection->peer_cookie ? connection->peer_sock : 0;
 	return other && sock_cookie(other->sock) == other->cookie ? other->sock : 0;
+}
+
+static inline void try_later(struct connection *connection, struct settings *settings)
+{
+	u32 doublings = connection->looked_at < RETRY_DOUBLINGS ? connection->looked_at++ : RETRY_DOUBLINGS;
+
+	walk_at(settings, bpf_ktime_get_ns() + (RETRY_NS << doublings));
 }
 
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -345,6 +415,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		record.reason = connection->marked;
 		if (may_be_deleted(connection, sock, other, peer))
 			record.kind = EVENT_EVICTED;
+		else if (connection->marked == PAUSED)
+			try_later(connection, settings);
 	} else if (connection->state != JOINED) {
 		record.reason = connection->reason < COUNTERS_COUNT ? connection->reason : 0;
 	}
@@ -353,12 +425,19 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	/* What does not fit any more is shown again in the next buffer, so it is not done yet either. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
 		return 0;
-	if (!sa_members.delete(&key)) {
-		connection->state = LEFT;
-		connection->reason = connection->marked;
-		connection->in_map = 0;
-		if (self)
-			sa_peers.delete(&key);
+	if (sa_members.delete(&key))
+		return 0;
+	count_tcp_bytes(connection, READ_U32(sock, OFFSET_tcp_sock_write_seq));
+	if (connection->marked == PAUSED && !is_enabled(target_of(connection), connection))
+		connection->marked = DRAINED;
+	connection->reason = connection->marked;
+	connection->in_map = 0;
+	if (connection->marked == PAUSED && self) {
+		pause(connection, self, settings);
+		return 0;
 	}
+	connection->state = LEFT;
+	if (self)
+		sa_peers.delete(&key);
 	return 0;
 }

@@ -37,7 +37,7 @@
 	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
 	X(OPTION_END, CONNECTION, "left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ")      \
 	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
-	X(SMALL_STREAM, CONNECTION, "taken out: a stream of small messages, which TCP carries better together")   \
+	X(PAUSED, CONNECTION, "taken out for a while: nearly all its messages went by TCP")                       \
 	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \
 	X(NO_PEER, MESSAGE, "the other end has not joined")                                                       \

@@ -420,17 +420,18 @@ static inline void on_close(struct connection *connection)
 
 	if (self && self->cookie == connection->cookie) {
 		/* What kept it out until now, if it has been looked at. */
-		if (connection->state == CANDIDATE && connection->active && !self->refused)
+		if (connection->state == CANDIDATE && connection->active && !self->refused && !connection->pauses)
 			count(connection->slot, connection->reason ? connection->reason : SHORT, 1);
 		sa_peers.delete(&key);
 	}
-	if (connection->state != JOINED) {
+	/* A candidate that was never in. */
+	if (connection->state != JOINED && !(connection->state == CANDIDATE && connection->pauses)) {
 		connection->state = LEFT;
 		return;
 	}
 	connection->state = LEFT;
 	/* The daemon waits for the last one that drains. */
-	if (connection->marked)
+	if (connection->marked && connection->in_map)
 		want_sweep(SWEEP_NOW);
 	count(connection->slot, CONNECTIONS_CLOSED, 1);
 	report(connection, EVENT_CLOSED, 0);
@@ -443,17 +444,17 @@ static inline void on_state(struct bpf_sock_ops *ops)
 	u32 state = ops->args[1];
 	u64 sock;
 
-	if (!sk)
+	if (!sk || (state != TCP_FIN_WAIT1 && state != TCP_LAST_ACK && state != TCP_CLOSE))
 		return;
 	connection = sa_connections.sk_storage_get(sk, 0, 0);
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (!connection || !sock)
 		return;
 	count_tcp_bytes(connection, READ_U32(sock, OFFSET_tcp_sock_write_seq));
-	if (state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK)
-		connection->fin_sent = 1;
 	if (state == TCP_CLOSE)
 		on_close(connection);
+	else
+		connection->fin_sent = 1;
 }
 
 /* Always 1: any other value would reach a sock_ops program of somebody else as this one's answer. */

@@ -150,12 +150,12 @@ static inline void note_sender(struct connection *connection)
 	probe_read(connection->comm, sizeof(connection->comm), (void *)(task + OFFSET_task_comm));
 }
 
-static inline void note_small(struct connection *connection, void *sock, u32 reason, u32 size)
+/* A sender that never lets its reader catch up stays with TCP, by the rule of order or message by message. */
+static inline void note_behind(struct connection *connection, u32 reason)
 {
-	if ((reason != COALESCE && reason != ORDER) || size > SMALL_MESSAGE ||
-	    OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF)
+	if (reason != COALESCE && reason != ORDER && reason != BACKLOG)
 		return;
-	if (++connection->coalesced >= STREAM_MESSAGES)
+	if (++connection->behind >= PAUSE_MESSAGES)
 		want_sweep(SWEEP_NOW);
 }
 
@@ -169,7 +169,9 @@ static inline void note_tcp(struct connection *connection, u32 reason)
 	if (reason != connection->reason && reason != ORDER && reason != BACKLOG && reason != COALESCE &&
 	    reason != NOT_ACCEPTED && reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF)
 		report(connection, EVENT_FALLBACK, reason);
-	if (reason == SWITCHED_OFF || reason == BLOCKING || reason == ULP || reason == ZEROCOPY)
+	/* One that shall pause is tried again after a time: its next message says nothing new. */
+	if ((reason == SWITCHED_OFF && connection->marked != PAUSED) || reason == BLOCKING || reason == ULP ||
+	    reason == ZEROCOPY)
 		want_sweep(SWEEP_NOW);
 	connection->reason = reason;
 }
@@ -188,6 +190,9 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	connection = sa_connections.sk_storage_get(sk, 0, 0);
 	sock = TCP_SOCK(sk);
 	if (!connection || !sock)
+		return SK_PASS;
+	/* Another call that began before keeps the verdict for a socket that has left. */
+	if (!connection->in_map)
 		return SK_PASS;
 	target = sa_targets.lookup(&connection->slot);
 	if (!target)
@@ -210,17 +215,16 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		if (sa_members.msg_redirect_hash(msg, &connection->peer, BPF_F_INGRESS) == SK_PASS) {
 			connection->redirected_bytes += size;
 			connection->last_by_tcp = 0;
-			if (connection->coalesced)
-				connection->coalesced -= connection->coalesced < REDIRECT_WEIGHT
-								 ? connection->coalesced
-								 : REDIRECT_WEIGHT;
+			if (connection->behind)
+				connection->behind -= connection->behind < REDIRECT_WEIGHT ? connection->behind
+											   : REDIRECT_WEIGHT;
 			count_redirect(connection->slot, size);
 			return SK_PASS;
 		}
 		connection->redirected_messages--;
 		reason = REFUSED;
 	}
-	note_small(connection, sock, reason, size);
+	note_behind(connection, reason);
 	note_tcp(connection, reason);
 	return SK_PASS;
 }

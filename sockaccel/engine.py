@@ -501,9 +501,11 @@ class Engine:
         now = self._rest(begun)
         for event in result.evicted:
             self.on_event(event, self._slot_names.get(event.slot, ''))
+        in_use = {enabled.slot for enabled in self._enabled.values()}
         self._draining = {}
         for event in result.draining:
-            self._draining[event.slot] = self._draining.get(event.slot, 0) + 1
+            if event.slot not in in_use:
+                self._draining[event.slot] = self._draining.get(event.slot, 0) + 1
         if result.next_due_s is not None and self._enabled:
             self._sweep_after(result.next_due_s - now)
         # A draining socket that connects anew must find the program that takes it out of the map first.

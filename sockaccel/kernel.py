@@ -227,16 +227,16 @@ class Kernel:
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
             self._walk(Walk.JUDGE)
-            settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
-            assert settings is not None
-            *_rest, next_due_ns, leaving = SETTINGS.unpack(settings)
+            due_ns, leaving = self._outcome()
             left = []
             if leaving:
                 self._wait_for_programs()
                 left = _unpack(self._walk(Walk.EVICT))
+                paused_until_ns, _none = self._outcome()
+                due_ns = min(filter(None, (due_ns, paused_until_ns)), default=0)
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
         draining = [event for event in left if event.kind is not EventKind.EVICTED]
-        return SweepResult(evicted, draining, next_due_ns / 1e9 if next_due_ns else None)
+        return SweepResult(evicted, draining, due_ns / 1e9 if due_ns else None)
 
     def counters(self) -> list[list[int]]:
         """Per slot the counters in the order of bpf/counters.h, summed over the CPUs."""
@@ -253,6 +253,13 @@ class Kernel:
     def _settle(self, walk: Walk) -> None:
         value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), 0, 0)
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
+
+    def _outcome(self) -> tuple[int, int]:
+        """When the next candidate is due, in ns of CLOCK_MONOTONIC or 0; how many members should leave."""
+        settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
+        assert settings is not None
+        *_rest, due_ns, leaving = SETTINGS.unpack(settings)
+        return due_ns, leaving
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (bpf/maps.c, sa_grace)."""

@@ -223,23 +223,6 @@ def test_small_writes_of_a_stream_are_coalesced_by_tcp(target: Cgroup, stats: St
     assert stats()['message_reason_coalesce'] >= 1
 
 
-@pytest.mark.parametrize('sender', ['client', 'server'])
-def test_a_stream_of_small_messages_leaves_the_map(target: Cgroup, stats: Stats, sender: str) -> None:
-    with pair(target) as made:
-        exchange(made)
-        one, other = getattr(made, sender), made.server if sender == 'client' else made.client
-        no_delay(one, on=False)
-        for number in range(3):
-            message = bytes([number]) * 5
-            for _message in range(1000):
-                write(one, message)
-            assert read(other, 5000) == message * 1000
-        ends = {traffic.ports(made.client), traffic.ports(made.server)}
-        harness.wait_until(lambda: not ends & traffic.members(), 'both ends leave the map')
-        exchange(made)
-    assert stats()['connection_reason_small_stream'] == 1
-
-
 def test_bursts_of_small_messages_with_answers_stay_in_the_map(target: Cgroup, stats: Stats) -> None:
     with pair(target) as made:
         exchange(made)

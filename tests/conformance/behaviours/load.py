@@ -14,7 +14,7 @@ from collections import Counter
 
 from tests.conformance import syscalls
 from tests.conformance.behaviours.send import CAP, CHUNK
-from tests.conformance.bench import PATIENCE, Bench, Call, pattern, verdict
+from tests.conformance.bench import PATIENCE, SLOWER, Bench, Call, pattern, verdict
 from tests.conformance.catalogue import BOTH, NONBLOCKING, Observation, behaviour
 
 STREAM = pattern(1 << 20)
@@ -200,9 +200,9 @@ def short_connections(bench: Bench, threads: int, each: int) -> Observation:
     return {'connections': threads * each, 'faults': dict(faults)}
 
 
-@behaviour('short connections: 64 threads, 300 each, every echo checked', readers=BOTH, limit=90, alone=True)
+@behaviour('short connections: 64 threads, every echo checked', readers=BOTH, limit=90, alone=True)
 def echo_threads(bench: Bench) -> Observation:
-    return short_connections(bench, 64, 300)
+    return short_connections(bench, 64, int(300 / SLOWER))
 
 
 @behaviour('asyncio: 50 connections, 40 echoes each', readers=NONBLOCKING, limit=20)
