@@ -21,7 +21,7 @@
 #define RETRY_NS 10000000ULL
 #define RETRY_DOUBLINGS 12
 /* How often one walk looks for a moment in which an end is in no call. */
-#define LOOKS_FOR_GAP 512
+#define LOOKS_FOR_GAP 256
 
 struct bpf_iter_meta;
 
@@ -316,19 +316,24 @@ static inline void mark(struct connection *connection, struct peer *self, struct
 }
 
 /*
- * Whether there was a moment without a call in progress: those that begin later find the marks. A sender of a stream is
+ * 0 if there was a moment without a call in progress: those that begin later find the marks. A sender of a stream is
  * between two of its calls for a microsecond at most.
  */
-static inline int no_call_in_progress(u64 sock)
+static inline u32 is_in_call(u64 sock)
 {
 	u64 psock = sock_psock(sock);
+	u32 references = 1;
 
+	if (!psock)
+		return 0;
 #pragma clang loop unroll(disable)
-	for (int look = 0; look < LOOKS_FOR_GAP; look++)
-		/* The map's own reference is the one; sendmsg and recvmsg hold another while they run. */
-		if (!psock || READ_U32(psock, OFFSET_psock_refcnt) == 1)
-			return 1;
-	return 0;
+	for (int look = 0; look < LOOKS_FOR_GAP; look++) {
+		/* The map's own is the one; sendmsg and recvmsg hold another while they run. */
+		references = READ_U32(psock, OFFSET_psock_refcnt);
+		if (references == 1)
+			break;
+	}
+	return references != 1;
 }
 
 static inline int nothing_queued(u64 sock)
@@ -343,12 +348,13 @@ static inline int nothing_queued(u64 sock)
  * The queue is asked last: who was on the way to it when it was still empty has, by then, either been seen in
  * progress or has arrived.
  */
-static inline int may_be_deleted(struct connection *connection, u64 sock, struct peer *other, u64 peer)
+static inline int may_be_deleted(struct connection *connection, u64 sock, u32 in_call, struct peer *other,
+				 u64 peer, u32 peer_in_call)
 {
-	if (connection->redirected_messages && !no_call_in_progress(sock))
+	if (connection->redirected_messages && in_call)
 		return 0;
 	if (peer && other) {
-		if (!other->marked || (other->redirected && !no_call_in_progress(peer)))
+		if (!other->marked || (other->redirected && peer_in_call))
 			return 0;
 	} else if (peer && sock_psock(peer)) {
 		return 0;
@@ -380,8 +386,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct settings *settings;
 	struct event record = {};
 	struct flow key, peer_key;
+	u32 state, in_call = 0, peer_in_call = 0;
 	u64 sock, peer;
-	u32 state;
 	int zero = 0;
 
 	if (!connection || !sk)
@@ -395,6 +401,13 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		return 0;
 	if (settings->walk != WALK_LIST && state == LEFT && !connection->in_map)
 		return 0;
+	if (settings->walk == WALK_EVICT) {
+		if (!connection->marked || !connection->in_map)
+			return 0;
+		/* Here, where there is one way to come by: the verifier follows each through the loops. */
+		in_call = is_in_call(sock);
+		peer_in_call = is_in_call(sock_of_peer(connection, NULL));
+	}
 	key = connection->own;
 	peer_key = connection->peer;
 	self = sa_peers.lookup(&key);
@@ -409,6 +422,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (connection->in_map && !sock_psock(sock)) {
 		connection->in_map = 0;
 		connection->state = LEFT;
+		if (settings->walk == WALK_EVICT)
+			return 0;
 	}
 	if (settings->walk == WALK_JUDGE) {
 		if (state == CANDIDATE)
@@ -417,13 +432,11 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 			mark(connection, self, other, sock, peer, settings);
 		return 0;
 	}
-	if (settings->walk == WALK_EVICT && !(connection->marked && connection->in_map))
-		return 0;
 	describe(&record, connection, EVENT_CONNECTION, connection->last_by_tcp ? connection->reason : 0,
 		 bpf_ktime_get_ns());
 	if (settings->walk == WALK_EVICT) {
 		record.reason = connection->marked;
-		if (may_be_deleted(connection, sock, other, peer))
+		if (may_be_deleted(connection, sock, in_call, other, peer, peer_in_call))
 			record.kind = EVENT_EVICTED;
 		else if (connection->marked == PAUSED)
 			try_later(connection, settings);

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from sockaccel import libbpf, loader
+from sockaccel import libbpf, loader, programs
 from sockaccel.store import Store
 
 log = structlog.stdlib.get_logger()
@@ -29,7 +29,7 @@ class Objects:
     fds: dict[str, int]
     link: int | None
     _store: Store
-    _digests: loader.Digests
+    _digests: programs.Digests
     _kept: set[str] = field(default_factory=set)
     _stale: dict[str, int] = field(default_factory=dict)
 
@@ -57,21 +57,21 @@ class Objects:
 
 
 async def obtain(store: Store, maximum_connections: int) -> Objects:
-    """Raises what sockaccel.loader.load() raises; then what was kept still is."""
-    digests = loader.digests(maximum_connections)
+    """Raises what sockaccel.programs.load() raises; then what was kept still is."""
+    digests = programs.digests(maximum_connections)
     held = store.take()
     link = _pick(held, digests.layout, [_LINK]).get(_LINK)
     maps = {name: fd for name, fd in _pick(held, digests.layout, loader.MAPS).items() if _is_map(fd, name)}
-    programs = _pick(held, digests.code, loader.PROGRAMS)
-    if len(maps) == len(loader.MAPS) and len(programs) == len(loader.PROGRAMS):
-        fds = programs | maps
+    unchanged = _pick(held, digests.code, loader.PROGRAMS)
+    if len(maps) == len(loader.MAPS) and len(unchanged) == len(loader.PROGRAMS):
+        fds = unchanged | maps
     elif len(maps) == len(loader.MAPS):
-        fds = await loader.load(maximum_connections, maps) | maps
+        fds = await programs.load(maximum_connections, maps) | maps
     else:
         maps = {}
-        fds = await loader.load(maximum_connections)
+        fds = await programs.load(maximum_connections)
     ours = {f'{digests.layout}-{name}' for name in (*maps, _LINK)} if maps else set()
-    ours |= {f'{digests.code}-{name}' for name, fd in programs.items() if fds[name] == fd}
+    ours |= {f'{digests.code}-{name}' for name, fd in unchanged.items() if fds[name] == fd}
     rest = {name: fd for name, fd in held.items() if name not in ours}
     stale = {name: fd for name, fd in rest.items() if maps and _object(name) in loader.PROGRAMS}
     _empty(store, {name: fd for name, fd in rest.items() if name not in stale})

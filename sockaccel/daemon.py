@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from sockaccel import __version__, adoption, bus, config, journal, layout, loader, messages, polkit, probe
+from sockaccel import __version__, adoption, bus, config, journal, layout, messages, polkit, probe, programs
 from sockaccel.cgroups import Cgroups
 from sockaccel.connections import Connections
 from sockaccel.engine import Engine, Policy, asked_by
@@ -238,7 +238,7 @@ def _settle(ended: asyncio.Future[None], error: SockaccelError | None = None) ->
 
 async def check(settings: config.Config) -> list[Finding]:
     """What a start would find, without taking a name or attaching anything. Raises SockaccelError."""
-    return probe.probe(await loader.load(settings.maximum_connections))
+    return probe.probe(await programs.load(settings.maximum_connections))
 
 
 def main(arguments: list[str] | None = None) -> int:

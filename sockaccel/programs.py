@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The BPF programs and maps as the daemon gets them: from the loader, a child process, as fds."""
+
+import asyncio
+import hashlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sockaccel import layout, loader, offsets
+from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
+
+# The child prints its answer as one JSON datagram with the fds attached.
+_ANSWER_SIZE = 65536
+_FAILURES: dict[str, type[SockaccelError]] = {
+    'UnsupportedKernel': UnsupportedKernel,
+    'KernelRefused': KernelRefused,
+}
+
+
+@dataclass(frozen=True)
+class Digests:
+    """layout: of all that the contents of the maps depend on. code: of all that the programs depend on."""
+
+    layout: str
+    code: str
+
+
+def digests(maximum_connections: int) -> Digests:
+    """What the loader would load now. Kernel objects end with the kernel, so its types need not be looked at."""
+    source = layout.source_directory()
+    counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
+    limits = (
+        maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_MET,
+        layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.EVENT_PAGES, counters,
+    )  # fmt: skip
+    shape = hashlib.sha256(repr(limits).encode())
+    for name in ('types.h', 'maps.c', 'probe.c'):
+        shape.update((source / name).read_bytes())
+    code = hashlib.sha256(shape.digest() + repr(os.uname()).encode())
+    files = [*source.rglob('*.[ch]'), Path(offsets.__file__), Path(layout.__file__), Path(loader.__file__)]
+    for path in sorted(files):
+        code.update(path.read_bytes())
+    return Digests(shape.hexdigest()[:16], code.hexdigest()[:16])
+
+
+async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Compile and load everything in a child process; returns name -> fd for programs and maps.
+
+    maps: those of an earlier process, for which only programs are made.
+
+    Raises UnsupportedKernel or KernelRefused with a sentence; the compiler's and the verifier's own words are
+    the exception's __notes__.
+    """
+    maps = maps or {}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with theirs:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, '-m', 'sockaccel.loader', str(theirs.fileno()), str(maximum_connections),
+                json.dumps(maps),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE, pass_fds=(theirs.fileno(), *maps.values()),
+                env=_environment(),
+            )  # fmt: skip
+        _stdout, said = await child.communicate()
+        # The child has ended: the answer is there, or never comes.
+        data, fds, _flags, _address = socket.recv_fds(ours, _ANSWER_SIZE, len(loader.PROGRAMS) + len(loader.MAPS))
+    words = said.decode(errors='replace').strip()
+    if not data:
+        raise _with_words(
+            KernelRefused(f'the BPF loader ended with status {child.returncode} and no answer'), words
+        )
+    answer = json.loads(data)
+    if 'error' in answer:
+        raise _with_words(_FAILURES[answer['kind']](answer['error']), words)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return dict(zip(answer['names'], fds, strict=True))
+
+
+def _environment() -> Mapping[str, str]:
+    package = str(Path(__file__).resolve().parent.parent)
+    path = os.environ.get('PYTHONPATH')
+    return {
+        **os.environ,
+        'BCC_KERNEL_SOURCE': str(layout.source_directory()),
+        'PYTHONPATH': f'{package}:{path}' if path else package,
+    }
+
+
+def _with_words(error: SockaccelError, words: str) -> SockaccelError:
+    if words:
+        error.add_note(words)
+    return error
