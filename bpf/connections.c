@@ -309,6 +309,8 @@ static inline void mark(struct connection *connection, struct peer *self, struct
 			other->refused = connection->marked;
 		if (other && !other->marked)
 			walk_again(settings);
+	} else if (reason == PAUSED && !is_enabled(target_of(connection), connection)) {
+		connection->marked = DRAINED;
 	}
 	if (self)
 		self->marked = connection->marked;
@@ -451,8 +453,6 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (sa_members.delete(&key))
 		return 0;
 	count_tcp_bytes(connection, READ_U32(sock, OFFSET_tcp_sock_write_seq));
-	if (connection->marked == PAUSED && !is_enabled(target_of(connection), connection))
-		connection->marked = DRAINED;
 	connection->reason = connection->marked;
 	connection->in_map = 0;
 	if (connection->marked == PAUSED && self) {

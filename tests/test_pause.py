@@ -49,6 +49,13 @@ def ends(made: Pair) -> set[tuple[int, int]]:
     return {traffic.ports(made.client), traffic.ports(made.server)}
 
 
+def fall_behind_by(sender: socket.socket, count: int) -> None:
+    """Messages that go by TCP and stay unread."""
+    by_tcp(sender, b'unread')
+    for _message in range(count - 1):
+        write(sender, b'unread')
+
+
 def reasons(made: Pair) -> set[str]:
     """Why the connection goes by TCP, of both ends."""
     wanted = {'port': Variant('q', made.server.getsockname()[1])}
@@ -102,10 +109,7 @@ def test_a_stream_of_small_messages_leaves_too(root: Cgroup, stats: Stats, sende
 def test_an_end_with_unread_bytes_stays_and_the_other_one_waits_for_it(root: Cgroup, stats: Stats) -> None:
     with traffic.pair(root) as made:
         write(made.client, b'redirected')
-        for number in range(MESSAGES + 1):
-            by_tcp(made.client, b'%05d' % number)
-            # It speaks of what TCP still holds, not of the option.
-            write(made.client, b'%05d' % number)
+        fall_behind_by(made.client, MESSAGES + 1)
         server, client = traffic.ports(made.server), traffic.ports(made.client)
         harness.wait_until(lambda: client not in traffic.members(), 'the sender leaves')
         with traffic.pair(root) as another:
@@ -115,7 +119,7 @@ def test_an_end_with_unread_bytes_stays_and_the_other_one_waits_for_it(root: Cgr
         # That took as long as its own pause.
         assert server in traffic.members()
         assert client not in traffic.members()
-        expected = b'redirected' + b''.join(b'%05d' % number * 2 for number in range(MESSAGES + 1))
+        expected = b'redirected' + b'unread' * (MESSAGES + 1)
         assert read(made.server, len(expected)) == expected
         leaves(made)
         comes_back(made)
@@ -137,6 +141,22 @@ def test_disabled_in_its_pause_it_stays_out(root: Cgroup, stats: Stats) -> None:
             comes_back(another)
             assert not ends(made) & traffic.members()
         exchange(made)
+
+
+def test_disabled_before_its_pause_it_drains(root: Cgroup, stats: Stats) -> None:
+    """Its reader has unread bytes when it shall pause, and reads them when nothing is enabled any more."""
+    with traffic.pair(root) as made:
+        write(made.client, b'redirected')
+        fall_behind_by(made.client, MESSAGES + 1)
+        harness.wait_until(lambda: traffic.ports(made.client) not in traffic.members(), 'the sender leaves')
+        harness.call('Disable', 's', root.path)
+        assert 'drained' in reasons(made)
+        expected = b'redirected' + b'unread' * (MESSAGES + 1)
+        assert read(made.server, len(expected)) == expected
+        # What it sends says that it can leave now.
+        write(made.server, b'answer')
+        leaves(made)
+        assert read(made.client, 6) == b'answer'
 
 
 def test_closed_in_its_pause_it_is_forgotten(root: Cgroup, stats: Stats) -> None:
