@@ -374,8 +374,7 @@ def _fail(message: str, hint: str, code: int) -> int:
     return code
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+def _status(options: argparse.Namespace) -> int:
     try:
         return asyncio.run(_run(options))
     except NotRunning as exc:
@@ -395,6 +394,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(exc), hints.get(kind, ''), EX_REFUSED)
     except KeyboardInterrupt:
         return EX_OK
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        status = _status(options)
+        # What is still buffered would find the pipe closed where nobody catches it any more.
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:
         # `sockaccelctl trace | head`: the reader has seen enough.
         with contextlib.suppress(OSError):

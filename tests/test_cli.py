@@ -91,8 +91,9 @@ def test_no_colours_in_a_pipe() -> None:
         assert '\x1b' not in control(command).stdout
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    command = f'{sys.executable} -m sockaccel.cli connections --limit=0 | head -n 1'
+@pytest.mark.parametrize('piped', ['connections --limit=0 | head -n 1', 'targets | :'])
+def test_a_closed_pipe_is_no_error(piped: str) -> None:
+    command = f'{sys.executable} -m sockaccel.cli {piped}'
     answer = subprocess.run(['sh', '-c', command], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stderr == ''
 
