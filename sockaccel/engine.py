@@ -120,6 +120,7 @@ class Engine:
     on_change: Callable[[], None] = lambda: None
     _enabled: dict[str, Enabled] = field(default_factory=dict)
     _refused: dict[str, str] = field(default_factory=dict)
+    # How many sockets cannot leave yet, by slot; only of slots that no target uses any more.
     _draining: dict[int, int] = field(default_factory=dict)
     _slot_names: dict[int, str] = field(default_factory=dict)
     _generation: int = 0
@@ -146,7 +147,7 @@ class Engine:
             for name in self.desired.targets():
                 number = slots.get(name, 0)
                 await self._resume(name, number if self._is_held(number, held) else 0)
-            in_use = {enabled.slot for enabled in self._enabled.values()}
+            in_use = self._slots_in_use()
             for number, (generation, flags) in enumerate(held):
                 if flags and number not in in_use:
                     self.kernel.set_target(number, generation, TargetFlag(0))
@@ -261,11 +262,9 @@ class Engine:
                 detail += '; until sockaccel is stopped'
             rows.append(TargetStatus(enabled.target.name, state, detail))
         rows += [TargetStatus(name, State.REFUSED, why) for name, why in self._refused.items()]
-        in_use = {enabled.slot for enabled in self._enabled.values()}
         for slot, sockets in self._draining.items():
-            if slot not in in_use:
-                name = self._slot_names.get(slot, '')
-                rows.append(TargetStatus(name, State.DRAINING, f'{sockets} sockets hold unread bytes'))
+            name = self._slot_names.get(slot, '')
+            rows.append(TargetStatus(name, State.DRAINING, f'{sockets} sockets hold unread bytes'))
         return rows
 
     def stats(self) -> dict[str, int]:
@@ -476,9 +475,12 @@ class Engine:
             self._sweep_timer.cancel()
             self._sweep_timer = None
 
+    def _slots_in_use(self) -> set[int]:
+        return {enabled.slot for enabled in self._enabled.values()}
+
     def _free_slot(self) -> int:
         """Slot 0 belongs to nobody; one that still drains keeps its name."""
-        taken = {enabled.slot for enabled in self._enabled.values()} | set(self._draining)
+        taken = self._slots_in_use() | set(self._draining)
         # The least recently used first, so that late events still find their target's name.
         for slot in sorted(range(1, MAX_TARGETS), key=lambda slot: (slot in self._slot_names, slot)):
             if slot not in taken:
@@ -501,7 +503,7 @@ class Engine:
         now = self._rest(begun)
         for event in result.evicted:
             self.on_event(event, self._slot_names.get(event.slot, ''))
-        in_use = {enabled.slot for enabled in self._enabled.values()}
+        in_use = self._slots_in_use()
         self._draining = {}
         for event in result.draining:
             if event.slot not in in_use:
