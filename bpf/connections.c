@@ -54,14 +54,6 @@ static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
 	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
 }
 
-static inline struct target *target_of(struct connection *connection)
-{
-	/* On the stack: 6.1 takes no key out of the value that an iterator shows. */
-	u32 slot = connection->slot;
-
-	return sa_targets.lookup(&slot);
-}
-
 /* What may still change: programs accept late, and set O_NONBLOCK after that. */
 static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer)
 {
@@ -88,9 +80,9 @@ static inline void walk_again(struct settings *settings)
 	walk_at(settings, 1);
 }
 
-/* The end that finds out first has the reason counted, and tells the other one. */
-static inline void leave_out(struct connection *connection, struct peer *other, u32 reason,
-			     struct settings *settings)
+/* The end that finds out first has the reason counted, and tells the other one. 1 if the journal shall. */
+static inline int leave_out(struct connection *connection, struct peer *other, u32 reason,
+			    struct settings *settings)
 {
 	struct flow key = connection->own;
 
@@ -99,7 +91,7 @@ static inline void leave_out(struct connection *connection, struct peer *other, 
 	sa_peers.delete(&key);
 	/* The connecting end was closed before, and counted then. */
 	if (!connection->active && !other)
-		return;
+		return 0;
 	if (other) {
 		other->refused = reason;
 		if (other->joined)
@@ -108,7 +100,7 @@ static inline void leave_out(struct connection *connection, struct peer *other, 
 	/* That was counted when it left. */
 	if (reason != PAUSED)
 		count(connection->slot, reason, 1);
-	report(connection, EVENT_REFUSED, reason);
+	return 1;
 }
 
 static inline u32 reason_of_error(int error)
@@ -127,9 +119,9 @@ static inline u32 reason_of_error(int error)
 /*
  * The walk neither holds a reference to the socket nor its lock: it may be closed at any moment, and even be somebody
  * else's. Nobody redirects to it or from it before it is said to have joined, so it can be taken out again until then.
+ * 0, or the reason why it cannot join; whether it did says its state.
  */
-static inline void join(struct connection *connection, struct sock *sk, struct peer *other,
-			struct settings *settings)
+static inline u32 join(struct connection *connection, struct sock *sk, struct peer *other)
 {
 	struct flow key = connection->own;
 	u64 sock = (u64)sk;
@@ -143,7 +135,7 @@ static inline void join(struct connection *connection, struct sock *sk, struct p
 	connection->peer_sock = other->sock;
 	connection->peer_cookie = other->cookie;
 	if (sock_cookie(sock) != connection->cookie)
-		return;
+		return 0;
 	/* Never over another one: an older socket under this key may hold bytes that its owner has not read yet. */
 	error = sa_members.insert(&key, sk);
 	self = sa_peers.lookup(&key);
@@ -151,19 +143,17 @@ static inline void join(struct connection *connection, struct sock *sk, struct p
 		if (!error)
 			sa_members.delete(&key);
 		connection->state = LEFT;
-		return;
+		return 0;
 	}
-	if (error) {
-		leave_out(connection, other, reason_of_error(error), settings);
-		return;
-	}
+	if (error)
+		return reason_of_error(error);
 	connection->looked_at = 0;
 	connection->state = JOINED;
 	connection->in_map = 1;
 	self->joined = 1;
 	if (other->joined && !connection->pauses)
 		count(connection->slot, CONNECTIONS, 1);
-	report(connection, EVENT_JOINED, 0);
+	return 0;
 }
 
 static inline u64 pause_ns(struct connection *connection)
@@ -250,26 +240,30 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	/* Before this end is in: it could not leave while a peer is in a map that is not ours. */
 	if (!reason && peer && other && !other->joined && (sock_psock(sock) || sock_psock(peer)))
 		reason = FOREIGN_SOCKMAP;
-	if (reason) {
-		leave_out(connection, other, reason, settings);
-		return;
-	}
-	reason = reason_to_wait(target, sock, other ? peer : 0);
 	if (!reason) {
+		reason = reason_to_wait(target, sock, other ? peer : 0);
 		/* Its owner may be about to change what the kernel changes too. */
-		if (sock_is_owned(sock)) {
+		if (!reason && sock_is_owned(sock)) {
 			connection->due_ns = now + OWNED_NS;
 			goto later;
 		}
-		join(connection, sk, other, settings);
-		return;
+		if (reason) {
+			connection->reason = reason;
+			if (++connection->looked_at < LOOKS) {
+				connection->due_ns = now + (SECOND_LOOK_NS << 2 * (connection->looked_at - 1));
+				goto later;
+			}
+		} else {
+			reason = join(connection, sk, other);
+			/* Closed meanwhile. */
+			if (!reason && connection->state != JOINED)
+				return;
+		}
 	}
-	connection->reason = reason;
-	if (++connection->looked_at >= LOOKS) {
-		leave_out(connection, other, reason, settings);
+	if (reason && !leave_out(connection, other, reason, settings))
 		return;
-	}
-	connection->due_ns = now + (SECOND_LOOK_NS << 2 * (connection->looked_at - 1));
+	report(connection, reason ? EVENT_REFUSED : EVENT_JOINED, reason);
+	return;
 later:
 	walk_at(settings, connection->due_ns);
 }

@@ -12,17 +12,6 @@ static inline void count(u32 slot, u32 counter, u64 amount)
 		__sync_fetch_and_add(&counters->value[index], amount);
 }
 
-/* Each of these costs a locked instruction per message, so one look-up serves both. */
-static inline void count_redirect(u32 slot, u32 size)
-{
-	struct counters *counters = sa_counters.lookup(&slot);
-
-	if (!counters)
-		return;
-	__sync_fetch_and_add(&counters->value[REDIRECTED_MESSAGES], 1);
-	__sync_fetch_and_add(&counters->value[REDIRECTED_BYTES], size);
-}
-
 /*
  * What TCP carried is read off its sequence numbers: a message that the verdict leaves to TCP may be taken in part,
  * and while TCP has no room the kernel repeats the verdict without asking (tcp_bpf_send_verdict()).
@@ -36,12 +25,6 @@ static inline void count_tcp_bytes(struct connection *connection, u32 write_sequ
 	connection->counted_sequence = write_sequence;
 	connection->tcp_bytes += bytes;
 	count(connection->slot, TCP_BYTES, bytes);
-}
-
-/* Whether the target that brought a connection in is still the one in its slot, and enabled. */
-static inline int is_enabled(struct target *target, struct connection *connection)
-{
-	return target && (target->flags & TARGET_ON) && target->generation == connection->generation;
 }
 
 /* The limit holds for all CPUs together; a race at the turn of a second lets a few more through. */

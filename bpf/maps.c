@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One translation unit: the loader puts maps, events, membership, verdict, connections, sockets, probe in a row. */
+/* One translation unit: the loader puts the sources in a row, in the order of its list. */
 #include "kernel.h"
 #include "types.h"
 

@@ -25,41 +25,33 @@ static inline u32 is_met(const struct flow *flow, const struct flow *other)
 /* It can join no more: what it has sent and received since it was made is not known. */
 static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 {
+	struct end end = {.sock = (u64)sk, .pid = pid};
 	struct connection *connection;
-	struct flow flow = {}, other;
 	struct listener_key key = {};
-	u64 sock = (u64)sk, cgroup;
 	struct target *target;
-	u32 slot;
 
-	read_flow(sock, &flow);
-	cgroup = READ_U64(sock, OFFSET_sock_cgroup);
-	slot = slot_of_cgroup(cgroup);
-	if (!slot || !is_local(&flow) || sa_connections.sk_storage_get(sk, 0, 0))
+	read_flow(end.sock, &end.flow);
+	end.slot = slot_of_cgroup(READ_U64(end.sock, OFFSET_sock_cgroup));
+	if (!end.slot || !is_local(&end.flow) || sa_connections.sk_storage_get(sk, 0, 0))
 		return;
-	target = sa_targets.lookup(&slot);
+	target = sa_targets.lookup(&end.slot);
 	if (!target || !(target->flags & TARGET_ON))
 		return;
 	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
-	if (!connection || connection->cookie || sock_state(sock) != TCP_ESTABLISHED)
+	if (!connection || connection->cookie || sock_state(end.sock) != TCP_ESTABLISHED)
 		return;
-	mirror(&flow, &other);
-	connection->own = flow;
-	connection->peer = other;
+	mirror(&end.flow, &end.other);
 	/* Until somebody asks, a socket has none. */
-	connection->cookie = bpf_get_socket_cookie(sk);
-	connection->since_ns = bpf_ktime_get_ns();
-	connection->cgroup = cgroup_id(sock);
-	connection->slot = slot;
-	connection->generation = target->generation;
-	connection->active = !listener_for(&other, &key);
+	end.cookie = bpf_get_socket_cookie(sk);
+	end.generation = target->generation;
+	end.active = !listener_for(&end.other, &key);
+	__builtin_memcpy(end.comm, comm, sizeof(end.comm));
+	begin(connection, &end);
 	connection->reason = MISSED;
-	connection->pid = pid;
-	__builtin_memcpy(connection->comm, comm, sizeof(connection->comm));
 	connection->state = LEFT;
-	if (!is_met(&flow, &other))
-		count(slot, MISSED, 1);
+	if (!is_met(&end.flow, &end.other))
+		count(end.slot, MISSED, 1);
 }
 
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)

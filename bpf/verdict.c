@@ -159,6 +159,17 @@ static inline void note_behind(struct connection *connection, u32 reason)
 		want_sweep(SWEEP_NOW);
 }
 
+/* Each of these costs a locked instruction per message, so one look-up serves both. */
+static inline void count_redirect(u32 slot, u32 size)
+{
+	struct counters *counters = sa_counters.lookup(&slot);
+
+	if (!counters)
+		return;
+	__sync_fetch_and_add(&counters->value[REDIRECTED_MESSAGES], 1);
+	__sync_fetch_and_add(&counters->value[REDIRECTED_BYTES], size);
+}
+
 static inline void note_tcp(struct connection *connection, u32 reason)
 {
 	connection->tcp_messages++;

@@ -18,7 +18,10 @@ from typing import Any
 from sockaccel import layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 
-SOURCES = ('maps', 'events', 'rules', 'membership', 'verdict', 'connections', 'sockets', 'probe')
+SOURCES = (
+    'maps', 'events', 'targets', 'ends', 'listeners', 'rules', 'membership', 'verdict', 'connections', 'sockets',
+    'probe',
+)  # fmt: skip
 PROGRAMS = {
     'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
     'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Who answers a connection: all listeners of the host, as their programs opened them. */
+
+static inline int still_listens(struct listener *listener, struct listener_key *key)
+{
+	return sock_state(listener->sock) == TCP_LISTEN &&
+	       READ_AS(u16, listener->sock, OFFSET_sock_num) == key->port &&
+	       sock_netns(listener->sock) == key->netns;
+}
+
+/*
+ * Who will answer a connection to flow's remote end: a listener on that address, on 0.0.0.0, or on [::]. key: which of
+ * the three it is; without a listener any of them.
+ */
+static inline struct listener *listener_for(const struct flow *flow, struct listener_key *key)
+{
+	struct listener *listener;
+
+	key->netns = flow->netns;
+	key->port = flow->remote_port;
+	key->pad = 0;
+	__builtin_memcpy(key->address, flow->remote, sizeof(key->address));
+#pragma clang loop unroll(disable)
+	for (int any = 0; any < 3; any++) {
+		listener = sa_listeners.lookup(key);
+		if (listener && still_listens(listener, key))
+			return listener;
+		if (any)
+			key->address[2] = 0;
+		key->address[3] = 0;
+	}
+	return NULL;
+}
+
+/* The slot of a target that a listener belongs to by its cgroup, or because it serves the target. */
+static inline u32 slot_of_listener(struct listener *listener, struct listener_key *key)
+{
+	u32 slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
+	u32 *served = slot ? NULL : sa_served.lookup(key);
+
+	return served ? *served : slot;
+}
+
+/* Whether an accepting end comes from that very listener, as far as cgroups tell. */
+static inline int is_child(u64 sock, struct listener *listener)
+{
+	return READ_U64(sock, OFFSET_sock_cgroup) == READ_U64(listener->sock, OFFSET_sock_cgroup);
+}
+
+static inline void remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+{
+	struct listener_key key = {.netns = sock_netns(sock), .port = READ_AS(u16, sock, OFFSET_sock_num)};
+	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
+
+	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key.address);
+	__builtin_memcpy(listener.comm, comm, sizeof(listener.comm));
+	sa_listeners.update(&key, &listener);
+}
