@@ -13,31 +13,49 @@ import struct
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
-from sockaccel import layout, libbpf, offsets
+from sockaccel import handover, layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 
-SOURCES = (
-    'maps', 'events', 'targets', 'ends', 'listeners', 'rules', 'membership', 'verdict', 'connections', 'sockets',
-    'probe',
-)  # fmt: skip
-PROGRAMS = {
-    'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
-    'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
-    'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
-    'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
-    'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
-    'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
-}
+# What every part begins with.
+_SHARED = ('maps', 'events', 'targets', 'ends', 'listeners')
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_met', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
+
+
+class Part(NamedTuple):
+    """What is compiled in one go. sources: of bpf/, in the order in which they need each other."""
+
+    sources: tuple[str, ...]
+    programs: dict[str, int]
+
+
+# LLVM takes most of a cold start and uses one CPU, so each part has a process.
+DATA_PATH = Part(
+    (*_SHARED, 'rules', 'membership', 'verdict', 'probe'),
+    {
+        'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
+        'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
+        'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
+        'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
+    },
+)
+WALKS = Part(
+    (*_SHARED, 'connections', 'sockets'),
+    {
+        'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
+        'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
+    },
+)
+PROGRAMS = DATA_PATH.programs | WALKS.programs
 # struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
 _INSTRUCTION = struct.Struct('=BBhi')
 _CALL = 0x85
+_CAST = 'KFUNC_rdonly_cast'
 _KERNEL_FUNCTION = 2
 
 
@@ -70,9 +88,9 @@ def defines(maximum_connections: int) -> dict[str, int]:
     return values
 
 
-def program_text(source: Path) -> str:
+def program_text(part: Part, source: Path) -> str:
     """The sources in a row: BCC rewrites map accesses only in the main file."""
-    return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in SOURCES)
+    return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in part.sources)
 
 
 def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:
@@ -88,59 +106,121 @@ def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | N
             instruction.raw = _INSTRUCTION.pack(code, _KERNEL_FUNCTION << 4, offset, immediate)
 
 
-def _compile_and_load(
-    maximum_connections: int, old_maps: Mapping[str, int], *, cast: bool = True
-) -> dict[str, int]:
-    """cast: read peers by bpf_rdonly_cast(), which a kernel may have and refuse, such as one without its JIT."""
+def _import_bcc() -> Any:
     try:
         import bcc
 
-        compiler = bcc.BPF
+        bcc.BPF  # noqa: B018 - another project on PyPI has that name too
     except (ImportError, AttributeError) as exc:
         raise KernelRefused(
             f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
         ) from exc
+    return bcc
 
-    source = layout.source_directory()
-    values = defines(maximum_connections)
-    if not cast:
-        values.pop('KFUNC_rdonly_cast', None)
-    options = [f'-D{name}={value}' for name, value in values.items()]
-    try:
-        module = compiler(text=program_text(source), cflags=[f'-I{source}', '-Wall', '-Werror', *options])
-    except Exception as exc:
-        raise KernelRefused(
-            f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
-            'CAP_NET_ADMIN and CAP_PERFMON, or root'
-        ) from exc
-    tables = {name: bcc.lib.bpf_table_fd(module.module, name.encode()) for name in MAPS}
-    # BCC makes maps when it compiles, and programs name them by the number of their fd when they are loaded.
-    for name, fd in old_maps.items():
-        os.dup2(fd, tables[name], inheritable=False)
-    fds = {}
-    for name, program_type in PROGRAMS.items():
+
+class Compiled:
+    """A part, and the maps that BCC made for it: name -> fd. Raises KernelRefused."""
+
+    def __init__(self, bcc: Any, part: Part, values: Mapping[str, int]) -> None:
+        self._bcc = bcc
+        self._part = part
+        self._values = values
+        source = layout.source_directory()
+        options = [f'-D{name}={value}' for name, value in values.items()]
         try:
-            _name_kernel_functions(bcc.lib, module.module, name.encode(), values.get('KFUNC_rdonly_cast'))
-            fds[name] = module.load_func(name, program_type).fd
+            self._module = bcc.BPF(
+                text=program_text(part, source),
+                # A part uses half of what is shared.
+                cflags=[f'-I{source}', '-Wall', '-Werror', '-Wno-unused-function', *options],
+            )
         except Exception as exc:
-            if 'KFUNC_rdonly_cast' in values:
-                return _compile_and_load(maximum_connections, old_maps, cast=False)
-            raise UnsupportedKernel(
-                f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
-                'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+            raise KernelRefused(
+                f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
+                'CAP_NET_ADMIN and CAP_PERFMON, or root'
             ) from exc
-    return fds if old_maps else fds | tables
+        fds = {name: bcc.lib.bpf_table_fd(self._module.module, name.encode()) for name in MAPS}
+        self.maps = {name: fd for name, fd in fds.items() if fd >= 0}
+
+    def use(self, maps: Mapping[str, int]) -> None:
+        """Take these maps instead: a program that is not loaded yet names each by the number of its fd."""
+        for name, number in self.maps.items():
+            os.dup2(maps[name], number, inheritable=False)
+
+    def load(self) -> dict[str, int]:
+        """Name -> fd of the programs. Raises UnsupportedKernel."""
+        fds = {}
+        for name, program_type in self._part.programs.items():
+            try:
+                _name_kernel_functions(self._bcc.lib, self._module.module, name.encode(), self._values.get(_CAST))
+                fds[name] = self._module.load_func(name, program_type).fd
+            except Exception as exc:
+                if _CAST in self._values:
+                    return self._load_without_cast()
+                raise UnsupportedKernel(
+                    f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
+                    'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+                ) from exc
+        return fds
+
+    def _load_without_cast(self) -> dict[str, int]:
+        """A kernel may have bpf_rdonly_cast() and refuse it, such as one without its JIT."""
+        values = {name: value for name, value in self._values.items() if name != _CAST}
+        again = Compiled(self._bcc, self._part, values)
+        again.use(self.maps)
+        return again.load()
+
+
+def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -> NoReturn:
+    """The second process, from its fork to its end. data_path: the channel to the first, which has the maps."""
+    status = 1
+    try:
+        try:
+            walks = Compiled(bcc, WALKS, values)
+            walks.use(handover.receive(data_path))
+            handover.send(data_path, walks.load())
+            status = 0
+        except SockaccelError as exc:
+            handover.send_failure(data_path, exc)
+            # The maps may still be on their way, and could not be sent to nobody.
+            data_path.recv(1)
+    finally:
+        os._exit(status)
+
+
+def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
+    """Raises SockaccelError."""
+    bcc = _import_bcc()
+    values = defines(maximum_connections)
+    ours, theirs = handover.channel()
+    walker = os.fork()
+    if not walker:
+        ours.close()
+        _load_walks(theirs, bcc, values)
+    theirs.close()
+    with ours:
+        data_path = Compiled(bcc, DATA_PATH, values)
+        if old_maps:
+            data_path.use(old_maps)
+        try:
+            handover.send(ours, data_path.maps)
+            fds = data_path.load() | handover.receive(ours)
+        except (EOFError, OSError) as exc:
+            raise KernelRefused(
+                'the process that compiles half of the BPF programs has ended: is there enough memory?'
+            ) from exc
+    os.waitpid(walker, 0)
+    return fds if old_maps else fds | data_path.maps
 
 
 def main() -> int:
     """argv: the fd of the socket for the answer, the limit of connections, the fds of earlier maps as JSON."""
     answer = socket.socket(fileno=int(sys.argv[1]))
     try:
-        fds = _compile_and_load(int(sys.argv[2]), json.loads(sys.argv[3]))
+        fds = _load(int(sys.argv[2]), json.loads(sys.argv[3]))
     except SockaccelError as exc:
-        answer.send(json.dumps({'error': str(exc), 'kind': type(exc).__name__}).encode())
+        handover.send_failure(answer, exc)
         return 1
-    socket.send_fds(answer, [json.dumps({'names': list(fds)}).encode()], list(fds.values()))
+    handover.send(answer, fds)
     # BCC's exit handlers would tidy up what now belongs to the daemon.
     os._exit(0)
 

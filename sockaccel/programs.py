@@ -5,21 +5,13 @@ import asyncio
 import hashlib
 import json
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sockaccel import layout, loader, offsets
-from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
-
-# The child prints its answer as one JSON datagram with the fds attached.
-_ANSWER_SIZE = 65536
-_FAILURES: dict[str, type[SockaccelError]] = {
-    'UnsupportedKernel': UnsupportedKernel,
-    'KernelRefused': KernelRefused,
-}
+from sockaccel import handover, layout, loader, offsets
+from sockaccel.errors import KernelRefused, SockaccelError
 
 
 @dataclass(frozen=True)
@@ -57,7 +49,7 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
     the exception's __notes__.
     """
     maps = maps or {}
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = handover.channel()
     with ours:
         with theirs:
             child = await asyncio.create_subprocess_exec(
@@ -69,18 +61,18 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
             )  # fmt: skip
         _stdout, said = await child.communicate()
         # The child has ended: the answer is there, or never comes.
-        data, fds, _flags, _address = socket.recv_fds(ours, _ANSWER_SIZE, len(loader.PROGRAMS) + len(loader.MAPS))
+        try:
+            return handover.receive(ours)
+        except EOFError:
+            error: SockaccelError = KernelRefused(
+                f'the BPF loader ended with status {child.returncode} and no answer'
+            )
+        except SockaccelError as exc:
+            error = exc
     words = said.decode(errors='replace').strip()
-    if not data:
-        raise _with_words(
-            KernelRefused(f'the BPF loader ended with status {child.returncode} and no answer'), words
-        )
-    answer = json.loads(data)
-    if 'error' in answer:
-        raise _with_words(_FAILURES[answer['kind']](answer['error']), words)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return dict(zip(answer['names'], fds, strict=True))
+    if words:
+        error.add_note(words)
+    raise error
 
 
 def _environment() -> Mapping[str, str]:
@@ -91,9 +83,3 @@ def _environment() -> Mapping[str, str]:
         'BCC_KERNEL_SOURCE': str(layout.source_directory()),
         'PYTHONPATH': f'{package}:{path}' if path else package,
     }
-
-
-def _with_words(error: SockaccelError, words: str) -> SockaccelError:
-    if words:
-        error.add_note(words)
-    return error
