@@ -4,7 +4,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 from tests.harness import wait_until
@@ -27,26 +26,16 @@ def test_installation_starts_nothing() -> None:
     assert show('sockaccel.service', 'ActiveState') == 'inactive'
 
 
-def microseconds_to_compile_nothing() -> float:
-    """What BCC takes for an empty program: a fifth of a second where a start takes one."""
-    begun = time.monotonic()
-    run(
-        'env', 'BCC_KERNEL_SOURCE=/usr/share/sockaccel/bpf',
-        'python3', '-c', "import bcc; bcc.BPF(text='int nothing(void *context) { return 0; }')",
-    )  # fmt: skip
-    return (time.monotonic() - begun) * 1e6
-
-
 def test_ready_within_a_second() -> None:
-    """Or, on a machine that is slow or has other work, within five times what BCC takes for nothing."""
     run('systemctl', 'enable', '--now', 'sockaccel.service')
-    measured = [(microseconds_to_ready(), microseconds_to_compile_nothing())]
-    while (ready := measured[-1][0]) > max(1e6 * system.SLOWER, 5 * measured[-1][1]) and len(measured) < 5:
+    measured = [microseconds_to_ready()]
+    # Whoever else uses the machine may have taken the first one's time.
+    while measured[-1] > 1_000_000 * system.SLOWER and len(measured) < 5:
         run('systemctl', 'stop', 'sockaccel.service')
         run('systemctl', 'start', 'sockaccel.service')
-        measured.append((microseconds_to_ready(), microseconds_to_compile_nothing()))
-    print('ready after and empty program in', measured, 'µs')
-    assert ready <= max(1e6 * system.SLOWER, 5 * measured[-1][1]), measured
+        measured.append(microseconds_to_ready())
+    print('ready after', measured, 'µs')
+    assert measured[-1] <= 1_000_000 * system.SLOWER, measured
 
 
 def test_a_message_starts_an_enabled_unit() -> None:
