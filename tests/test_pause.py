@@ -13,6 +13,8 @@ from tests.traffic import Pair, exchange, no_delay, read, write
 
 # bpf/types.h, PAUSE_MESSAGES
 MESSAGES = 2048
+# More than the second pause, which is twice FIRST_PAUSE_NS, and than the longest wait for a reader in the first.
+SECONDS = 30
 TCP_CORK = 3
 Stats = Callable[[], dict[str, int]]
 
@@ -64,22 +66,22 @@ def reasons(made: Pair) -> set[str]:
 
 
 def leaves(made: Pair) -> None:
-    harness.wait_until(lambda: not ends(made) & traffic.members(), 'both ends leave the map')
+    harness.wait_until(lambda: not ends(made) & traffic.members(), 'both ends leave the map', SECONDS)
 
 
 def comes_back(made: Pair) -> None:
-    harness.wait_until(lambda: ends(made) <= traffic.members(), 'both ends come back')
+    harness.wait_until(lambda: ends(made) <= traffic.members(), 'both ends come back', SECONDS)
     # The first message of each direction goes by TCP.
     exchange(made, rounds=1)
 
 
-@pytest.mark.parametrize('sender', ['client', 'server'])
+@pytest.mark.parametrize(('sender', 'pauses'), [('client', 1), ('server', 2)])
 def test_a_reader_that_never_catches_up_costs_the_map_and_not_the_stream(
-    root: Cgroup, stats: Stats, sender: str
+    root: Cgroup, stats: Stats, sender: str, pauses: int
 ) -> None:
     with traffic.pair(root) as made:
         one, other = getattr(made, sender), made.server if sender == 'client' else made.client
-        for _pause in range(2):
+        for _pause in range(pauses):
             fall_behind(one, other)
             leaves(made)
             exchange(made)
