@@ -373,6 +373,21 @@ static inline void try_later(struct connection *connection, struct settings *set
 	walk_at(settings, bpf_ktime_get_ns() + (RETRY_NS << doublings));
 }
 
+/* 1 where there is no room: the kernel then interrupts the walk, and comes back to this end. */
+static inline int list(struct connection *connection, struct settings *settings)
+{
+	u32 index = settings->listed, reason = connection->reason;
+	struct event *line = sa_listing.lookup(&index);
+
+	if (!line)
+		return 1;
+	if (reason >= COUNTERS_COUNT || (connection->state == JOINED && !connection->last_by_tcp))
+		reason = 0;
+	describe(line, connection, EVENT_CONNECTION, reason, connection->since_ns);
+	settings->listed = index + 1;
+	return 0;
+}
+
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct seq_file *seq = ((struct seq_file_of_meta *)ctx->meta)->seq;
@@ -404,6 +419,15 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		in_call = is_in_call(sock);
 		peer_in_call = is_in_call(sock_of_peer(connection, NULL));
 	}
+	/* Closed: the kernel has taken it out, and the key may be somebody else's. */
+	if (connection->in_map && !sock_psock(sock)) {
+		connection->in_map = 0;
+		connection->state = LEFT;
+		if (settings->walk == WALK_EVICT)
+			return 0;
+	}
+	if (settings->walk == WALK_LIST)
+		return list(connection, settings);
 	key = connection->own;
 	peer_key = connection->peer;
 	self = sa_peers.lookup(&key);
@@ -414,13 +438,6 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		other = NULL;
 	peer = sock_of_peer(connection, other);
 
-	/* Closed: the kernel has taken it out, and the key may be somebody else's. */
-	if (connection->in_map && !sock_psock(sock)) {
-		connection->in_map = 0;
-		connection->state = LEFT;
-		if (settings->walk == WALK_EVICT)
-			return 0;
-	}
 	if (settings->walk == WALK_JUDGE) {
 		if (state == CANDIDATE)
 			judge(connection, sk, peer, self, other, settings);
@@ -428,19 +445,11 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 			mark(connection, self, other, sock, peer, settings);
 		return 0;
 	}
-	describe(&record, connection, EVENT_CONNECTION, connection->last_by_tcp ? connection->reason : 0,
-		 bpf_ktime_get_ns());
-	if (settings->walk == WALK_EVICT) {
-		record.reason = connection->marked;
-		if (may_be_deleted(connection, sock, in_call, other, peer, peer_in_call))
-			record.kind = EVENT_EVICTED;
-		else if (connection->marked == PAUSED)
-			try_later(connection, settings);
-	} else if (connection->state != JOINED) {
-		record.reason = connection->reason < COUNTERS_COUNT ? connection->reason : 0;
-	}
-	if (settings->walk == WALK_LIST)
-		record.time_ns = connection->since_ns;
+	describe(&record, connection, EVENT_CONNECTION, connection->marked, bpf_ktime_get_ns());
+	if (may_be_deleted(connection, sock, in_call, other, peer, peer_in_call))
+		record.kind = EVENT_EVICTED;
+	else if (connection->marked == PAUSED)
+		try_later(connection, settings);
 	/* What does not fit any more is shown again in the next buffer, so it is not done yet either. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
 		return 0;

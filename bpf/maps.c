@@ -36,6 +36,8 @@ BPF_F_TABLE("hash", struct flow, u32, sa_met, MAX_MET, BPF_F_NO_PREALLOC);
 BPF_ARRAY(sa_settings, struct settings, 1);
 /* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */
 BPF_ARRAY(sa_rules, struct rules, 1);
+/* A part of a listing. What a walk prints comes 32 KB at a time, and after each the kernel looks for its place anew. */
+BPF_F_TABLE("array", u32, struct event, sa_listing, MAX_LISTED, BPF_F_MMAPABLE);
 BPF_ARRAY(sa_window, struct event_window, 1);
 /* How urgently a sweep is wanted (enum urgency), until it begins. */
 BPF_ARRAY(sa_sweep_wanted, u32, 1);

@@ -137,7 +137,7 @@ enum event_kind {
 	EVENT_CONNECTION,
 };
 
-/* A line of the ring buffer, and of what the walk over all connections prints. */
+/* A line of the ring buffer, of a listing, and of what the walk that evicts prints. */
 struct event {
 	struct flow flow;
 	__u64 time_ns;
@@ -170,6 +170,9 @@ struct settings {
 	/* Written by a walk that judges: when the next candidate is due, 0 if none is; how many members should leave. */
 	__u64 next_due_ns;
 	__u64 leaving;
+	/* Written by a walk that lists: how many lines of sa_listing are filled. */
+	__u32 listed;
+	__u32 pad;
 };
 
 /* For candidates a sweep can wait until they are due; for members that should leave it cannot. */

@@ -2,12 +2,14 @@
 """Owns every BPF object of the daemon: programs, maps, links, the ring buffer."""
 
 import errno
+import mmap
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sockaccel import libbpf
 from sockaccel.adoption import Objects
@@ -16,6 +18,7 @@ from sockaccel.layout import (
     EVENT,
     FLOW,
     LISTENER_KEY,
+    MAX_LISTED,
     MAX_RULES,
     MAX_TARGETS,
     RULE,
@@ -47,6 +50,17 @@ class SweepResult:
     evicted: list[Event]
     draining: list[Event]
     next_due_s: float | None
+
+
+class Outcome(NamedTuple):
+    """What a walk wrote down. due_ns: when the next candidate is due, on CLOCK_MONOTONIC, 0 if there is none.
+
+    leaving: how many members should leave; listed: how many lines of sa_listing are filled.
+    """
+
+    due_ns: int
+    leaving: int
+    listed: int
 
 
 class Kernel:
@@ -99,7 +113,8 @@ class Kernel:
         """Change the limit of connection events, for all CPUs together, and the age at which candidates join."""
         self._events_per_second = events_per_second
         self._join_after_s = join_after_s
-        self._settle(Walk.LIST)
+        with self._walking:
+            self._settle(Walk.LIST)
 
     def consume(self) -> None:
         """Hand out the events that are there."""
@@ -216,7 +231,7 @@ class Kernel:
     def read_connections(self) -> bytes:
         """Every end, as `struct event` after `struct event`, some more than once. From any thread. OSError."""
         with self._walking:
-            return self._walk(Walk.LIST) if self._fds else b''
+            return b''.join(self._list()) if self._fds else b''
 
     def sweep(self) -> SweepResult:
         """Let suitable candidates join, evict the ends that should leave and hold nothing unread.
@@ -227,13 +242,12 @@ class Kernel:
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
             self._walk(Walk.JUDGE)
-            due_ns, leaving = self._outcome()
+            due_ns, leaving, _listed = self._outcome()
             left = []
             if leaving:
                 self._wait_for_programs()
                 left = _unpack(self._walk(Walk.EVICT))
-                paused_until_ns, _none = self._outcome()
-                due_ns = min(filter(None, (due_ns, paused_until_ns)), default=0)
+                due_ns = min(filter(None, (due_ns, self._outcome().due_ns)), default=0)
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
         draining = [event for event in left if event.kind is not EventKind.EVICTED]
         return SweepResult(evicted, draining, due_ns / 1e9 if due_ns else None)
@@ -251,15 +265,15 @@ class Kernel:
         return table
 
     def _settle(self, walk: Walk) -> None:
-        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), 0, 0)
+        outcome = Outcome(due_ns=0, leaving=0, listed=0)
+        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), *outcome, 0)
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
 
-    def _outcome(self) -> tuple[int, int]:
-        """When the next candidate is due, in ns of CLOCK_MONOTONIC or 0; how many members should leave."""
+    def _outcome(self) -> Outcome:
         settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
         assert settings is not None
-        *_rest, due_ns, leaving = SETTINGS.unpack(settings)
-        return due_ns, leaving
+        *_settings, due_ns, leaving, listed, _pad = SETTINGS.unpack(settings)
+        return Outcome(due_ns, leaving, listed)
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (bpf/maps.c, sa_grace)."""
@@ -267,8 +281,18 @@ class Kernel:
 
     def _walk(self, walk: Walk) -> bytes:
         self._settle(walk)
-        program = self._fds['bpf_iter__bpf_sk_storage_map']
-        return b''.join(libbpf.iterate(program, self._fds['sa_connections']))
+        return b''.join(self._iterate())
+
+    def _list(self) -> Iterator[bytes]:
+        with mmap.mmap(self._fds['sa_listing'], MAX_LISTED * EVENT.size, prot=mmap.PROT_READ) as listing:
+            self._settle(Walk.LIST)
+            for _interrupted in self._iterate():
+                yield listing[: self._outcome().listed * EVENT.size]
+                self._settle(Walk.LIST)
+            yield listing[: self._outcome().listed * EVENT.size]
+
+    def _iterate(self) -> Iterator[bytes]:
+        return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_connections'])
 
 
 def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:

@@ -18,13 +18,15 @@ MAX_SERVED = 1024
 MAX_MET = 16384
 MAX_CGROUP_DEPTH = 32
 MAX_RULES = 64
+# Ends that are listed in one go; at 100,000 connections more gain nothing.
+MAX_LISTED = 4096
 # Pages of the ring buffer; a power of two.
 EVENT_PAGES = 64
 
 FLOW = struct.Struct('=Q16s16sHHI')
 LISTENER_KEY = struct.Struct('=Q16sII')
 TARGET = struct.Struct('=II')
-SETTINGS = struct.Struct('=IIQQQ')
+SETTINGS = struct.Struct('=IIQQQII')
 RULE = struct.Struct('=IIII16s16s')
 EVENT = struct.Struct(f'={FLOW.size}s8Q8I16s')
 

@@ -170,7 +170,11 @@ def attach_map(program: int, map_fd: int, attach_type: int) -> None:
 
 
 def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
-    """Run an iterator program once, over a map or over what its type walks; yields what it prints. OSError."""
+    """Run an iterator program once, over a map or over what its type walks. OSError.
+
+    Yields what it prints, and b'' where it was interrupted: by the kernel, which does so to a long walk, or by the
+    program itself, which does so by returning 1 (bpf_seq_read() in kernel/bpf/bpf_iter.c).
+    """
     options = _LinkCreateOpts(size=_LinkCreateOpts.reserved.offset)
     if map_fd is not None:
         info = _IterMapInfo(map_fd=map_fd)
@@ -184,10 +188,10 @@ def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
                 try:
                     chunk = os.read(walk, 1 << 16)
                 except OSError as exc:
-                    # The kernel interrupts a long walk now and then (bpf_seq_read in kernel/bpf/bpf_iter.c).
-                    if exc.errno == errno.EAGAIN:
-                        continue
-                    raise
+                    if exc.errno != errno.EAGAIN:
+                        raise
+                    yield b''
+                    continue
                 if not chunk:
                     return
                 yield chunk

@@ -22,7 +22,7 @@ from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 _SHARED = ('maps', 'events', 'targets', 'ends', 'listeners')
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
-    'sa_settings', 'sa_rules', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
+    'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_met', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 
@@ -71,6 +71,7 @@ def defines(maximum_connections: int) -> dict[str, int]:
         'MAX_TARGETS': layout.MAX_TARGETS,
         'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,
         'MAX_RULES': layout.MAX_RULES,
+        'MAX_LISTED': layout.MAX_LISTED,
         'EVENT_PAGES': layout.EVENT_PAGES,
         'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE'),
         'O_NONBLOCK': os.O_NONBLOCK,

@@ -28,7 +28,7 @@ def digests(maximum_connections: int) -> Digests:
     counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
     limits = (
         maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_MET,
-        layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.EVENT_PAGES, counters,
+        layout.MAX_CGROUPS, layout.MAX_TARGETS, layout.MAX_LISTED, layout.EVENT_PAGES, counters,
     )  # fmt: skip
     shape = hashlib.sha256(repr(limits).encode())
     for name in ('types.h', 'maps.c', 'probe.c'):

@@ -2,15 +2,20 @@
 """The list of connections, put together from what the kernel prints of their ends."""
 
 import asyncio
+import contextlib
+import resource
 import time
 from typing import Any
 
 import pytest
+from dbus_next import Variant
 
 from sockaccel import layout
 from sockaccel.connections import PAGE, Connection, Connections, Filter, pairs
 from sockaccel.errors import InvalidArgument
-from sockaccel.layout import EVENT, ConnectionState, EventKind, Raw
+from sockaccel.layout import EVENT, MAX_LISTED, ConnectionState, EventKind, Raw
+from tests import harness, traffic
+from tests.harness import Cgroup
 from tests.surface import SERVER_PORT, ends
 
 COUNTERS = layout.counters(layout.source_directory())
@@ -189,6 +194,26 @@ def test_a_hundred_thousand_connections_do_not_block_the_loop() -> None:
     longest = asyncio.run(read())
     # In the loop it would be all of the time.
     assert longest < (time.monotonic() - started) / 4
+
+
+def test_a_listing_of_several_parts_has_each_connection_once(target: Cgroup) -> None:
+    number = MAX_LISTED + 10
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * number + 1000, before[1]), before[1]))
+    try:
+        with contextlib.ExitStack() as stack:
+            with target.inside(), traffic.listen() as listener:
+                pairs = [stack.enter_context(contextlib.closing(traffic.connect(listener))) for _ in range(number)]
+                port = listener.getsockname()[1]
+            rows, total, listing = harness.call('ListConnections', 'a{sv}tt', {'port': Variant('q', port)}, 0, 0)
+            while len(rows) < total:
+                more, total, listing = harness.call('ListConnections', 'a{sv}tt', {}, listing, len(rows))
+                rows += more
+            assert total == number
+            assert all(row['client_port'] and row['server_port'] == port for row in rows), rows[0]
+            assert {row['client_port'] for row in rows} == {traffic.ports(made.client)[0] for made in pairs}
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_what_the_walk_prints_is_a_connection() -> None:
