@@ -47,7 +47,7 @@ http {{
 """
 _BACKEND = 'server {{ listen 127.0.0.1:{port}; location / {{ root {root}; }} }}'
 _FRONT = """
-    upstream backend {{ server 127.0.0.1:{backend}; keepalive 16; }}
+    upstream backend {{ server 127.0.0.1:{backend}; keepalive {kept}; }}
     server {{
         listen 127.0.0.1:{port};
         location / {{ proxy_pass http://backend; proxy_http_version 1.1; proxy_set_header Connection ""; }}
@@ -96,8 +96,11 @@ def mended_fionread(place: Place) -> dict[str, str]:
     return {'LD_PRELOAD': str(library)}
 
 
-def proxied(place: Place, proxy: str) -> tuple[int, Files]:
-    """The port of a proxy before a server of files. What is accelerated is what the two and our own client say."""
+def proxied(place: Place, proxy: str, kept: int = 16) -> tuple[int, Files]:
+    """The port of a proxy before a server of files. What is accelerated is what the two and our own client say.
+
+    kept: how many idle connections nginx keeps to the server; those above are closed after each request.
+    """
     files = make_files(place)
     backend = free_port()
     serve_nginx(place, _BACKEND.format(port=backend, root=files.root), backend)
@@ -108,7 +111,7 @@ def proxied(place: Place, proxy: str) -> tuple[int, Files]:
         place.serve(port, 'haproxy', '-db', '-f', configuration)
     else:
         environment = mended_fionread(place) if proxy == NGINX_MENDED else None
-        serve_nginx(place, _FRONT.format(port=port, backend=backend), port, environment)
+        serve_nginx(place, _FRONT.format(port=port, backend=backend, kept=kept), port, environment)
     return port, files
 
 

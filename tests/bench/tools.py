@@ -23,6 +23,8 @@ WITHIN_S = 60
 ALL = (PLAIN, UNIX, UNCHECKED, SOCKACCEL)
 TCP = (PLAIN, UNCHECKED, SOCKACCEL)
 PAIR = (PLAIN, SOCKACCEL)
+# Of wrk.
+CLIENTS = 32
 
 
 class PinnedCgroup(Cgroup):
@@ -261,18 +263,18 @@ def pgbench(tools: Tools) -> list[Case]:
 
 
 def _proxy(place: Place) -> Server:
-    port, _files = nginx.proxied(place, nginx.NGINX_MENDED)
+    port, _files = nginx.proxied(place, nginx.NGINX_MENDED, kept=2 * CLIENTS)
     return Server(place, port, Path())
 
 
 def proxy(tools: Tools) -> list[Case]:
     def run(way: Way) -> Sample:
         server = tools.server(way, _proxy)
-        command = ['wrk', '--threads', '1', '--connections', '32', '--duration', str(tools.seconds),
+        command = ['wrk', '--threads', '1', '--connections', str(CLIENTS), '--duration', str(tools.seconds),
                    f'http://127.0.0.1:{server.port}/one']  # fmt: skip
         return tools.measure(way, command, _number(r'Requests/sec: *([\d.]+)'))
 
-    name = 'keep-alive, 32 connections, FIONREAD mended'
+    name = f'keep-alive, {CLIENTS} connections, FIONREAD mended'
     return [Case('wrk, nginx, nginx', name, 'requests/s', PAIR, run, {PLAIN: 1.1})]
 
 
