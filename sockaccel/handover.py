@@ -21,7 +21,7 @@ _FAILURES: dict[str, type[SockaccelError]] = {
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
-    """For two processes. What one sent before it ended is there for the other."""
+    """For two processes. What one sent is there for the other when it has ended, if it had received all itself."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 

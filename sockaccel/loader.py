@@ -11,9 +11,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from sockaccel import handover, layout, libbpf, offsets
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
@@ -52,10 +53,13 @@ WALKS = Part(
     },
 )
 PROGRAMS = DATA_PATH.programs | WALKS.programs
+# For a machine with one CPU.
+WHOLE = Part((*DATA_PATH.sources, *WALKS.sources[len(_SHARED) :]), PROGRAMS)
 # struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
 _INSTRUCTION = struct.Struct('=BBhi')
 _CALL = 0x85
 _CAST = 'KFUNC_rdonly_cast'
+_T = TypeVar('_T')
 _KERNEL_FUNCTION = 2
 
 
@@ -175,42 +179,65 @@ def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -
     """The second process, from its fork to its end. data_path: the channel to the first, which has the maps."""
     status = 1
     try:
-        try:
-            walks = Compiled(bcc, WALKS, values)
-            walks.use(handover.receive(data_path))
-            handover.send(data_path, walks.load())
-            status = 0
-        except SockaccelError as exc:
-            handover.send_failure(data_path, exc)
-            # The maps may still be on their way, and could not be sent to nobody.
-            data_path.recv(1)
+        walks = Compiled(bcc, WALKS, values)
+        walks.use(handover.receive(data_path))
+        handover.send(data_path, walks.load())
+        status = 0
+    except SockaccelError as exc:
+        handover.send_failure(data_path, exc)
+        # The maps may still be on their way: they could not be sent to nobody, nor the failure be received then.
+        data_path.recv(1)
+    except EOFError:
+        pass
+    except BaseException:  # noqa: BLE001 - the process ends here in any case
+        # For the notes of the exception that the daemon raises.
+        traceback.print_exc()
     finally:
         os._exit(status)
 
 
-def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
-    """Raises SockaccelError."""
-    bcc = _import_bcc()
-    values = defines(maximum_connections)
+def _load_by_two(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]) -> dict[str, int]:
     ours, theirs = handover.channel()
     walker = os.fork()
     if not walker:
         ours.close()
         _load_walks(theirs, bcc, values)
     theirs.close()
-    with ours:
-        data_path = Compiled(bcc, DATA_PATH, values)
-        if old_maps:
-            data_path.use(old_maps)
-        try:
-            handover.send(ours, data_path.maps)
-            fds = data_path.load() | handover.receive(ours)
-        except (EOFError, OSError) as exc:
-            raise KernelRefused(
-                'the process that compiles half of the BPF programs has ended: is there enough memory?'
-            ) from exc
-    os.waitpid(walker, 0)
-    return fds if old_maps else fds | data_path.maps
+    try:
+        with ours:
+            data_path = Compiled(bcc, DATA_PATH, values)
+            if old_maps:
+                data_path.use(old_maps)
+            _with_other_half(lambda: handover.send(ours, data_path.maps))
+            programs = data_path.load()
+            return data_path.maps | programs | _with_other_half(lambda: handover.receive(ours))
+    finally:
+        os.waitpid(walker, 0)
+
+
+def _with_other_half(talk: Callable[[], _T]) -> _T:
+    try:
+        return talk()
+    except (EOFError, OSError) as exc:
+        raise KernelRefused(
+            'the process that compiles half of the BPF programs has ended: is there enough memory?'
+        ) from exc
+
+
+def _load_alone(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]) -> dict[str, int]:
+    whole = Compiled(bcc, WHOLE, values)
+    if old_maps:
+        whole.use(old_maps)
+    return whole.maps | whole.load()
+
+
+def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
+    """Raises SockaccelError."""
+    bcc = _import_bcc()
+    values = defines(maximum_connections)
+    load = _load_by_two if len(os.sched_getaffinity(0)) > 1 else _load_alone
+    fds = load(bcc, values, old_maps)
+    return {name: fd for name, fd in fds.items() if name in PROGRAMS or not old_maps}
 
 
 def main() -> int:

@@ -66,7 +66,17 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_both_halves_work_with_the_same_maps() -> None:
+@pytest.fixture(params=[1, 2], ids='by {} CPU'.format)
+def cpus(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One process compiles all where there is one CPU."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[: request.param])
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures('cpus')
+def test_all_programs_work_with_the_same_maps() -> None:
     with loaded() as fds:
         assert set(fds) == {*loader.PROGRAMS, *loader.MAPS}
         assert not any(os.get_inheritable(fd) for fd in fds.values())
@@ -78,6 +88,7 @@ def test_both_halves_work_with_the_same_maps() -> None:
         assert shared <= maps_of(fds['bpf_iter__bpf_sk_storage_map'])
 
 
+@pytest.mark.usefixtures('cpus')
 def test_new_programs_take_the_maps_of_an_earlier_process() -> None:
     with loaded() as first:
         maps = {name: first[name] for name in loader.MAPS}
@@ -106,6 +117,23 @@ def test_what_the_kernel_does_not_take_is_said(tree: Path, source: str, function
     assert number == 1
     path.write_text(text)
     assert f'does not take the BPF program "{function}"' in load_in(tree)
+
+
+def test_kernels_that_refuse_the_cast_get_probes(tree: Path) -> None:
+    """bpf_rdonly_cast() under a number that is none is refused when it is called, and the loader does without."""
+    (tree / 'sitecustomize.py').write_text(
+        'import sys\n'
+        'if "sockaccel.loader" in " ".join(sys.orig_argv):\n'
+        '    from sockaccel import offsets\n'
+        '    found = offsets.defines\n'
+        '    offsets.defines = lambda: found() | {"KFUNC_rdonly_cast": 1}\n'
+    )
+    script = (
+        'import asyncio; from sockaccel import loader, programs; '
+        f'assert set(asyncio.run(programs.load({LIMIT}))) == {{*loader.PROGRAMS, *loader.MAPS}}'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(tree)}
+    subprocess.run([sys.executable, '-c', script], cwd=tree, env=environment, check=True)
 
 
 def test_half_a_loader_that_dies_is_said(tree: Path) -> None:
