@@ -22,6 +22,8 @@
 #define RETRY_DOUBLINGS 12
 /* How often one walk looks for a moment in which an end is in no call. */
 #define LOOKS_FOR_GAP 256
+/* In the place of a reason: closed meanwhile. */
+#define GONE COUNTERS_COUNT
 
 struct bpf_iter_meta;
 
@@ -119,7 +121,7 @@ static inline u32 reason_of_error(int error)
 /*
  * The walk neither holds a reference to the socket nor its lock: it may be closed at any moment, and even be somebody
  * else's. Nobody redirects to it or from it before it is said to have joined, so it can be taken out again until then.
- * 0, or the reason why it cannot join; whether it did says its state.
+ * 0, or the reason why it cannot join.
  */
 static inline u32 join(struct connection *connection, struct sock *sk, struct peer *other)
 {
@@ -135,7 +137,7 @@ static inline u32 join(struct connection *connection, struct sock *sk, struct pe
 	connection->peer_sock = other->sock;
 	connection->peer_cookie = other->cookie;
 	if (sock_cookie(sock) != connection->cookie)
-		return 0;
+		return GONE;
 	/* Never over another one: an older socket under this key may hold bytes that its owner has not read yet. */
 	error = sa_members.insert(&key, sk);
 	self = sa_peers.lookup(&key);
@@ -143,7 +145,7 @@ static inline u32 join(struct connection *connection, struct sock *sk, struct pe
 		if (!error)
 			sa_members.delete(&key);
 		connection->state = LEFT;
-		return 0;
+		return GONE;
 	}
 	if (error)
 		return reason_of_error(error);
@@ -156,9 +158,11 @@ static inline u32 join(struct connection *connection, struct sock *sk, struct pe
 	return 0;
 }
 
-static inline u64 pause_ns(struct connection *connection)
+/* The same for both ends, whichever of them fell behind. */
+static inline u64 pause_ns(struct connection *connection, struct peer *self, struct peer *other)
 {
-	u32 doublings = connection->pauses - 1;
+	u32 small = self->small_messages || (other && other->small_messages);
+	u32 doublings = connection->pauses - 1 + (small ? SMALL_DOUBLINGS : 0);
 
 	return FIRST_PAUSE_NS << (doublings < PAUSE_DOUBLINGS ? doublings : PAUSE_DOUBLINGS);
 }
@@ -167,11 +171,12 @@ static inline u64 pause_ns(struct connection *connection)
  * Out of the map for a while, and then a candidate again. The marks stay until came_back(): a verdict that is under way
  * in an old call must go on finding them.
  */
-static inline void pause(struct connection *connection, struct peer *self, struct settings *settings)
+static inline void pause(struct connection *connection, struct peer *self, struct peer *other,
+			 struct settings *settings)
 {
 	connection->pauses++;
 	connection->looked_at = 0;
-	connection->due_ns = bpf_ktime_get_ns() + pause_ns(connection);
+	connection->due_ns = bpf_ktime_get_ns() + pause_ns(connection, self, other);
 	connection->state = CANDIDATE;
 	self->joined = 0;
 	walk_at(settings, connection->due_ns);
@@ -194,6 +199,7 @@ static inline int came_back(struct connection *connection, u64 sock, struct peer
 	connection->peer_joined = 0;
 	connection->peer_file = 0;
 	connection->behind = 0;
+	connection->small_messages = 0;
 	connection->last_by_tcp = 0;
 	barrier();
 	connection->marked = 0;
@@ -226,7 +232,7 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 	}
 	if (connection->marked && !came_back(connection, sock, self, other)) {
 		connection->pauses++;
-		connection->due_ns = now + pause_ns(connection);
+		connection->due_ns = now + pause_ns(connection, self, other);
 		goto later;
 	}
 	/* The kernel tells of an accepting end a moment before it calls it established. */
@@ -255,9 +261,11 @@ static inline void judge(struct connection *connection, struct sock *sk, u64 pee
 			}
 		} else {
 			reason = join(connection, sk, other);
-			/* Closed meanwhile. */
-			if (!reason && connection->state != JOINED)
+			if (reason == GONE)
 				return;
+			/* The other one's pause ends too, and this walk may have passed it. */
+			if (!reason && connection->pauses && !other->joined)
+				walk_again(settings);
 		}
 	}
 	if (reason && !leave_out(connection, other, reason, settings))
@@ -306,8 +314,10 @@ static inline void mark(struct connection *connection, struct peer *self, struct
 	} else if (reason == PAUSED && !is_enabled(target_of(connection), connection)) {
 		connection->marked = DRAINED;
 	}
-	if (self)
+	if (self) {
+		self->small_messages = connection->small_messages;
 		self->marked = connection->marked;
+	}
 	settings->leaving++;
 }
 
@@ -459,7 +469,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	connection->reason = connection->marked;
 	connection->in_map = 0;
 	if (connection->marked == PAUSED && self) {
-		pause(connection, self, settings);
+		pause(connection, self, other, settings);
 		return 0;
 	}
 	connection->state = LEFT;

@@ -166,6 +166,7 @@ static inline struct connection *on_new_end(struct bpf_sock_ops *ops, struct bpf
 	}
 	if (!left) {
 		listener = listener_for(end.active ? &end.flow : &end.other, &key);
+		/* Read at once: the verifier of 6.1 loses sight of this comparison with NULL. */
 		if (listener) {
 			to_mptcp = listener->mptcp;
 			end.pid = listener->pid;

@@ -60,18 +60,21 @@ struct peer {
 	__u32 marked;
 	/* Why the connection was left out, told by the end that found out first. */
 	__u32 refused;
-	__u32 pad;
+	/* With its mark: that it sends a stream of small messages. */
+	__u32 small_messages;
 };
 
 /*
  * A message that goes by TCP costs a quarter to a half more in the map than outside. A connection of which so many
- * more went by TCP than were redirected leaves for a pause, each one twice the last. Trying again costs a stream as much
- * as a tenth of a second in which nothing is sent, most of it until both ends are seen in no call: hence no shorter one.
+ * more went by TCP than were redirected leaves for a pause: the first is a second long, each one twice the last, up to 64. Trying
+ * again costs as much as a tenth of a second in which nothing is sent, most of it until both ends are seen in no call; a
+ * stream of small messages has nothing to gain from it, and begins with the fourth pause.
  */
 #define PAUSE_MESSAGES 2048
 #define REDIRECT_WEIGHT 8
-#define FIRST_PAUSE_NS 8000000000ULL
-#define PAUSE_DOUBLINGS 3
+#define FIRST_PAUSE_NS 1000000000ULL
+#define PAUSE_DOUBLINGS 6
+#define SMALL_DOUBLINGS 3
 
 /*
  * What is kept with each socket of a covered connection (sk_storage). What a redirect needs comes first, in three cache
@@ -116,7 +119,8 @@ struct connection {
 	__u32 active;
 	__u32 by_listener;
 	__u32 pid;
-	__u32 pad;
+	/* Whether a stream of small messages made it pause, which TCP carries better anyhow. */
+	__u32 small_messages;
 	char comm[16];
 };
 

@@ -151,12 +151,14 @@ static inline void note_sender(struct connection *connection)
 }
 
 /* A sender that never lets its reader catch up stays with TCP, by the rule of order or message by message. */
-static inline void note_behind(struct connection *connection, u32 reason)
+static inline void note_behind(struct connection *connection, u32 reason, u32 size)
 {
 	if (reason != COALESCE && reason != ORDER && reason != BACKLOG)
 		return;
-	if (++connection->behind >= PAUSE_MESSAGES)
-		want_sweep(SWEEP_NOW);
+	if (++connection->behind < PAUSE_MESSAGES)
+		return;
+	connection->small_messages = size <= SMALL_MESSAGE;
+	want_sweep(SWEEP_NOW);
 }
 
 /* Each of these costs a locked instruction per message, so one look-up serves both. */
@@ -235,7 +237,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		connection->redirected_messages--;
 		reason = REFUSED;
 	}
-	note_behind(connection, reason);
+	note_behind(connection, reason, size);
 	note_tcp(connection, reason);
 	return SK_PASS;
 }

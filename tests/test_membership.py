@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from dbus_next import Variant
 
 from tests import harness, traffic
 from tests.harness import Cgroup
@@ -356,6 +357,10 @@ def test_a_socket_connected_to_itself_is_left_to_tcp(target: Cgroup, stats: Stat
         both.setblocking(False)
         write(both, b'to myself')
         assert read(both, 9) == b'to myself'
+        wanted = {'port': Variant('q', both.getsockname()[1])}
+        rows, *_rest = harness.call('ListConnections', 'a{sv}tt', wanted, 0, 0)
+        # One socket is both ends.
+        assert [row['client_reason'] for row in rows] == [row['server_reason'] for row in rows] != ['']
     assert stats()['connection_reason_self_connect'] == 1
 
 

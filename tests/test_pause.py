@@ -2,6 +2,7 @@
 """Connections that leave the map for a while, because nearly all that they send goes by TCP, and come back."""
 
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,9 @@ from tests.traffic import Pair, exchange, no_delay, read, write
 
 # bpf/types.h, PAUSE_MESSAGES
 MESSAGES = 2048
-# More than the second pause, which is twice FIRST_PAUSE_NS, and than the longest wait for a reader in the first.
+# bpf/verdict.c, SMALL_MESSAGE, less what is no multiple of five
+SMALL, LARGE = 16380, 16390
+# More than the first pause of small messages, and than the longest wait for a reader in it.
 SECONDS = 30
 TCP_CORK = 3
 Stats = Callable[[], dict[str, int]]
@@ -38,13 +41,16 @@ def by_tcp(sender: socket.socket, message: bytes) -> None:
     no_delay(sender)
 
 
-def fall_behind(sender: socket.socket, reader: socket.socket) -> None:
+def fall_behind(sender: socket.socket, reader: socket.socket, size: int = 5) -> None:
     """A stream whose reader always leaves one message unread, until the map costs more than it gains."""
-    by_tcp(sender, b'first')
+    before = b'first'
+    by_tcp(sender, before)
     for number in range(MESSAGES + 1):
-        write(sender, b'%05d' % number)
-        assert read(reader, 5) == (b'%05d' % (number - 1) if number else b'first')
-    assert read(reader, 5) == b'%05d' % MESSAGES
+        message = b'%05d' % number * (size // 5)
+        write(sender, message)
+        assert read(reader, len(before)) == before
+        before = message
+    assert read(reader, len(before)) == before
 
 
 def ends(made: Pair) -> set[tuple[int, int]]:
@@ -75,17 +81,22 @@ def comes_back(made: Pair) -> None:
     exchange(made, rounds=1)
 
 
-@pytest.mark.parametrize(('sender', 'pauses'), [('client', 1), ('server', 2)])
+@pytest.mark.parametrize(
+    ('sender', 'size', 'pauses'), [('client', SMALL, [8]), ('server', LARGE, [1, 2]), ('client', LARGE, [1])]
+)
 def test_a_reader_that_never_catches_up_costs_the_map_and_not_the_stream(
-    root: Cgroup, stats: Stats, sender: str, pauses: int
+    root: Cgroup, stats: Stats, sender: str, size: int, pauses: list[int]
 ) -> None:
     with traffic.pair(root) as made:
         one, other = getattr(made, sender), made.server if sender == 'client' else made.client
-        for _pause in range(pauses):
-            fall_behind(one, other)
+        for pause in pauses:
+            fall_behind(one, other, size)
             leaves(made)
+            left = time.monotonic()
             exchange(made)
             comes_back(made)
+            # That it has left is seen a moment later.
+            assert pause - 0.5 < time.monotonic() - left < pause + 5
             before = stats()
             exchange(made, rounds=10)
             assert stats()['redirected_messages'] - before['redirected_messages'] == 20
@@ -124,7 +135,10 @@ def test_an_end_with_unread_bytes_stays_and_the_other_one_waits_for_it(root: Cgr
         expected = b'redirected' + b'unread' * (MESSAGES + 1)
         assert read(made.server, len(expected)) == expected
         leaves(made)
+        left = time.monotonic()
         comes_back(made)
+        # By the pause of the end that left last, although the other one's goes on.
+        assert time.monotonic() - left < 12
         before = stats()
         exchange(made, rounds=10)
         assert stats()['redirected_messages'] - before['redirected_messages'] == 20
