@@ -227,7 +227,10 @@ static inline struct connection *on_active_established(struct bpf_sock_ops *ops,
 	return connection;
 }
 
-/* The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. 1 if it was in. */
+/*
+ * The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. 1 if it
+ * was in.
+ */
 static inline int on_close(struct connection *connection)
 {
 	struct flow key = connection->own;

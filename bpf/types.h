@@ -66,9 +66,9 @@ struct peer {
 
 /*
  * A message that goes by TCP costs a quarter to a half more in the map than outside. A connection of which so many
- * more went by TCP than were redirected leaves for a pause: the first is a second long, each one twice the last, up to 64. Trying
- * again costs as much as a tenth of a second in which nothing is sent, most of it until both ends are seen in no call; a
- * stream of small messages has nothing to gain from it, and begins with the fourth pause.
+ * more went by TCP than were redirected leaves for a pause: the first is a second long, each one twice the last, up to
+ * 64. Trying again costs as much as a tenth of a second in which nothing is sent, most of it until both ends are seen
+ * in no call; a stream of small messages has nothing to gain from it, and begins with the fourth pause.
  */
 #define PAUSE_MESSAGES 2048
 #define REDIRECT_WEIGHT 8
