@@ -21,7 +21,7 @@ help:
 
 demo:
 	@tools/setup demo
-	@/usr/bin/python3 -m tests.demo --seconds $(SECONDS)
+	@/usr/bin/python3 -m demo --seconds $(SECONDS)
 
 test:
 	@tools/setup test
@@ -45,15 +45,15 @@ test-apps:
 soak:
 	@tools/setup test
 	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) SOCKACCEL_ROUNDS=50 \
-	    SOCKACCEL_IDLE_SECONDS=60 .venv/bin/python -m pytest tests/conformance/test_stress.py tests/test_load.py \
-	    tests/test_targets.py tests/test_idle.py $(ARGS)
+	    SOCKACCEL_IDLE_SECONDS=60 .venv/bin/python -m pytest tests/conformance/test_stress.py tests/live/test_load.py \
+	    tests/live/test_targets.py tests/live/test_idle.py $(ARGS)
 
 # Everything in docs/benchmarks, measured anew. What fails does not keep the rest from being written.
 bench:
 	@tools/setup bench
 	rm -f docs/benchmarks/results.json
-	.venv/bin/python -m tests.bench --json docs/benchmarks/results.json $(ARGS); status=$$?; \
-	.venv/bin/python -m tests.bench.report docs/benchmarks/results.json docs/benchmarks; exit $$status
+	.venv/bin/python -m bench --json docs/benchmarks/results.json $(ARGS); status=$$?; \
+	.venv/bin/python -m bench.report docs/benchmarks/results.json docs/benchmarks; exit $$status
 
 # Measures every behaviour anew, on this kernel.
 compatibility:
@@ -65,12 +65,12 @@ compatibility:
 
 lint:
 	@tools/setup test
-	.venv/bin/python -m pytest tests/test_linters.py
+	.venv/bin/python -m pytest tests/static
 
 format:
 	@tools/setup test
-	.venv/bin/ruff check --quiet --fix sockaccel tests
-	.venv/bin/ruff format --quiet sockaccel tests
+	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo
+	.venv/bin/ruff format --quiet sockaccel tests bench demo
 	clang-format -i bpf/*.c bpf/*.h
 
 deb:

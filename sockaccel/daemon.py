@@ -12,19 +12,25 @@ from pathlib import Path
 
 import structlog
 
-from sockaccel import __version__, adoption, bus, config, journal, layout, messages, polkit, probe, programs
-from sockaccel.cgroups import Cgroups
-from sockaccel.connections import Connections
-from sockaccel.engine import Engine, Policy, asked_by
+from sockaccel import __version__
+from sockaccel.bus import polkit
+from sockaccel.bus import server as bus
+from sockaccel.core import config, messages
+from sockaccel.core.connection import Event
+from sockaccel.core.engine import Engine, Policy, asked_by
+from sockaccel.core.finding import Finding
+from sockaccel.core.listing import Connections
+from sockaccel.core.store import Store
+from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, KernelRefused, SockaccelError, UnsupportedKernel
-from sockaccel.kernel import Kernel
-from sockaccel.layout import Event
-from sockaccel.notify import Notifier
-from sockaccel.probe import Finding
-from sockaccel.state import StateFiles
-from sockaccel.store import Pins, Store
-from sockaccel.story import Story
-from sockaccel.units import SystemdUnits
+from sockaccel.kernel import adoption, layout, probe, programs
+from sockaccel.kernel.live import Kernel
+from sockaccel.kernel.pins import Pins
+from sockaccel.systemd import journal
+from sockaccel.systemd.cgroups import Cgroups
+from sockaccel.systemd.notify import Notifier
+from sockaccel.systemd.statefiles import StateFiles
+from sockaccel.systemd.units import SystemdUnits
 
 log = structlog.stdlib.get_logger()
 

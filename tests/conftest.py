@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness, traffic
 from tests.conformance.bench import SLOWER
 from tests.conformance.syscalls import TCP_ULP
-from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.support import harness, traffic
+from tests.support.harness import Cgroup, Daemon, PrivateBus
 
 _skipped_in_ci: list[str] = []
 

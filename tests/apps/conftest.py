@@ -9,7 +9,7 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tests.apps.place import ACCELERATED, WAYS, Place, Results, opened
-from tests.harness import Cgroup
+from tests.support.harness import Cgroup
 
 HERE = Path(__file__).resolve().parent
 _results = Results()

@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import pytest
 
-from tests import harness
-from tests.harness import Cgroup
+from tests.support import harness
+from tests.support.harness import Cgroup
 
 PLAIN, ACCELERATED = 'plain', 'accelerated'
 WAYS = (PLAIN, ACCELERATED)

@@ -3,8 +3,8 @@
 
 from pathlib import Path
 
-from tests import harness
 from tests.apps.place import ACCELERATED, Place, free_port
+from tests.support import harness
 
 CONNECTIONS, SIZE = 200, 250_000
 # More than a redirect lets wait unread, less than what fits into all buffers of a connection.

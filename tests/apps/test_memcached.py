@@ -4,8 +4,8 @@
 import random
 import socket
 
-from tests import traffic
 from tests.apps.place import NOBODY, Place, free_port
+from tests.support import traffic
 
 VALUES = 10_000
 CONNECTIONS = 4

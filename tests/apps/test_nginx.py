@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.cli import EX_REFUSED
-from sockaccel.client import Refused
-from tests import harness
+from sockaccel.ctl.cli import EX_REFUSED
+from sockaccel.ctl.client import Refused
 from tests.apps.place import ACCELERATED, Place, free_port
+from tests.support import harness
 
 SIZES = {'one': 1, 'medium': 100_000, 'large': 50_000_000}
 REQUESTS = {'one': 300, 'medium': 100, 'large': 2}

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import harness
 from tests.apps import debian
 from tests.apps.place import ACCELERATED, NOBODY, Place, Results, free_port, opened
-from tests.harness import Cgroup, Daemon, PrivateBus
+from tests.support import harness
+from tests.support.harness import Cgroup, Daemon, PrivateBus
 
 BENCHMARKS = 'ping_mbulk,set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_300,mset'
 PROGRAMS = ('redis-server', 'redis-cli', 'redis-benchmark', 'redis-check-aof', 'redis-check-rdb')

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import OUR_NAMES, wait_until
 from tests.installed import system
+from tests.support.harness import OUR_NAMES, wait_until
 
 # Only where the packages are at hand can one be exchanged for another.
 collect_ignore = [] if 'SOCKACCEL_PACKAGE' in os.environ else ['test_package.py']

@@ -8,8 +8,8 @@ import argparse
 import statistics
 from pathlib import Path
 
-from tests.harness import wait_until
 from tests.installed import system
+from tests.support.harness import wait_until
 
 UNIT = 'sa-restarted.service'
 CGROUP = Path('/sys/fs/cgroup/system.slice', UNIT)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.harness import ROOT, wait_until
+from tests.support.harness import ROOT, wait_until
 
 UNITS = Path('/run/systemd/system')
 # 1 on bare metal; more where the machine is emulated.

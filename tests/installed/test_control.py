@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel import messages
+from sockaccel.core import messages
 from tests.installed import system
 from tests.installed.system import attempt, journal, run
 

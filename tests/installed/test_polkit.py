@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import wait_until
 from tests.installed import system
 from tests.installed.system import attempt, run, targets
+from tests.support.harness import wait_until
 
 RULE = Path('/etc/polkit-1/rules.d/10-sockaccel-test.rules')
 

@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from tests.harness import wait_until
 from tests.installed import system
 from tests.installed.system import attempt, journal, main_pid, redirects, run, show, stats, targets
+from tests.support.harness import wait_until
 
 CAPABILITIES = {'CAP_NET_ADMIN': 12, 'CAP_PERFMON': 38, 'CAP_BPF': 39}
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Targets are real units, with real traffic."""
 
-from tests.harness import wait_until
 from tests.installed import system
 from tests.installed.system import attempt, issues, journal, redirects, run, targets
+from tests.support.harness import wait_until
 
 SOCKET = '[Socket]\nListenStream=127.0.0.1:7712\n'
 

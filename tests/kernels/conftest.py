@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
 from tests.kernels import archive
+from tests.support.harness import ROOT
 
 
 @pytest.fixture(scope='session')

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
 from tests.kernels import archive, guest
 from tests.kernels.archive import Kernel
 from tests.kernels.guest import Outcome, Report
+from tests.support.harness import ROOT
 
 OUTPUT = ROOT / 'build' / 'kernels'
 REFUSED = '5.10'

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from tests.harness import Cgroup
+from tests.support.harness import Cgroup
 
 BOOTED_WITHIN_S = 60
 # On hosts where systemd is not PID 1, or cgroups are those of both versions, systemd-nspawn needs the world to

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 CACHE = ROOT / 'build' / 'cache'
 MIRROR = 'http://deb.debian.org'

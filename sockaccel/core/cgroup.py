@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Cgroups: what a target covers, and where the host has them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sockaccel.errors import UnsupportedKernel
+
+
+@dataclass(frozen=True)
+class Cgroup:
+    """A cgroup that exists. path: below the mount point, `/` for the root. id: what the kernel calls cgroup id."""
+
+    path: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a target is now.
+
+    why: what keeps it from having a cgroup, '' if it has one. listeners: address and port of those that systemd
+    opened for it.
+    """
+
+    cgroup: Cgroup | None
+    why: str = ''
+    listeners: frozenset[tuple[str, int]] = frozenset()
+
+
+def cgroup2_mount() -> Path:
+    """Where cgroup2 is mounted. Raises UnsupportedKernel."""
+    # proc(5): fields up to " - ", then type, source and options.
+    for line in Path('/proc/self/mountinfo').read_text().splitlines():
+        before, _separator, after = line.partition(' - ')
+        if after.startswith('cgroup2 '):
+            _id, _parent, _device, root, mount, *_rest = before.split()
+            # systemd shows a service its own memory.pressure by a mount of that file.
+            if root != '/':
+                continue
+            return Path(mount.encode().decode('unicode_escape'))
+    raise UnsupportedKernel(
+        'no cgroup2 file system is mounted, without which sockaccel cannot tell whose connections to accelerate: '
+        'mount it, or boot with systemd.unified_cgroup_hierarchy=1'
+    )

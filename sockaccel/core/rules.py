@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which connections of a target are wanted: by the listener's port and address, and by the connecting user."""
+
+import ipaddress
+import pwd
+from dataclasses import dataclass
+from enum import IntEnum
+
+from sockaccel.core.target import quote
+
+_MAXIMUM_PORT, _MAXIMUM_USER = 65535, 0xFFFFFFFE
+
+
+class RuleKind(IntEnum):
+    """bpf/rules.c has the same. 0 ends the list."""
+
+    PORT = 1
+    ADDRESS = 2
+    USER = 3
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of the list that is asked at connect(), by what is given: numbers, or address and mask.
+
+    A connection is wanted if no rule excludes it, and if for each kind that has including rules one fits.
+    """
+
+    text: str
+    kind: RuleKind
+    exclude: bool
+    first: int = 0
+    last: int = 0
+    address: bytes = bytes(16)
+    mask: bytes = bytes(16)
+
+
+def ports(text: str, *, exclude: bool) -> tuple[Rule, ...]:
+    """From `80 8000-8999`. Raises ValueError with what is wrong."""
+    return tuple(
+        Rule(word, RuleKind.PORT, exclude, *_range(word, 1, _MAXIMUM_PORT, 'port')) for word in text.split()
+    )
+
+
+def users(text: str, *, exclude: bool) -> tuple[Rule, ...]:
+    """From `postgres 1000-1999`. Raises ValueError with what is wrong."""
+    return tuple(Rule(word, RuleKind.USER, exclude, *_user(word)) for word in text.split())
+
+
+def addresses(text: str, *, exclude: bool) -> tuple[Rule, ...]:
+    """From `127.0.0.0/8 ::1`. Raises ValueError with what is wrong."""
+    return tuple(_address(word, exclude=exclude) for word in text.split())
+
+
+def _range(word: str, lowest: int, highest: int, what: str) -> tuple[int, int]:
+    first, dash, last = word.partition('-')
+    numbers = (first, last if dash else first)
+    if not all(number.isascii() and number.isdigit() and len(number) <= 10 for number in numbers):
+        raise ValueError(f'has {quote(word)}, which is no {what} and no range of them such as "1000-1999"')
+    low, high = int(numbers[0]), int(numbers[1])
+    if not lowest <= low <= high <= highest:
+        raise ValueError(f'has {quote(word)}, but a {what} is from {lowest} to {highest}, ranges upwards')
+    return low, high
+
+
+def _user(word: str) -> tuple[int, int]:
+    if word[0].isdigit():
+        return _range(word, 0, _MAXIMUM_USER, 'uid')
+    try:
+        uid = pwd.getpwnam(word).pw_uid
+    except (KeyError, ValueError, UnicodeError) as exc:
+        raise ValueError(f'has {quote(word)}, which is no user of this host') from exc
+    return uid, uid
+
+
+def _address(word: str, *, exclude: bool) -> Rule:
+    try:
+        network = ipaddress.ip_network(word)
+    except ValueError as exc:
+        raise ValueError(f'has {quote(word)}, which is no address and no range such as "127.0.0.0/8"') from exc
+    address, mask = network.network_address.packed, network.netmask.packed
+    if network.version == 4:
+        # As in struct flow of bpf/types.h: ::ffff:a.b.c.d
+        address, mask = bytes(10) + b'\xff\xff' + address, b'\xff' * 12 + mask
+    return Rule(word, RuleKind.ADDRESS, exclude, address=address, mask=mask)

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The short-lived process that compiles and loads the BPF programs, hands over their fds and is gone.
+
+BCC and LLVM take a hundred megabytes that a daemon should not keep, and print to fd 2 what they think of a
+failure; both stay in here. `programs.py` is the daemon's side. What is imported here delays each cold start.
+"""
+
+import ctypes
+import json
+import os
+import socket
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from sockaccel.core import limits
+from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
+from sockaccel.kernel import handover, layout, libbpf, offsets
+
+# What every part begins with.
+_SHARED = ('maps', 'events', 'targets', 'ends', 'listeners')
+MAPS = (
+    'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
+    'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
+    'sa_served', 'sa_met', 'sa_probe_pair', 'sa_probe_mode',
+)  # fmt: skip
+
+
+class Part(NamedTuple):
+    """What is compiled in one go. sources: of bpf/, in the order in which they need each other."""
+
+    sources: tuple[str, ...]
+    programs: dict[str, int]
+
+
+# LLVM takes most of a cold start and uses one CPU, so each part has a process.
+DATA_PATH = Part(
+    (*_SHARED, 'rules', 'membership', 'verdict', 'probe'),
+    {
+        'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
+        'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
+        'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
+        'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
+    },
+)
+WALKS = Part(
+    (*_SHARED, 'connections', 'sockets'),
+    {
+        'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
+        'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
+    },
+)
+PROGRAMS = DATA_PATH.programs | WALKS.programs
+# For a machine with one CPU.
+WHOLE = Part((*DATA_PATH.sources, *WALKS.sources[len(_SHARED) :]), PROGRAMS)
+# struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
+_INSTRUCTION = struct.Struct('=BBhi')
+_CALL = 0x85
+_CAST = 'KFUNC_rdonly_cast'
+_T = TypeVar('_T')
+_KERNEL_FUNCTION = 2
+
+
+def defines(maximum_connections: int) -> dict[str, int]:
+    """Every -D option that the BPF sources expect. Raises UnsupportedKernel."""
+    values = offsets.defines() | {
+        # Two ends each.
+        'MAX_MEMBERS': 2 * maximum_connections,
+        'MAX_LISTENERS': layout.MAX_LISTENERS,
+        'MAX_SERVED': layout.MAX_SERVED,
+        'MAX_MET': layout.MAX_MET,
+        'MAX_CGROUPS': layout.MAX_CGROUPS,
+        'MAX_TARGETS': limits.MAX_TARGETS,
+        'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,
+        'MAX_RULES': limits.MAX_RULES,
+        'MAX_LISTED': layout.MAX_LISTED,
+        'EVENT_PAGES': layout.EVENT_PAGES,
+        'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE'),
+        'O_NONBLOCK': os.O_NONBLOCK,
+        'SIZEOF_FLOW': layout.FLOW.size,
+        'SIZEOF_TARGET': layout.TARGET.size,
+        'SIZEOF_EVENT': layout.EVENT.size,
+        'SIZEOF_SETTINGS': layout.SETTINGS.size,
+        'SIZEOF_RULE': layout.RULE.size,
+    }
+    # Since 6.10 and 6.18; without them a connection gets its program's name at its first message.
+    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):
+        values['SOCK_OPS_KNOWS_PID'] = 1
+    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_COMM):
+        values['SOCK_OPS_KNOWS_COMM'] = 1
+    return values
+
+
+def program_text(part: Part, source: Path) -> str:
+    """The sources in a row: BCC rewrites map accesses only in the main file."""
+    return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in part.sources)
+
+
+def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:
+    """Make calls of a kernel function what they are: LLVM 14 and BCC encode each call as one of a helper.
+
+    bcc: its C library; function: BTF id. struct bpf_insn is in include/uapi/linux/bpf.h.
+    """
+    start, size = bcc.bpf_function_start(module, name), bcc.bpf_function_size(module, name)
+    for address in range(start, start + size, _INSTRUCTION.size):
+        instruction = (ctypes.c_char * _INSTRUCTION.size).from_address(address)
+        code, registers, offset, immediate = _INSTRUCTION.unpack(instruction.raw)
+        if code == _CALL and registers == 0 and immediate == function:
+            instruction.raw = _INSTRUCTION.pack(code, _KERNEL_FUNCTION << 4, offset, immediate)
+
+
+def _import_bcc() -> Any:
+    try:
+        import bcc
+
+        bcc.BPF  # noqa: B018 - another project on PyPI has that name too
+    except (ImportError, AttributeError) as exc:
+        raise KernelRefused(
+            f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
+        ) from exc
+    return bcc
+
+
+class Compiled:
+    """A part, and the maps that BCC made for it: name -> fd. Raises KernelRefused."""
+
+    def __init__(self, bcc: Any, part: Part, values: Mapping[str, int]) -> None:
+        self._bcc = bcc
+        self._part = part
+        self._values = values
+        source = layout.source_directory()
+        options = [f'-D{name}={value}' for name, value in values.items()]
+        try:
+            self._module = bcc.BPF(
+                text=program_text(part, source),
+                # A part uses half of what is shared.
+                cflags=[f'-I{source}', '-Wall', '-Werror', '-Wno-unused-function', *options],
+            )
+        except Exception as exc:
+            raise KernelRefused(
+                f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
+                'CAP_NET_ADMIN and CAP_PERFMON, or root'
+            ) from exc
+        fds = {name: bcc.lib.bpf_table_fd(self._module.module, name.encode()) for name in MAPS}
+        self.maps = {name: fd for name, fd in fds.items() if fd >= 0}
+
+    def use(self, maps: Mapping[str, int]) -> None:
+        """Take these maps instead: a program that is not loaded yet names each by the number of its fd."""
+        for name, number in self.maps.items():
+            os.dup2(maps[name], number, inheritable=False)
+
+    def load(self) -> dict[str, int]:
+        """Name -> fd of the programs. Raises UnsupportedKernel."""
+        fds = {}
+        for name, program_type in self._part.programs.items():
+            try:
+                _name_kernel_functions(self._bcc.lib, self._module.module, name.encode(), self._values.get(_CAST))
+                fds[name] = self._module.load_func(name, program_type).fd
+            except Exception as exc:
+                if _CAST in self._values:
+                    return self._load_without_cast()
+                raise UnsupportedKernel(
+                    f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
+                    'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+                ) from exc
+        return fds
+
+    def _load_without_cast(self) -> dict[str, int]:
+        """A kernel may have bpf_rdonly_cast() and refuse it, such as one without its JIT."""
+        values = {name: value for name, value in self._values.items() if name != _CAST}
+        again = Compiled(self._bcc, self._part, values)
+        again.use(self.maps)
+        return again.load()
+
+
+def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -> NoReturn:
+    """The second process, from its fork to its end. data_path: the channel to the first, which has the maps."""
+    status = 1
+    try:
+        walks = Compiled(bcc, WALKS, values)
+        walks.use(handover.receive(data_path))
+        handover.send(data_path, walks.load())
+        status = 0
+    except SockaccelError as exc:
+        handover.send_failure(data_path, exc)
+        # The maps may still be on their way: they could not be sent to nobody, nor the failure be received then.
+        data_path.recv(1)
+    except EOFError:
+        pass
+    except BaseException:  # noqa: BLE001 - the process ends here in any case
+        # For the notes of the exception that the daemon raises.
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _load_by_two(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]) -> dict[str, int]:
+    ours, theirs = handover.channel()
+    walker = os.fork()
+    if not walker:
+        ours.close()
+        _load_walks(theirs, bcc, values)
+    theirs.close()
+    try:
+        with ours:
+            data_path = Compiled(bcc, DATA_PATH, values)
+            if old_maps:
+                data_path.use(old_maps)
+            _with_other_half(lambda: handover.send(ours, data_path.maps))
+            programs = data_path.load()
+            return data_path.maps | programs | _with_other_half(lambda: handover.receive(ours))
+    finally:
+        os.waitpid(walker, 0)
+
+
+def _with_other_half(talk: Callable[[], _T]) -> _T:
+    try:
+        return talk()
+    except (EOFError, OSError) as exc:
+        raise KernelRefused(
+            'the process that compiles half of the BPF programs has ended: is there enough memory?'
+        ) from exc
+
+
+def _load_alone(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]) -> dict[str, int]:
+    whole = Compiled(bcc, WHOLE, values)
+    if old_maps:
+        whole.use(old_maps)
+    return whole.maps | whole.load()
+
+
+def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
+    """Raises SockaccelError."""
+    bcc = _import_bcc()
+    values = defines(maximum_connections)
+    load = _load_by_two if len(os.sched_getaffinity(0)) > 1 else _load_alone
+    fds = load(bcc, values, old_maps)
+    return {name: fd for name, fd in fds.items() if name in PROGRAMS or not old_maps}
+
+
+def main() -> int:
+    """argv: the fd of the socket for the answer, the limit of connections, the fds of earlier maps as JSON."""
+    answer = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        fds = _load(int(sys.argv[2]), json.loads(sys.argv[3]))
+    except SockaccelError as exc:
+        handover.send_failure(answer, exc)
+        return 1
+    handover.send(answer, fds)
+    # BCC's exit handlers would tidy up what now belongs to the daemon.
+    os._exit(0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

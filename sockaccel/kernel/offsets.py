@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where the running kernel keeps what the BPF programs read, as -D options for the compiler (bpf/kernel.h)."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from sockaccel.errors import UnsupportedKernel
+from sockaccel.kernel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
+
+# name in bpf/kernel.h: structure, path of members. sock is the first member of tcp_sock (include/linux/tcp.h).
+FIELDS = {
+    'sock_state': ('sock', '__sk_common.skc_state'),
+    'sock_family': ('sock', '__sk_common.skc_family'),
+    'sock_num': ('sock', '__sk_common.skc_num'),
+    'sock_net': ('sock', '__sk_common.skc_net.net'),
+    'sock_cookie': ('sock', '__sk_common.skc_cookie'),
+    'sock_rcv_saddr': ('sock', '__sk_common.skc_rcv_saddr'),
+    'sock_v6_rcv_saddr': ('sock', '__sk_common.skc_v6_rcv_saddr'),
+    'sock_daddr': ('sock', '__sk_common.skc_daddr'),
+    'sock_v6_daddr': ('sock', '__sk_common.skc_v6_daddr'),
+    'sock_dport': ('sock', '__sk_common.skc_dport'),
+    'sock_protocol': ('sock', 'sk_protocol'),
+    'sock_rmem_alloc': ('sock', 'sk_backlog.rmem_alloc'),
+    'sock_rcvbuf': ('sock', 'sk_rcvbuf'),
+    'sock_userlocks': ('sock', 'sk_userlocks'),
+    'sock_rcvlowat': ('sock', 'sk_rcvlowat'),
+    'sock_peek_off': ('sock', 'sk_peek_off'),
+    'sock_forward_alloc': ('sock', 'sk_forward_alloc'),
+    'sock_prot': ('sock', '__sk_common.skc_prot'),
+    'proto_memory_pressure': ('proto', 'memory_pressure'),
+    'sock_flags': ('sock', '__sk_common.skc_flags'),
+    'sock_kern_sock': ('sock', 'sk_kern_sock'),
+    'sock_user_data': ('sock', 'sk_user_data'),
+    'sock_lock_owned': ('sock', 'sk_lock.owned'),
+    'sock_wq': ('sock', 'sk_wq'),
+    'socket_wq_waiters': ('socket_wq', 'wait.head'),
+    'sock_socket': ('sock', 'sk_socket'),
+    'sock_uid': ('sock', 'sk_uid'),
+    'sock_cgroup': ('sock', 'sk_cgrp_data.cgroup'),
+    'sock_ulp': ('inet_connection_sock', 'icsk_ulp_ops'),
+    'tcp_sock_write_seq': ('tcp_sock', 'write_seq'),
+    'tcp_sock_copied_seq': ('tcp_sock', 'copied_seq'),
+    'tcp_sock_rcv_nxt': ('tcp_sock', 'rcv_nxt'),
+    'tcp_sock_rcv_wnd': ('tcp_sock', 'rcv_wnd'),
+    'tcp_sock_rcv_wup': ('tcp_sock', 'rcv_wup'),
+    'tcp_sock_nonagle': ('tcp_sock', 'nonagle'),
+    'tcp_sock_repair': ('tcp_sock', 'repair'),
+    'socket_file': ('socket', 'file'),
+    'socket_sk': ('socket', 'sk'),
+    'file_flags': ('file', 'f_flags'),
+    'net_cookie': ('net', 'net_cookie'),
+    'net_tcp_rmem': ('net', 'ipv4.sysctl_tcp_rmem'),
+    'cgroup_level': ('cgroup', 'level'),
+    'cgroup_kn': ('cgroup', 'kn'),
+    'cgroup_ancestors': ('cgroup', 'ancestors'),
+    'kernfs_node_id': ('kernfs_node', 'id'),
+    'psock_refcnt': ('sk_psock', 'refcnt'),
+    'psock_ingress_msg': ('sk_psock', 'ingress_msg'),
+    'task_comm': ('task_struct', 'comm'),
+    'task_tgid': ('task_struct', 'tgid'),
+}
+# Compiled out of some kernels (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
+OPTIONAL_FIELDS = {
+    'sock_is_mptcp': ('tcp_sock', 'is_mptcp'),
+    'tcp_sock_recvmsg_inq': ('tcp_sock', 'recvmsg_inq'),
+    'sock_memcg': ('sock', 'sk_memcg'),
+    'memcg_memory': ('mem_cgroup', 'memory'),
+    'memcg_tcpmem': ('mem_cgroup', 'tcpmem'),
+    'memcg_tcpmem_active': ('mem_cgroup', 'tcpmem_active'),
+    'page_counter_usage': ('page_counter', 'usage'),
+    'page_counter_max': ('page_counter', 'max'),
+    'page_counter_parent': ('page_counter', 'parent'),
+}
+ENUMERATORS = {
+    name: 'sock_flags'
+    for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
+}
+# With these the programs read without a helper's call (READ_AS() in bpf/kernel.h).
+CAST = 'bpf_rdonly_cast'
+CAST_TO = ('tcp_sock', 'timespec64')
+
+
+@dataclass(frozen=True)
+class Field:
+    """A member: offset in bytes, and for a bit field its shift and width inside the byte at offset."""
+
+    offset: int
+    shift: int = 0
+    bits: int = 8
+
+
+def locate(types: KernelTypes, structure: str, path: str) -> Field:
+    """Follow a path of members through a structure; anonymous structures and unions are searched.
+
+    Raises KeyError with the name that this kernel does not have.
+    """
+    type_id = types.find(structure, BTF_KIND_STRUCT)
+    bit_offset, bits = 0, 0
+    for member in path.split('.'):
+        found = _member(types, types.resolve(type_id), member)
+        if found is None:
+            raise KeyError(f'{structure}.{path}')
+        type_id, relative, bits = found
+        bit_offset += relative
+    return Field(bit_offset // 8, bit_offset % 8, bits or 8)
+
+
+def _member(types: KernelTypes, type_id: int, name: str) -> tuple[int, int, int] | None:
+    """Type, offset in bits and bit field width (0: none) of a member, None if there is none of that name."""
+    kind, vlen, kind_flag, words = types.words(type_id, 3)
+    if kind not in (BTF_KIND_STRUCT, BTF_KIND_UNION):
+        return None
+    for index in range(vlen):
+        name_offset, member_type, where = words[3 * index : 3 * index + 3]
+        bit_offset, bits = (where & 0xFFFFFF, where >> 24) if kind_flag else (where, 0)
+        member = types.name(name_offset)
+        if member == name:
+            return member_type, bit_offset, bits
+        if not member:
+            inner = _member(types, types.resolve(member_type), name)
+            if inner is not None:
+                return inner[0], bit_offset + inner[1], inner[2]
+    return None
+
+
+def enumerator(types: KernelTypes, enum: str, name: str) -> int:
+    """The value of an enumerator; KeyError."""
+    _kind, vlen, _flag, words = types.words(types.find(enum, BTF_KIND_ENUM), 2)
+    for index in range(vlen):
+        if types.name(words[2 * index]) == name:
+            return words[2 * index + 1]
+    raise KeyError(f'{enum} {name}')
+
+
+def defines() -> dict[str, int]:
+    """The -D options for this kernel. Raises UnsupportedKernel, with what it lacks."""
+    try:
+        with KernelTypes() as types:
+            found = {name: locate(types, *path) for name, path in FIELDS.items()}
+            for name, path in OPTIONAL_FIELDS.items():
+                try:
+                    found[name] = locate(types, *path)
+                except KeyError:
+                    continue
+            values = {name: enumerator(types, enum, name) for name, enum in ENUMERATORS.items()}
+            with contextlib.suppress(KeyError):
+                values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
+            for name in CAST_TO:
+                values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
+    except OSError as exc:
+        raise UnsupportedKernel(
+            f'cannot read the type information of kernel {os.uname().release} from "{exc.filename}" '
+            f'({exc.strerror}): sockaccel needs a kernel that is built with CONFIG_DEBUG_INFO_BTF'
+        ) from exc
+    except KeyError as exc:
+        raise UnsupportedKernel(
+            f'kernel {os.uname().release} has no "{exc.args[0]}", which sockaccel needs to tell when a redirect '
+            'is safe: use kernel 6.1.123 or newer'
+        ) from exc
+    for name, field in found.items():
+        values[f'OFFSET_{name}'] = field.offset
+        values[f'SHIFT_{name}'] = field.shift
+        values[f'MASK_{name}'] = (1 << field.bits) - 1
+    return values

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What systemd is told (sd_notify(3)); nothing, where it does not ask."""
+
+import asyncio
+import contextlib
+import os
+import time
+
+import sdnotify
+
+from sockaccel.systemd.fdstore import SystemdStore
+
+
+class Notifier:
+    """sdnotify swallows every error unless it is told not to, so it is made only where $NOTIFY_SOCKET is set."""
+
+    def __init__(self) -> None:
+        self._systemd = sdnotify.SystemdNotifier(debug=True) if os.environ.get('NOTIFY_SOCKET') else None
+        if self._systemd:
+            # A manager that does not read must not stop the event loop.
+            self._systemd.socket.setblocking(False)
+        self._watchdog: asyncio.TimerHandle | None = None
+
+    @property
+    def store(self) -> SystemdStore | None:
+        """Where fds outlive this process; None without systemd."""
+        return SystemdStore(self._systemd.socket) if self._systemd else None
+
+    def ready(self, status: str) -> None:
+        self._tell(f'READY=1\nSTATUS={_line(status)}')
+        self._feed_watchdog()
+
+    def reloading(self) -> None:
+        """Systemd wants to know when, to tell this reload from an earlier one (sd_notify(3))."""
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._tell(f'RELOADING=1\nMONOTONIC_USEC={microseconds}')
+
+    def reloaded(self, status: str) -> None:
+        self._tell(f'READY=1\nSTATUS={_line(status)}')
+
+    def status(self, status: str) -> None:
+        self._tell(f'STATUS={_line(status)}')
+
+    def failed(self, reason: str) -> None:
+        self._tell(f'STATUS={_line(reason)}')
+
+    def stopping(self, status: str) -> None:
+        self._tell(f'STOPPING=1\nSTATUS={_line(status)}')
+        if self._watchdog:
+            self._watchdog.cancel()
+
+    def _tell(self, state: str) -> None:
+        if self._systemd:
+            with contextlib.suppress(BlockingIOError):
+                self._systemd.notify(state)
+
+    def _feed_watchdog(self) -> None:
+        """From the event loop, so that a loop that hangs is noticed; at half the time that systemd allows."""
+        microseconds = os.environ.get('WATCHDOG_USEC')
+        if (
+            not self._systemd
+            or not microseconds
+            or os.environ.get('WATCHDOG_PID', str(os.getpid())) != str(os.getpid())
+        ):
+            return
+        self._tell('WATCHDOG=1')
+        delay = int(microseconds) / 2_000_000
+        self._watchdog = asyncio.get_running_loop().call_later(delay, self._feed_watchdog)
+
+
+def _line(text: str) -> str:
+    """sdnotify sends latin-1 (its _b()), a line break would begin another assignment, and NUL end all of them."""
+    return ''.join(letter if letter.isprintable() else ' ' for letter in text).encode('ascii', 'replace').decode()

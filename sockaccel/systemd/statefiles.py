@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Remembers on disk the targets that somebody wants, and which slots of the kernel's maps they have."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from sockaccel.core.desired import Desired, Slot
+from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.lock import lock
+from sockaccel.errors import StateNotSaved
+
+log = structlog.stdlib.get_logger()
+
+_LASTING, _RUNTIME = 'targets.json', 'runtime.json'
+_VERSION = 1
+# A file beyond is none that we wrote: a target's name has at most PATH_MAX characters.
+_LARGEST = 4 << 20
+
+
+class StateFiles:
+    """Keeps what is wanted in two directories, of which the first outlives a reboot and the second a restart.
+
+    Each file is written anew beside the old one and takes its place, so that a crash leaves the one or the other.
+    """
+
+    def __init__(self, lasting: Path, runtime: Path) -> None:
+        self._lasting = lasting / _LASTING
+        self._runtime = runtime / _RUNTIME
+        self._written: dict[Path, str] = {}
+        self._fd = -1
+
+    def lock(self) -> None:
+        """Be the only process with this state, as long as it runs. Raises AlreadyRunning."""
+        directory = self._lasting.parent
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as exc:
+            log.warning(f'No target can be remembered in "{directory}" ({exc.strerror}), ignoring')
+            return
+        lock(self._fd, directory)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read(self) -> Desired:
+        """What was written last. A damaged file is set aside; then nothing of it is wanted."""
+        desired = Desired()
+        with contextlib.suppress(FileNotFoundError):
+            self._read(self._lasting, lambda content: desired.lasting.update(_accepted(content['targets'])))
+        with contextlib.suppress(FileNotFoundError):
+            self._read(self._runtime, lambda content: _read_runtime(content, desired))
+        return desired
+
+    def write(self, desired: Desired) -> None:
+        """Raises StateNotSaved, with the file that could not be written."""
+        lasting = {'targets': [_entry(*target) for target in desired.lasting.items()]}
+        runtime = {
+            'targets': [_entry(*target) for target in desired.runtime.items()],
+            'slots': [
+                {'slot': number, 'name': slot.name, 'generation': slot.generation, 'baseline': slot.baseline}
+                for number, slot in desired.slots.items()
+            ],
+        }
+        for path, content in ((self._lasting, lasting), (self._runtime, runtime)):
+            text = json.dumps({'version': _VERSION, **content}, indent=1) + '\n'
+            if self._written.get(path) == text:
+                continue
+            try:
+                _replace(path, text, lasting=path is self._lasting)
+            except OSError as exc:
+                raise StateNotSaved(
+                    f'cannot remember the targets in "{path}" ({exc.strerror}): make room, or let the daemon '
+                    'write there'
+                ) from exc
+            self._written[path] = text
+
+    def forget_runtime(self) -> None:
+        """When the daemon is stopped."""
+        self._runtime.unlink(missing_ok=True)
+        self._written.pop(self._runtime, None)
+
+    def _read(self, path: Path, take: Any) -> None:
+        try:
+            with path.open(encoding='utf-8') as file:
+                text = file.read(_LARGEST + 1)
+            if len(text) > _LARGEST:
+                raise ValueError('it is too long')
+            content = json.loads(text)
+            if content['version'] != _VERSION:
+                raise ValueError(f'it is of version {content["version"]}, this sockaccel knows {_VERSION}')
+            take(content)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+            aside = path.with_name(path.name + '.damaged')
+            try:
+                path.replace(aside)
+                where = f'it is now "{aside}"'
+            except OSError as failure:
+                where = f'it cannot be renamed either ({failure.strerror})'
+            log.error(
+                f'The remembered targets in "{path}" cannot be used ({_what(exc)}); {where}. Enable its targets '
+                'anew, ignoring'
+            )
+
+
+def _what(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f'there is no {error} in it'
+    return str(error)
+
+
+def _entry(name: str, accepted: frozenset[str] | None) -> dict[str, Any]:
+    return {'name': name, 'accept': None if accepted is None else sorted(accepted)}
+
+
+def _accepted(entries: Any) -> dict[str, frozenset[str]]:
+    found = {_text(entry['name']): frozenset(map(_text, entry['accept'])) for entry in entries}
+    if len(found) >= MAX_TARGETS:
+        raise ValueError(f'it has more targets than there can be, {MAX_TARGETS - 1}')
+    return found
+
+
+def _read_runtime(content: Any, desired: Desired) -> None:
+    off = {_text(entry['name']): None for entry in content['targets'] if entry['accept'] is None}
+    on = _accepted(entry for entry in content['targets'] if entry['accept'] is not None)
+    slots = {
+        _number(entry['slot']): Slot(
+            _text(entry['name']), _number(entry['generation']), tuple(map(_number, entry['baseline']))
+        )
+        for entry in content['slots']
+    }
+    desired.runtime.update({**off, **on})
+    desired.slots.update(slots)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f'{value!r} is not a text')
+    return value
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f'{value!r} is not a number')
+    return value
+
+
+def _replace(path: Path, text: str, *, lasting: bool) -> None:
+    """Let a file have this text, whenever the machine stops. OSError, and then the old file is untouched."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(path.name + '.new')
+    try:
+        with open(new, 'w', encoding='utf-8', opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+    if lasting:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The life of a target: its cgroup comes and goes, the daemon ends and starts, the wish lasts."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sockaccel.kernel import libbpf
+from tests.support import harness, traffic
+from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
+from tests.support.systemd import Systemd
+
+Targets = list[tuple[str, str]]
+SO_COOKIE = 57
+# Rounds, of three cgroups each; before what is measured, and once more.
+CHURN = 10_000
+
+
+def targets() -> Targets:
+    return [(name, state) for name, state, _detail in harness.call('ListTargets')]
+
+
+def detail() -> str:
+    ((_name, _state, what),) = harness.call('ListTargets')
+    return str(what)
+
+
+def joins(cgroup: Cgroup) -> bool:
+    """Whether a new connection of a cgroup is accelerated, a little after it was made."""
+    before = harness.call('Stats')['connections']
+    with traffic.pair(cgroup, joins=False):
+        try:
+            harness.wait_until(lambda: harness.call('Stats')['connections'] > before, 'it joins', 2)
+        except AssertionError:
+            return False
+        return True
+
+
+@pytest.fixture
+def root() -> Iterator[Cgroup]:
+    with PrivateBus(), Cgroup(f'sockaccel-targets-{os.getpid()}') as cgroup:
+        yield cgroup
+
+
+@pytest.fixture
+def daemon(root: Cgroup) -> Iterator[Daemon]:
+    with Daemon(root.path) as daemon:
+        yield daemon.ready()
+    assert 'Traceback' not in daemon.log_text
+
+
+def enable(name: str) -> None:
+    harness.enable(name, *harness.every_issue())
+
+
+def wait_for(state: str) -> None:
+    harness.wait_until(lambda: [seen for _name, seen in targets()] == [state], f'the target is {state}')
+
+
+@pytest.mark.usefixtures('daemon')
+def test_a_cgroup_that_is_made_anew_is_covered_again(root: Cgroup) -> None:
+    with Cgroup('slice', root) as parent:
+        with Cgroup('service', parent) as service:
+            enable(service.path)
+            assert joins(service)
+        wait_for('waiting')
+        for _restart in range(3):
+            with Cgroup('service', parent) as service:
+                wait_for('active')
+                assert joins(service)
+            wait_for('waiting')
+    # The directory above goes and comes back too.
+    with Cgroup('slice', root) as parent, Cgroup('service', parent) as service:
+        wait_for('active')
+        assert joins(service)
+
+
+@pytest.mark.usefixtures('daemon')
+def test_what_is_nested_comes_and_goes_without_a_word(root: Cgroup) -> None:
+    with Cgroup('service', root) as service:
+        enable(service.path)
+        for depth in ('one', 'two'):
+            with Cgroup(depth, service) as nested, Cgroup('below', nested) as below:
+                assert joins(below)
+        assert targets() == [(service.path, 'active')]
+
+
+def test_nothing_is_missed_when_more_happens_than_the_kernel_keeps(root: Cgroup, daemon: Daemon) -> None:
+    with Cgroup('service', root) as service:
+        enable(service.path)
+    wait_for('waiting')
+    kept = int(Path('/proc/sys/fs/inotify/max_queued_events').read_text())
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    other = root.directory / 'other'
+    for _number in range(kept // 2 + 10):
+        other.mkdir()
+        other.rmdir()
+    with Cgroup('service', root) as service:
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        wait_for('active')
+        assert joins(service)
+
+
+def missed() -> int:
+    return int(harness.call('Stats')['connection_reason_missed'])
+
+
+def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
+    root: Cgroup, daemon: Daemon
+) -> None:
+    with Cgroup('client', root) as client, contextlib.ExitStack() as stack:
+        with Cgroup('service', root) as service:
+            enable(service.path)
+        wait_for('waiting')
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        service = stack.enter_context(Cgroup('service', root))
+        with service.inside():
+            listener = stack.enter_context(traffic.listen())
+            both_inside = traffic.connect(listener)
+        with client.inside():
+            server_inside = traffic.connect(listener)
+        made = (both_inside, server_inside)
+        # Another fd of the same socket is no other connection.
+        stack.enter_context(server_inside.server.dup())
+        for pair in made:
+            stack.callback(pair.close)
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        wait_for('active')
+        harness.wait_until(lambda: missed() > 0, 'they are counted')
+        assert missed() == 2
+        assert f'Missed 2 connections of "{service.path}"' in daemon.log_text
+        for pair in made:
+            # As ss does it; before somebody asks a socket has no cookie.
+            pair.server.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+        shown = json.loads(harness.control('connections', '--json').stdout)
+        assert {(row['path'], row['client_reason']) for row in shown} == {('tcp', 'missed')}
+        assert len(shown) == 2
+        for pair in made:
+            traffic.exchange(pair)
+        with client.inside():
+            following = traffic.connect(listener)
+        stack.callback(following.close)
+        traffic.accelerate(following)
+        # Whoever was counted is not counted again.
+        harness.call('Disable', 's', service.path)
+        enable(service.path)
+        with traffic.pair(service, joins=True):
+            assert missed() == 2
+
+
+def test_what_was_left_out_for_a_reason_was_not_missed(root: Cgroup) -> None:
+    with Cgroup('service', root) as service, Cgroup('other', root) as other, traffic.listen() as outside:
+        with service.inside():
+            listener = traffic.listen()
+        port = listener.getsockname()[1]
+        with listener, Daemon(root.path, f'JoinDelayMs=0\nExcludePorts={port}\n') as daemon:
+            daemon.ready()
+            enable(service.path)
+            unseen = traffic.connect(listener)
+            with other.inside():
+                excluded = traffic.connect(listener)
+            with service.inside():
+                lonely = traffic.connect(outside)
+            enable(other.path)
+            with traffic.pair(other, joins=True), traffic.pair(service, joins=True):
+                assert missed() == 0
+                shown = json.loads(harness.control('connections', '--json').stdout)
+                assert {'excluded', 'client_unseen'} <= {row['client_reason'] for row in shown}
+            for pair in (excluded, lonely, unseen):
+                traffic.exchange(pair)
+                pair.close()
+
+
+def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        enable('late.service')
+        assert targets() == [('late.service', 'waiting')]
+        # It is installed, and expected below its slice.
+        first = Cgroup('first.slice', root)
+        with first, Cgroup('first-more.slice', first) as place:
+            systemd.unit('late.service', cgroup=f'{place.path}/late.service')
+            with Cgroup('late.service', place) as unit:
+                wait_for('active')
+                assert joins(unit)
+            wait_for('waiting')
+            # It starts in the same place, and systemd need not say so.
+            with Cgroup('late.service', place) as unit:
+                wait_for('active')
+                assert joins(unit)
+        with Cgroup('second.slice', root) as place, Cgroup('late.service', place) as unit:
+            systemd.unit('late.service', cgroup=unit.path)
+            wait_for('active')
+            assert detail() == f'cgroup {unit.path}'
+            assert joins(unit)
+
+
+def test_a_unit_outside_the_root_waits_and_says_why(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        enable('astray.service')
+        with Cgroup(f'sockaccel-astray-{os.getpid()}') as place:
+            systemd.unit('astray.service', cgroup=place.path)
+            harness.wait_until(lambda: 'confined to' in detail(), 'it is told where the unit is')
+            assert targets() == [('astray.service', 'waiting')]
+
+
+def test_a_unit_that_cannot_be_used_is_refused(root: Cgroup) -> None:
+    with Systemd() as systemd, Daemon(root.path) as daemon:
+        daemon.ready()
+        systemd.unit('bad.service', state='bad-setting')
+        answer = harness.control('enable', *(f'--accept={name}' for name in harness.every_issue()), 'bad.service')
+        assert answer.returncode == 1
+        assert 'unit "bad.service" cannot be used: systemd says "bad-setting"' in answer.stderr
+        assert targets() == []
+
+
+@pytest.mark.parametrize('address', ['127.0.0.1', '::1', '::'])
+def test_a_service_whose_socket_systemd_opened(root: Cgroup, address: str) -> None:
+    """The accepting ends belong to systemd's cgroup; who answers on another port of it is not concerned."""
+    family = 'mapped' if address == '::' else 'ipv6' if ':' in address else 'ipv4'
+    with (
+        Systemd() as systemd,
+        Daemon(root.path, 'JoinDelayMs=0\n') as daemon,
+        Cgroup('manager', root) as manager,
+        Cgroup('client', root) as client,
+        Cgroup('its.service', root) as service,
+    ):
+        daemon.ready()
+        with manager.inside():
+            listener, other = traffic.listen(family), traffic.listen(family)
+        with listener, other:
+            shown = f'[{address}]' if ':' in address else address
+            systemd.unit('its.socket', listen=f'{shown}:{listener.getsockname()[1]}')
+            systemd.unit('its.service', cgroup=service.path, triggers=('its.socket', 'its.timer'))
+            enable('its.service')
+            with client.inside():
+                made, stranger = traffic.connect(listener, family), traffic.connect(other, family)
+            traffic.accelerate(made)
+            assert not traffic.is_member(stranger.client)
+            harness.call('Disable', 's', 'its.service')
+            with client.inside():
+                late = traffic.connect(listener, family)
+            enable('its.service')
+            with client.inside():
+                again = traffic.connect(listener, family)
+            traffic.accelerate(again)
+            assert not traffic.is_member(late.client)
+            for pair in (made, stranger, late, again):
+                pair.close()
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
+def test_targets_outlive_the_daemon(root: Cgroup, tmp_path: Path, number: int) -> None:
+    with Cgroup('service', root) as service:
+        with Daemon(root.path, state=tmp_path) as daemon:
+            daemon.ready()
+            enable(service.path)
+            enable(root.path)
+            harness.call('Disable', 's', root.path)
+            daemon.stop(number)
+        with Daemon(root.path, state=tmp_path) as daemon:
+            daemon.ready()
+            assert targets() == [(service.path, 'active')]
+            assert joins(service)
+    # A path that is not there any more is waited for.
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == [(service.path, 'waiting')]
+
+
+@pytest.mark.parametrize(
+    ('text', 'what'),
+    [
+        ('', 'Expecting value'),
+        ('{"version": 1, "targets": [{"name": "/x", ', 'Expecting'),
+        ('{"version": 1}', "no 'targets' in it"),
+        ('{"version": 2, "targets": []}', 'version 2'),
+        ('{"version": 1, "targets": [{"name": 5, "accept": []}]}', 'not a text'),
+        ('[]', 'indices'),
+        ('[' * 100_000, 'recursion'),
+        ('\0', 'Expecting'),
+    ],
+)
+def test_a_damaged_file_is_set_aside(root: Cgroup, tmp_path: Path, text: str, what: str) -> None:
+    file = tmp_path / 'state' / 'targets.json'
+    file.parent.mkdir()
+    file.write_text(text)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == []
+        assert f'The remembered targets in "{file}" cannot be used' in daemon.log_text
+        assert what in daemon.log_text
+        assert 'Traceback' not in daemon.log_text
+        enable(root.path)
+        assert file.with_name('targets.json.damaged').read_text() == text
+        assert [entry['name'] for entry in json.loads(file.read_text())['targets']] == [root.path]
+
+
+def test_what_cannot_be_remembered_is_not_enabled(root: Cgroup, tmp_path: Path) -> None:
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        # Not even root replaces a directory by a file.
+        (tmp_path / 'state' / 'targets.json').unlink()
+        (tmp_path / 'state' / 'targets.json').mkdir()
+        answer = harness.control('enable', *(f'--accept={name}' for name in harness.every_issue()), root.path)
+        assert answer.returncode == 1
+        assert 'cannot remember the targets in' in answer.stderr
+        assert targets() == []
+        assert not joins(root)
+        assert not list((tmp_path / 'state').glob('*.new'))
+
+
+def test_a_remembered_target_that_is_refused_stays_remembered(root: Cgroup, tmp_path: Path) -> None:
+    with Daemon(root.path, 'AcceptKernelIssues=fionread\n', state=tmp_path) as daemon:
+        daemon.ready()
+        if not harness.every_issue():
+            pytest.skip('this kernel has no issue')
+        harness.call('Enable', 's', root.path)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == [(root.path, 'refused')]
+        assert 'FIONREAD' in detail()
+        assert not joins(root)
+        daemon.configure('AcceptKernelIssues=fionread\n')
+        daemon.reload()
+        assert targets() == [(root.path, 'active')]
+        assert joins(root)
+        daemon.configure('')
+        harness.call('Disable', 's', root.path)
+    with Daemon(root.path, state=tmp_path) as daemon:
+        daemon.ready()
+        assert targets() == []
+
+
+def test_churn_leaves_nothing_behind(root: Cgroup) -> None:
+    """Cgroups that come and go thousands of times: the target's own, and others beside and below it."""
+    with FdStore() as store, Daemon(root.path, store=store) as daemon:
+        daemon.ready()
+        daemon.heard()
+        covered = next(fd for name, fd in store.fds.items() if name.endswith('-sa_cgroups'))
+        with Cgroup('service', root) as service:
+            enable(service.path)
+
+        def churn() -> None:
+            for _round in range(CHURN):
+                with contextlib.suppress(FileExistsError):
+                    service.directory.mkdir()
+                (service.directory / 'nested').mkdir()
+                (root.directory / 'beside').mkdir()
+                (service.directory / 'nested').rmdir()
+                (root.directory / 'beside').rmdir()
+                service.directory.rmdir()
+            wait_for('waiting')
+
+        def held() -> dict[str, int]:
+            process = f'/proc/{daemon.process.pid}'
+            fds = os.listdir(f'{process}/fd')
+            watches = sum(Path(f'{process}/fdinfo/{fd}').read_text().count('inotify wd') for fd in fds)
+            entries = len(libbpf.map_keys(covered, 8))
+            return {'fds': len(fds), 'watches': watches, 'entries': entries, 'maps': len(harness.objects()['map'])}
+
+        churn()
+        before, resident = held(), daemon.resident()
+        churn()
+        print(f'before {before}, {resident} KiB; after {held()}, {daemon.resident()} KiB')
+        assert held() == before
+        assert before['entries'] == 0
+        assert daemon.resident() - resident < 1024
+        with Cgroup('service', root) as again:
+            wait_for('active')
+            assert joins(again)
+            assert held()['entries'] == 1

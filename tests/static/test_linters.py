@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Style and types are tests like others."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.harness import ROOT
+
+BIN = Path(sys.executable).parent
+PYTHON = ['sockaccel', 'tests', 'bench', 'demo']
+
+
+def tracked(*patterns: str) -> list[str]:
+    """Files that git tracks or would add; where there is no git (a source package), all that match."""
+    if (ROOT / '.git').exists():
+        command = ['git', 'ls-files', '--cached', '--others', '--exclude-standard', '--', *patterns]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
+        return sorted(name for name in listed if name and (ROOT / name).exists())
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f'**/{pattern}'))
+
+
+def run(*command: str) -> None:
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.fail(f'{command[0]}:\n{result.stdout}{result.stderr}', pytrace=False)
+
+
+def test_ruff_check() -> None:
+    run(str(BIN / 'ruff'), 'check', *PYTHON)
+
+
+def test_ruff_format() -> None:
+    run(str(BIN / 'ruff'), 'format', '--check', *PYTHON)
+
+
+def test_mypy() -> None:
+    run(str(BIN / 'mypy'), *PYTHON)
+
+
+def test_clang_format() -> None:
+    run('clang-format', '--dry-run', '--Werror', *tracked('bpf/*.c', 'bpf/*.h', 'tests/*.c'))
+
+
+def test_shellcheck() -> None:
+    scripts = [
+        'tools/setup',
+        'tools/release',
+        '.ci/run',
+        'packaging/build-deb',
+        'packaging/completions/sockaccelctl',
+    ]
+    scripts += tracked('packaging/debian/tests/installed')
+    run('shellcheck', *scripts)
+
+
+def test_every_source_names_its_licence() -> None:
+    for name in tracked('*.py', '*.c', '*.h', 'Makefile', 'tools/*', '.ci/*'):
+        text = (ROOT / name).read_text()
+        assert not text.strip() or 'SPDX-License-Identifier: GPL-2.0-or-later' in text, name
+
+
+def test_type_checks_are_switched_off_nowhere_but_in_the_bus_module() -> None:
+    for name in tracked('*.py'):
+        if name not in ('sockaccel/bus/server.py', 'tests/static/test_linters.py'):
+            assert not re.search(r'#\s*(type:|mypy:)\s*ignore', (ROOT / name).read_text()), name
+
+
+def test_tools_are_there() -> None:
+    for tool in (
+        'clang-format',
+        'shellcheck',
+        'bpftool',
+        'busctl',
+        'iperf3',
+        'dbus-daemon',
+        'setpriv',
+        'unshare',
+        'mandoc',
+        'zsh',
+    ):
+        assert shutil.which(tool), f'{tool} is missing: run tools/setup test'

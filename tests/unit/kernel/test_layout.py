@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is shared with the BPF programs. That the structures' sizes agree is asserted when they are compiled."""
+
+import pytest
+
+from sockaccel.core.connection import EventKind, Flow
+from sockaccel.kernel import layout
+from sockaccel.kernel.layout import EVENT, FLOW, event_from, flow_of
+
+SOURCE = layout.source_directory()
+
+
+def test_every_counter_has_a_name_a_kind_and_a_sentence() -> None:
+    counters = layout.counters(SOURCE)
+    lines = [line for line in (SOURCE / 'counters.h').read_text().splitlines() if line.strip().startswith('X(')]
+    assert len(counters) == len(lines)
+    assert len({counter.name for counter in counters}) == len(counters)
+    for counter in counters:
+        assert counter.kind in ('total', 'connection', 'message')
+        assert counter.sentence
+        assert not counter.sentence.endswith('.')
+
+
+def test_every_counter_is_counted_somewhere() -> None:
+    sources = '\n'.join(path.read_text() for path in SOURCE.glob('*.c'))
+    for counter in layout.counters(SOURCE):
+        assert counter.name.upper() in sources, counter.name
+
+
+@pytest.mark.parametrize(
+    ('local', 'expected'),
+    [
+        (bytes(10) + b'\xff\xff\x7f\0\0\1', '127.0.0.1'),
+        (bytes(15) + b'\1', '::1'),
+        (bytes(16), '::'),
+    ],
+)
+def test_addresses(local: bytes, expected: str) -> None:
+    flow = flow_of(FLOW.pack(7, local, local, 80, 5000, 0))
+    assert flow == Flow(7, expected, expected, 80, 5000)
+
+
+def test_a_flow_as_text() -> None:
+    assert str(Flow(0, '127.0.0.1', '::1', 1, 2)) == '127.0.0.1:1 -> [::1]:2'
+
+
+def test_an_event() -> None:
+    flow = FLOW.pack(1, bytes(16), bytes(16), 1, 2, 0)
+    data = EVENT.pack(flow, *range(10, 18), EventKind.CLOSED, 3, 4, 5, 1, 6, 0, 0, b'caf\xc3\xa9\xff\0junk')
+    event = event_from(data)
+    assert (event.time_ns, event.tcp_messages) == (10, 17)
+    assert (event.kind, event.reason, event.slot, event.active, event.pid) == (EventKind.CLOSED, 3, 4, True, 6)
+    assert event.program == 'caf\xe9\ufffd'
