@@ -71,7 +71,7 @@ format:
 	@tools/setup test
 	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo
 	.venv/bin/ruff format --quiet sockaccel tests bench demo
-	clang-format -i bpf/*.c bpf/*.h
+	clang-format -i bpf/*.c bpf/abi/*.h bpf/lib/*.[ch]
 
 deb:
 	@tools/setup deb

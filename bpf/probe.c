@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* For the daemon's start-up probes: its own pair of sockets under a map of its own, and one bare redirect. */
 
-BPF_SOCKHASH(sa_probe_pair, u64, 2);
-BPF_ARRAY(sa_probe_mode, u32, 1);
-
 int sockaccel_probe(struct sk_msg_md *msg)
 {
 	u64 receiver = 1;

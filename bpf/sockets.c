@@ -19,7 +19,7 @@ static inline u32 is_met(const struct flow *flow, const struct flow *other)
 	struct flow key = swapped ? *other : *flow;
 	u32 one = 1;
 
-	return sa_met.insert(&key, &one) == -EEXIST;
+	return sa_missed.insert(&key, &one) == -EEXIST;
 }
 
 /* It can join no more: what it has sent and received since it was made is not known. */

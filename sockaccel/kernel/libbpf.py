@@ -147,6 +147,13 @@ def map_name(fd: int) -> str:
     return _info(fd, 40)[24:].split(b'\0', 1)[0].decode(errors='replace')
 
 
+def map_sizes(fd: int) -> tuple[int, int]:
+    """How many bytes a key and a value of a map have; of a per-CPU map, the value of one CPU. OSError."""
+    # struct bpf_map_info: type, id, key_size, value_size
+    key, value = struct.unpack_from('=II', _info(fd, 16), 8)
+    return int(key), int(value)
+
+
 def _info(fd: int, size: int) -> bytes:
     """The beginning of what the kernel tells of an object."""
     value, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)

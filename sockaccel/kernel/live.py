@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sockaccel.core.connection import Counter, Event, EventKind, pack_address
-from sockaccel.core.limits import MAX_RULES, MAX_TARGETS
+from sockaccel.core.limits import MAX_TARGETS
 from sockaccel.core.protocols import TargetFlag, Urgency
 from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused
 from sockaccel.kernel import libbpf
+from sockaccel.kernel.abi import EVENT, FLOW, LISTENER_KEY, MAX_LISTED, RULE, RULES, SETTINGS, TARGET, Walk
 from sockaccel.kernel.adoption import Objects
-from sockaccel.kernel.layout import EVENT, FLOW, LISTENER_KEY, MAX_LISTED, RULE, SETTINGS, TARGET, Walk, event_from
+from sockaccel.kernel.records import event_from
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
@@ -203,16 +204,16 @@ class Kernel:
         packed = b''.join(
             RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
         )
-        value = packed.ljust(MAX_RULES * RULE.size, b'\0')
+        value = packed.ljust(RULES.size, b'\0')
         libbpf.map_update(self._fds['sa_rules'], _U32.pack(0), value)
 
     def find_sockets(self) -> None:
         """Take note of listeners that were there before, and count connections that were made too early."""
         # A walk that failed may have left something.
-        libbpf.map_clear(self._fds['sa_met'], FLOW.size)
+        libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
-        libbpf.map_clear(self._fds['sa_met'], FLOW.size)
+        libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
 
     def read_connections(self) -> bytes:
         """Every end, as `struct event` after `struct event`, some more than once. From any thread. OSError."""

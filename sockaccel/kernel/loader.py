@@ -13,19 +13,17 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from sockaccel.core import limits
 from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
-from sockaccel.kernel import handover, layout, libbpf, offsets
+from sockaccel.kernel import handover, libbpf, offsets, sources
 
 # What every part begins with.
-_SHARED = ('maps', 'events', 'targets', 'ends', 'listeners')
+_SHARED = (sources.MAPS, 'lib/events.c', 'lib/targets.c', 'lib/ends.c', 'lib/listeners.c')
 MAPS = (
     'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_served', 'sa_met', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_served', 'sa_missed', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 
 
@@ -38,7 +36,7 @@ class Part(NamedTuple):
 
 # LLVM takes most of a cold start and uses one CPU, so each part has a process.
 DATA_PATH = Part(
-    (*_SHARED, 'rules', 'membership', 'verdict', 'probe'),
+    (*_SHARED, 'lib/rules.c', 'membership.c', 'verdict.c', 'probe.c'),
     {
         'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
         'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
@@ -47,7 +45,7 @@ DATA_PATH = Part(
     },
 )
 WALKS = Part(
-    (*_SHARED, 'connections', 'sockets'),
+    (*_SHARED, 'connections.c', 'sockets.c'),
     {
         'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
         'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
@@ -64,39 +62,21 @@ _T = TypeVar('_T')
 _KERNEL_FUNCTION = 2
 
 
+def map_defines(maximum_connections: int) -> dict[str, int]:
+    """The -D options that can shape a map."""
+    # A connection has two ends.
+    return {'MAX_MEMBERS': 2 * maximum_connections, 'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE')}
+
+
 def defines(maximum_connections: int) -> dict[str, int]:
     """Every -D option that the BPF sources expect. Raises UnsupportedKernel."""
-    values = offsets.defines() | {
-        # Two ends each.
-        'MAX_MEMBERS': 2 * maximum_connections,
-        'MAX_LISTENERS': layout.MAX_LISTENERS,
-        'MAX_SERVED': layout.MAX_SERVED,
-        'MAX_MET': layout.MAX_MET,
-        'MAX_CGROUPS': layout.MAX_CGROUPS,
-        'MAX_TARGETS': limits.MAX_TARGETS,
-        'MAX_CGROUP_DEPTH': layout.MAX_CGROUP_DEPTH,
-        'MAX_RULES': limits.MAX_RULES,
-        'MAX_LISTED': layout.MAX_LISTED,
-        'EVENT_PAGES': layout.EVENT_PAGES,
-        'PAGE_SIZE': os.sysconf('SC_PAGE_SIZE'),
-        'O_NONBLOCK': os.O_NONBLOCK,
-        'SIZEOF_FLOW': layout.FLOW.size,
-        'SIZEOF_TARGET': layout.TARGET.size,
-        'SIZEOF_EVENT': layout.EVENT.size,
-        'SIZEOF_SETTINGS': layout.SETTINGS.size,
-        'SIZEOF_RULE': layout.RULE.size,
-    }
+    values = offsets.defines() | map_defines(maximum_connections) | {'O_NONBLOCK': os.O_NONBLOCK}
     # Since 6.10 and 6.18; without them a connection gets its program's name at its first message.
     if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):
         values['SOCK_OPS_KNOWS_PID'] = 1
     if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_COMM):
         values['SOCK_OPS_KNOWS_COMM'] = 1
     return values
-
-
-def program_text(part: Part, source: Path) -> str:
-    """The sources in a row: BCC rewrites map accesses only in the main file."""
-    return ''.join(f'#line 1 "{name}.c"\n{(source / name).with_suffix(".c").read_text()}' for name in part.sources)
 
 
 def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:
@@ -131,11 +111,11 @@ class Compiled:
         self._bcc = bcc
         self._part = part
         self._values = values
-        source = layout.source_directory()
+        source = sources.directory()
         options = [f'-D{name}={value}' for name, value in values.items()]
         try:
             self._module = bcc.BPF(
-                text=program_text(part, source),
+                text=sources.text(part.sources, source),
                 # A part uses half of what is shared.
                 cflags=[f'-I{source}', '-Wall', '-Werror', '-Wno-unused-function', *options],
             )

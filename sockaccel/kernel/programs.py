@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sockaccel.core import limits
 from sockaccel.errors import KernelRefused, SockaccelError
-from sockaccel.kernel import handover, layout, loader, offsets
+from sockaccel.kernel import handover, loader, offsets, sources
 
 
 @dataclass(frozen=True)
@@ -23,20 +22,17 @@ class Digests:
     code: str
 
 
-def digests(maximum_connections: int) -> Digests:
-    """What the loader would load now. Kernel objects end with the kernel, so its types need not be looked at."""
-    source = layout.source_directory()
-    counters = [(counter.name, counter.kind) for counter in layout.counters(source)]
-    shaping = (
-        maximum_connections, layout.MAX_LISTENERS, layout.MAX_SERVED, layout.MAX_MET,
-        layout.MAX_CGROUPS, limits.MAX_TARGETS, layout.MAX_LISTED, layout.EVENT_PAGES, counters,
-    )  # fmt: skip
-    shape = hashlib.sha256(repr(shaping).encode())
-    for name in ('types.h', 'maps.c', 'probe.c'):
-        shape.update((source / name).read_bytes())
+def digests(maximum_connections: int, source: Path | None = None) -> Digests:
+    """What the loader would load now. source: where the BPF sources are.
+
+    Kernel objects end with the kernel, so its types need not be looked at.
+    """
+    source = source or sources.directory()
+    shape = hashlib.sha256(repr(sorted(loader.map_defines(maximum_connections).items())).encode())
+    shape.update(sources.layout_text(source).encode())
     code = hashlib.sha256(shape.digest() + repr(os.uname()).encode())
-    files = [*source.rglob('*.[ch]'), Path(offsets.__file__), Path(layout.__file__), Path(loader.__file__)]
-    for path in sorted(files):
+    python = [Path(str(module.__file__)) for module in (loader, offsets, sources)]
+    for path in (*sorted(source.rglob('*.[ch]')), *python):
         code.update(path.read_bytes())
     return Digests(shape.hexdigest()[:16], code.hexdigest()[:16])
 
@@ -81,6 +77,6 @@ def _environment() -> Mapping[str, str]:
     path = os.environ.get('PYTHONPATH')
     return {
         **os.environ,
-        'BCC_KERNEL_SOURCE': str(layout.source_directory()),
+        'BCC_KERNEL_SOURCE': str(sources.directory()),
         'PYTHONPATH': f'{package}:{path}' if path else package,
     }

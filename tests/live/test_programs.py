@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sockaccel.errors import KernelRefused
-from sockaccel.kernel import loader, programs
+from sockaccel.kernel import abi, libbpf, loader, programs
 from tests.support.harness import ROOT
 
 LIMIT = 1000
@@ -86,6 +86,26 @@ def test_all_programs_work_with_the_same_maps() -> None:
         shared = {identity(fds[name], 'map') for name in ('sa_members', 'sa_peers', 'sa_targets')}
         assert shared <= maps_of(fds['sockaccel_msg'])
         assert shared <= maps_of(fds['bpf_iter__bpf_sk_storage_map'])
+
+
+def test_the_compiler_gives_structures_the_sizes_that_python_expects() -> None:
+    u32, u64 = 4, 8
+    expected = {
+        'sa_members': (abi.FLOW.size, u32),
+        'sa_listeners': (abi.LISTENER_KEY.size, None),
+        'sa_served': (abi.LISTENER_KEY.size, u32),
+        'sa_missed': (abi.FLOW.size, u32),
+        'sa_cgroups': (u64, u32),
+        'sa_targets': (u32, abi.TARGET.size),
+        'sa_counters': (u32, u64 * len(abi.COUNTERS)),
+        'sa_settings': (u32, abi.SETTINGS.size),
+        'sa_rules': (u32, abi.RULES.size),
+        'sa_listing': (u32, abi.EVENT.size),
+    }
+    with loaded() as fds:
+        for name, (key_size, value_size) in expected.items():
+            shown = libbpf.map_sizes(fds[name])
+            assert shown == (key_size, value_size or shown[1]), name
 
 
 @pytest.mark.usefixtures('cpus')

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "lib/kernel.h"
 
 /* Atomic although per CPU: a program may be preempted by another one that counts the same. */
 static inline void count(u32 slot, u32 counter, u64 amount)
@@ -63,7 +64,7 @@ static inline void describe(struct event *event, struct connection *connection, 
 	event->pid = connection->pid;
 	event->marked = connection->marked;
 	event->state = connection->state;
-	__builtin_memcpy(event->comm, connection->comm, sizeof(event->comm));
+	__builtin_memcpy(event->program, connection->comm, sizeof(event->program));
 }
 
 static inline void report(struct connection *connection, u32 kind, u32 reason)

@@ -1,30 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Map contents: shared between the programs and, by size and order of members, with the daemon. */
+/* What maps hold that only the programs read; bpf/abi has the rest. */
 #ifndef SOCKACCEL_TYPES_H
 #define SOCKACCEL_TYPES_H
 
-#include "counters.h"
+#include "abi/counters.h"
+#include "abi/event.h"
+#include "abi/flow.h"
+#include "abi/limits.h"
+#include "abi/rules.h"
+#include "abi/settings.h"
+#include "abi/sizes.h"
+#include "abi/target.h"
 
-/*
- * One direction of a connection as one of its ends sees it. Addresses are in network order, IPv4 as
- * ::ffff:a.b.c.d whatever the socket's family, so that an IPv4 client of a [::] listener meets its peer; ports
- * are in host order.
- */
-struct flow {
-	__u64 netns;
-	__u32 local[4];
-	__u32 remote[4];
-	__u16 local_port;
-	__u16 remote_port;
-	__u32 pad;
-};
-
-struct listener_key {
-	__u64 netns;
-	__u32 address[4];
-	__u32 port;
-	__u32 pad;
-};
+#define COUNTER_INDEX(name, kind, sentence) name,
+enum counter { COUNTERS(COUNTER_INDEX) COUNTERS_COUNT };
+#undef COUNTER_INDEX
 
 /* sock is only ever read through probes, and only believed if what is read still listens on the same port. */
 struct listener {
@@ -32,17 +22,6 @@ struct listener {
 	__u32 pid;
 	__u32 mptcp;
 	char comm[16];
-};
-
-enum target_flags {
-	TARGET_ON = 1,
-	TARGET_BLOCKING_READERS = 2,
-};
-
-/* A slot is used again after its target is gone; the generation keeps old connections out of the new target. */
-struct target {
-	__u32 generation;
-	__u32 flags;
 };
 
 /* How one end finds the other. sock is a hint: it is believed only while the cookie behind it matches. */
@@ -124,103 +103,13 @@ struct connection {
 	char comm[16];
 };
 
-enum connection_state {
-	CONNECTING,
-	CANDIDATE,
-	JOINED,
-	LEFT,
-};
-
-enum event_kind {
-	EVENT_JOINED,
-	EVENT_REFUSED,
-	EVENT_FALLBACK,
-	EVENT_CLOSED,
-	EVENT_EVICTED,
-	EVENT_SWEEP_WANTED,
-	EVENT_CONNECTION,
-};
-
-/* A line of the ring buffer, of a listing, and of what the walk that evicts prints. */
-struct event {
-	struct flow flow;
-	__u64 time_ns;
-	__u64 cookie;
-	__u64 peer_cookie;
-	__u64 cgroup;
-	__u64 redirected_bytes;
-	__u64 redirected_messages;
-	__u64 tcp_bytes;
-	__u64 tcp_messages;
-	__u32 kind;
-	__u32 reason;
-	__u32 slot;
-	__u32 generation;
-	__u32 active;
-	__u32 pid;
-	__u32 marked;
-	__u32 state;
-	char comm[16];
-};
-
 struct counters {
 	__u64 value[COUNTERS_COUNT];
-};
-
-struct settings {
-	__u32 events_per_second;
-	__u32 walk;
-	__u64 join_after_ns;
-	/* Written by a walk that judges: when the next candidate is due, 0 if none is; how many members should leave. */
-	__u64 next_due_ns;
-	__u64 leaving;
-	/* Written by a walk that lists: how many lines of sa_listing are filled. */
-	__u32 listed;
-	__u32 pad;
-};
-
-/* For candidates a sweep can wait until they are due; for members that should leave it cannot. */
-enum urgency {
-	SWEEP_LATER = 1,
-	SWEEP_NOW,
-};
-
-enum walk {
-	WALK_LIST,
-	WALK_JUDGE,
-	WALK_EVICT,
-};
-
-enum rule_kind {
-	RULE_END,
-	RULE_PORT,
-	RULE_ADDRESS,
-	RULE_USER,
-};
-
-/* first and last: of ports or uids; address and mask as in struct flow. */
-struct rule {
-	__u32 kind;
-	__u32 exclude;
-	__u32 first;
-	__u32 last;
-	__u32 address[4];
-	__u32 mask[4];
-};
-
-struct rules {
-	struct rule rule[MAX_RULES];
 };
 
 struct event_window {
 	__u64 second;
 	__u64 count;
 };
-
-_Static_assert(sizeof(struct flow) == SIZEOF_FLOW, "struct flow differs from the daemon's");
-_Static_assert(sizeof(struct target) == SIZEOF_TARGET, "struct target differs from the daemon's");
-_Static_assert(sizeof(struct event) == SIZEOF_EVENT, "struct event differs from the daemon's");
-_Static_assert(sizeof(struct rule) == SIZEOF_RULE, "struct rule differs from the daemon's");
-_Static_assert(sizeof(struct settings) == SIZEOF_SETTINGS, "struct settings differs from the daemon's");
 
 #endif

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* One translation unit: the loader puts the sources in a row, in the order of its list. */
-#include "kernel.h"
-#include "types.h"
+/*
+ * Every map. This file and what it includes decide how the maps look, and so which maps a newer version may take over
+ * (layout_text() in sockaccel/kernel/sources.py).
+ */
+#include "lib/types.h"
 
 /*
  * Every joined end, under its own flow. Not by BCC's BPF_SOCKHASH, which does not know that the kernel lets an
@@ -31,7 +33,7 @@ BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
 /* The connections that a walk over sockets has counted; empty between two walks. */
-BPF_F_TABLE("hash", struct flow, u32, sa_met, MAX_MET, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
 /* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */
@@ -49,3 +51,7 @@ BPF_PROG_ARRAY(sa_verdict, 1);
 /* Never read. Writing to a map of maps returns when every program that was running has ended
  * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): the daemon's grace period. */
 BPF_ARRAY_OF_MAPS(sa_grace, "sa_window", 1);
+
+/* For the daemon's start-up probes (probe.c): a pair of sockets, and whether to redirect between them. */
+BPF_SOCKHASH(sa_probe_pair, u64, 2);
+BPF_ARRAY(sa_probe_mode, u32, 1);

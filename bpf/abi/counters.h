@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Everything that is counted, once per target and CPU. The daemon reads this list too: names and sentences
- * reach D-Bus and sockaccelctl from here. TOTAL counts traffic, CONNECTION says why a covered connection is not
- * accelerated, MESSAGE why a message of an accelerated connection went by TCP.
+ * Everything that is counted, for each target and CPU. A name and its sentence are what D-Bus and sockaccelctl show.
+ * TOTAL counts traffic; CONNECTION says why a covered connection is not accelerated; MESSAGE says why TCP carried a
+ * message of an accelerated connection.
  */
-#ifndef SOCKACCEL_COUNTERS_H
-#define SOCKACCEL_COUNTERS_H
+#ifndef SOCKACCEL_ABI_COUNTERS_H
+#define SOCKACCEL_ABI_COUNTERS_H
 
 #define COUNTERS(X)                                                                                               \
 	X(CONNECTIONS, TOTAL, "connections of which both ends were joined")                                       \
@@ -55,9 +55,5 @@
 	X(CORK, MESSAGE, "the sender set TCP_CORK")                                                               \
 	X(COALESCE, MESSAGE, "a small message behind unread ones, which TCP carries better together")             \
 	X(REFUSED, MESSAGE, "the kernel declined the redirect")
-
-#define COUNTER_INDEX(name, kind, sentence) name,
-enum counter { COUNTERS(COUNTER_INDEX) COUNTERS_COUNT };
-#undef COUNTER_INDEX
 
 #endif

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef SOCKACCEL_ABI_FLOW_H
+#define SOCKACCEL_ABI_FLOW_H
+
+/*
+ * A connection as one of its ends sees it. Addresses are in network order. IPv4 is written as ::ffff:a.b.c.d whatever
+ * the socket's family, so that an IPv4 client of a [::] listener finds its peer. Ports are in host order.
+ */
+struct flow {
+	__u64 netns;
+	__u32 local[4];
+	__u32 remote[4];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 pad;
+};
+
+/* Where a listener listens. Address and port are as in struct flow. */
+struct listener_key {
+	__u64 netns;
+	__u32 address[4];
+	__u32 port;
+	__u32 pad;
+};
+
+#endif

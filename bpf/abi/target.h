@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#ifndef SOCKACCEL_ABI_TARGET_H
+#define SOCKACCEL_ABI_TARGET_H
+
+enum target_flag {
+	TARGET_ON = 1,
+	TARGET_BLOCKING_READERS = 2,
+};
+
+/*
+ * What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the earlier
+ * target from those of the present one.
+ */
+struct target {
+	__u32 generation;
+	__u32 flags;
+};
+
+#endif

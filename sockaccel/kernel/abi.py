@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the BPF programs and the daemon share. Made by tools/generate-abi: change bpf/abi/*.h."""
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from sockaccel.core.connection import Counter
+
+MAX_CGROUPS = 1024
+# Listeners of the whole host; the least recently used are forgotten first.
+MAX_LISTENERS = 16384
+# Listeners that serve a target.
+MAX_SERVED = 1024
+# Connections that one search for sockets can remember as counted in MISSED.
+MAX_MISSED = 16384
+# Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster.
+MAX_LISTED = 4096
+# Pages of the ring buffer; a power of two.
+EVENT_PAGES = 64
+
+
+class EndState(IntEnum):
+    """`enum end_state`.
+
+    How far an end has come.
+    """
+
+    CONNECTING = 0
+    CANDIDATE = 1
+    JOINED = 2
+    LEFT = 3
+
+
+class EventKind(IntEnum):
+    """`enum event_kind`.
+
+    What an event tells. EVENT_CONNECTION is a line of a listing, or an end that cannot be evicted yet.
+    """
+
+    JOINED = 0
+    REFUSED = 1
+    FALLBACK = 2
+    CLOSED = 3
+    EVICTED = 4
+    SWEEP_WANTED = 5
+    CONNECTION = 6
+
+
+class RuleKind(IntEnum):
+    """`enum rule_kind`.
+
+    What a rule compares. RULE_END ends the list.
+    """
+
+    END = 0
+    PORT = 1
+    ADDRESS = 2
+    USER = 3
+
+
+class Walk(IntEnum):
+    """`enum walk`.
+
+    What a walk does with each end that it meets.
+    """
+
+    LIST = 0
+    JUDGE = 1
+    EVICT = 2
+
+
+class Urgency(IntEnum):
+    """`enum urgency`.
+
+    How soon a sweep is wanted: for candidates it can wait until they are old enough, for members that must leave
+    not.
+    """
+
+    NONE = 0
+    LATER = 1
+    NOW = 2
+
+
+class TargetFlag(IntEnum):
+    """`enum target_flag`."""
+
+    ON = 1
+    BLOCKING_READERS = 2
+
+
+class FlowRecord(NamedTuple):
+    """`struct flow`, 48 bytes: `FLOW` packs it.
+
+    A connection as one of its ends sees it. Addresses are in network order. IPv4 is written as ::ffff:a.b.c.d
+    whatever the socket's family, so that an IPv4 client of a [::] listener finds its peer. Ports are in host
+    order.
+    """
+
+    netns: int
+    local: bytes
+    remote: bytes
+    local_port: int
+    remote_port: int
+    pad: int
+
+
+FLOW = struct.Struct('=Q16s16s2HI')
+
+
+class ListenerKeyRecord(NamedTuple):
+    """`struct listener_key`, 32 bytes: `LISTENER_KEY` packs it.
+
+    Where a listener listens. Address and port are as in struct flow.
+    """
+
+    netns: int
+    address: bytes
+    port: int
+    pad: int
+
+
+LISTENER_KEY = struct.Struct('=Q16s2I')
+
+
+class EventRecord(NamedTuple):
+    """`struct event`, 160 bytes: `EVENT` packs it.
+
+    What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
+    CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h),
+    0 for none.
+    """
+
+    flow: bytes
+    time_ns: int
+    cookie: int
+    peer_cookie: int
+    cgroup: int
+    redirected_bytes: int
+    redirected_messages: int
+    tcp_bytes: int
+    tcp_messages: int
+    kind: int
+    reason: int
+    slot: int
+    generation: int
+    active: int
+    pid: int
+    marked: int
+    state: int
+    program: bytes
+
+
+EVENT = struct.Struct('=48s8Q8I16s')
+
+
+class RuleRecord(NamedTuple):
+    """`struct rule`, 48 bytes: `RULE` packs it.
+
+    One rule of the configuration. first and last are ports or user ids; address and mask are as in struct flow.
+    """
+
+    kind: int
+    exclude: int
+    first: int
+    last: int
+    address: bytes
+    mask: bytes
+
+
+RULE = struct.Struct('=4I16s16s')
+
+
+class RulesRecord(NamedTuple):
+    """`struct rules`, 3072 bytes: `RULES` packs it.
+
+    All rules of the configuration.
+    """
+
+    rule: bytes
+
+
+RULES = struct.Struct('=3072s')
+
+
+class SettingsRecord(NamedTuple):
+    """`struct settings`, 40 bytes: `SETTINGS` packs it.
+
+    The daemon's wishes, and what a walk answers: next_due_ns, leaving and listed.
+    """
+
+    events_per_second: int
+    walk: int
+    join_after_ns: int
+    next_due_ns: int
+    leaving: int
+    listed: int
+    pad: int
+
+
+SETTINGS = struct.Struct('=2I3Q2I')
+
+
+class TargetRecord(NamedTuple):
+    """`struct target`, 8 bytes: `TARGET` packs it.
+
+    What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the
+    earlier target from those of the present one.
+    """
+
+    generation: int
+    flags: int
+
+
+TARGET = struct.Struct('=2I')
+
+
+# In the order in which `struct counters` has them.
+COUNTERS = [
+    Counter(*row)
+    for row in (
+        ('connections', 'total', 'connections of which both ends were joined'),
+        ('connections_closed', 'total', 'joined ends that were closed by their owner'),
+        ('redirected_messages', 'total', 'messages handed straight to the peer'),
+        ('redirected_bytes', 'total', 'bytes handed straight to the peer'),
+        ('tcp_messages', 'total', 'messages of joined ends that the verdict left to TCP'),
+        ('tcp_bytes', 'total', 'bytes of joined ends that went by TCP'),
+        ('events_suppressed', 'total', 'connection events above the limit per second'),
+        ('events_lost', 'total', 'connection events that found the ring buffer full'),
+        ('not_local', 'connection', 'the other end is not on this host'),
+        ('client_unseen', 'connection', 'only the accepting end was seen; the connecting end is no candidate'),
+        ('missed', 'connection', "made before its cgroup was covered; the program's next connections are"),
+        ('excluded', 'connection', 'the configuration leaves it to TCP (Include...=, Exclude...=)'),
+        ('kernel_socket', 'connection', 'an end belongs to the kernel itself'),
+        ('mptcp', 'connection', 'an end is a Multipath TCP socket'),
+        ('self_connect', 'connection', 'the socket is connected to itself'),
+        ('repair', 'connection', 'the socket is being restored from a checkpoint'),
+        ('fast_open', 'connection', 'data travelled before the connection was established (TCP Fast Open)'),
+        ('foreign_sockmap', 'connection', "another program's sockmap owns the socket"),
+        ('key_taken', 'connection', 'an earlier socket with the same addresses and ports is still open'),
+        ('map_full', 'connection', 'the limit of connections is reached'),
+        ('unsupported', 'connection', 'the kernel refuses this kind of socket'),
+        ('peer_mismatch', 'connection', 'the sequence numbers of the two ends do not belong together'),
+        ('short', 'connection', 'closed before it was old enough to join'),
+        ('blocking_end', 'connection', 'left out or taken out: an end does blocking reads (no O_NONBLOCK)'),
+        ('unaccepted', 'connection', 'left out: its server did not accept it in time'),
+        ('ulp_end', 'connection', 'left out or taken out: an end runs kernel TLS or another upper protocol'),
+        ('zerocopy_end', 'connection', 'left out or taken out: an end set SO_ZEROCOPY'),
+        ('option_end', 'connection', 'left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ'),
+        ('lonely', 'connection', 'left out or taken out: the other end is no candidate, or is gone'),
+        ('paused', 'connection', 'taken out for a while: nearly all its messages went by TCP'),
+        ('drained', 'connection', 'taken out: its target was disabled'),
+        ('switched_off', 'message', 'the target is switched off and its connections drain'),
+        ('no_peer', 'message', 'the other end has not joined'),
+        ('peer_gone', 'message', 'the other end is closed'),
+        ('shut_down', 'message', 'the sender has shut down its side'),
+        ('order', 'message', 'the reader has not yet read all that TCP carried before'),
+        ('backlog', 'message', "the reader is behind and TCP's flow control takes over"),
+        ('memory', 'message', "the kernel or the reader's cgroup is short of memory for sockets"),
+        ('not_accepted', 'message', "the reader's program has not accepted the connection yet"),
+        ('blocking', 'message', 'an end does blocking reads (no O_NONBLOCK)'),
+        ('low_water', 'message', 'the reader set SO_RCVLOWAT'),
+        ('peek_offset', 'message', 'the reader set SO_PEEK_OFF'),
+        ('zerocopy', 'message', 'the sender set SO_ZEROCOPY'),
+        ('ulp', 'message', 'an end runs kernel TLS or another upper protocol'),
+        ('cork', 'message', 'the sender set TCP_CORK'),
+        ('coalesce', 'message', 'a small message behind unread ones, which TCP carries better together'),
+        ('refused', 'message', 'the kernel declined the redirect'),
+    )
+]

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is shared with the BPF programs. tests/live compares the sizes with those of the kernel's maps."""
+
+import re
+from enum import IntEnum
+
+import pytest
+
+from sockaccel.core import connection, protocols, rules
+from sockaccel.kernel import abi, loader, sources
+
+SOURCE = sources.directory()
+
+
+@pytest.mark.parametrize(
+    ('core', 'kernel', 'kernel_only'),
+    [
+        (connection.EventKind, abi.EventKind, set()),
+        (connection.ConnectionState, abi.EndState, set()),
+        (protocols.TargetFlag, abi.TargetFlag, set()),
+        (protocols.Urgency, abi.Urgency, set()),
+        (rules.RuleKind, abi.RuleKind, {'END'}),
+    ],
+)
+def test_the_enums_of_the_core_have_the_kernel_sides_values(
+    core: type[IntEnum], kernel: type[IntEnum], kernel_only: set[str]
+) -> None:
+    values = {member.name: member.value for member in kernel if member.name not in kernel_only}
+    assert {member.name: member.value for member in core} == values
+
+
+def test_every_counter_has_a_name_a_kind_and_a_sentence() -> None:
+    text = (SOURCE / 'abi' / 'counters.h').read_text()
+    assert len(abi.COUNTERS) == len(re.findall(r'^\tX\(', text, re.MULTILINE))
+    assert len({counter.name for counter in abi.COUNTERS}) == len(abi.COUNTERS)
+    for counter in abi.COUNTERS:
+        assert counter.kind in ('total', 'connection', 'message')
+        assert counter.sentence
+        assert not counter.sentence.endswith('.')
+
+
+def test_every_counter_is_counted_somewhere() -> None:
+    programs = [path for path in SOURCE.rglob('*.c') if 'include' not in path.parts]
+    code = re.sub(r'/\*.*?\*/', '', '\n'.join(path.read_text() for path in programs), flags=re.DOTALL)
+    words = set(re.findall(r'\w+', code))
+    for counter in abi.COUNTERS:
+        assert counter.name.upper() in words, counter.name
+
+
+def test_the_first_counter_is_no_reason() -> None:
+    """0 in the place of a reason means that there is none."""
+    assert abi.COUNTERS[0].kind == 'total'
+
+
+def test_every_map_is_declared_in_one_place() -> None:
+    declared = r'(?:BPF_\w+\(|struct \w+ )(?:"\w+", )?(?:struct \w+, |u\w\w, )*(sa_\w+)'
+    everywhere = set(re.findall(rf'^(?:__attribute.*\)\)\) )?{declared}', _all_sources(), re.MULTILINE))
+    assert everywhere == set(loader.MAPS)
+    assert everywhere == set(re.findall(r'\bsa_\w+', sources.layout_text(SOURCE)))
+
+
+def _all_sources() -> str:
+    return '\n'.join(path.read_text() for path in SOURCE.rglob('*.c'))
