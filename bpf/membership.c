@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Which connections are covered (sock_ops). The connecting end decides, in connect(): both ends on this host, one of
- * them covered by a target, nothing about them that a sockmap would break. Once established both ends are candidates;
- * the walk in connections.c lets those join that turn out to be suitable.
+ * Decides which connections are covered (sock_ops). The connecting end decides, in connect(): both ends must be on this
+ * host, one of them must belong to a target, and nothing about them may be what a sockmap would break. When the
+ * connection is established both ends become candidates. A walk lets those join that turn out to be suitable (judge.c).
  */
+#include "lib/sock.h"
 
-/* The program that the callback runs in, where the kernel tells. */
+/* The program in whose context the kernel calls this one, where the kernel lets us ask. */
 static inline void note_program(u32 *pid, char *comm)
 {
 #ifdef SOCK_OPS_KNOWS_PID
@@ -26,250 +27,282 @@ static inline void on_listen(u64 sock)
 }
 
 /*
- * A socket that was disconnected (AF_UNSPEC) and connects anew: what it had not read belongs to the old connection, and
- * the kernel keeps it in the map under the old key. One that is not in the map, because it failed to connect or left,
- * must not touch that key, which may be somebody else's by now.
+ * A socket can be disconnected (AF_UNSPEC) and connect anew. The kernel keeps it in the map under the old key, and bytes
+ * that it has not read belong to the old connection. If it is no member, because it failed to connect or has left, the
+ * key may be another socket's by now and must not be touched.
  */
 static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 {
-	struct connection *connection = sa_connections.sk_storage_get(sk, 0, 0);
+	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
 
-	if (!connection)
+	if (!end)
 		return;
-	if (connection->in_map && sock_psock(sock))
-		sa_members.delete(&connection->own);
-	if (connection->marked)
+	if (end->in_map && sock_psock(sock))
+		sa_members.delete(&end->own_flow);
+	if (end->marked)
 		want_sweep(SWEEP_NOW);
-	sa_connections.sk_storage_delete(sk);
+	sa_ends.sk_storage_delete(sk);
 }
 
 static inline u32 reason_against(u64 sock)
 {
-	/* Before the next: the kernel makes an MPTCP socket's subflows itself. */
+	/* Asked before KERNEL_SOCKET: the kernel itself makes the subflows of an MPTCP socket. */
 	if (sock_is_mptcp(sock))
 		return MPTCP;
 	if (READ_BITS(sock, sock_kern_sock))
 		return KERNEL_SOCKET;
 	if (READ_BITS(sock, tcp_sock_repair))
 		return REPAIR;
-	/* Being in the map is enough to number its completions wrongly. */
+	/* The kernel numbers the completions of such a socket wrongly as soon as it is a member. */
 	if (sock_zerocopies(sock))
 		return ZEROCOPY_END;
-	return 0;
+	return NO_REASON;
 }
 
-static inline u32 reason_against_connecting(const struct end *end, u32 to_mptcp)
+static inline u32 reason_against_connecting(const struct new_end *new_end, u32 to_mptcp)
 {
-	u32 reason = reason_against(end->sock);
+	u32 reason = reason_against(new_end->sock);
+	const struct flow *flow = &new_end->own_flow;
 
 	if (reason)
 		return reason;
 	if (to_mptcp)
 		return MPTCP;
-	if (is_excluded(&end->flow, READ_U32(end->sock, OFFSET_sock_uid)))
+	if (is_excluded(flow, READ_U32(new_end->sock, OFFSET_sock_uid)))
 		return EXCLUDED;
-	if (end->flow.local_port == end->flow.remote_port && same_address(end->flow.local, end->flow.remote))
+	if (flow->local_port == flow->remote_port && same_address(flow->local, flow->remote))
 		return SELF_CONNECT;
-	return 0;
+	return NO_REASON;
 }
 
-/* first: the connecting end, as it is known. */
-static inline u32 reason_against_accepting(const struct end *end, struct peer *first)
+static inline u32 reason_against_accepting(const struct new_end *new_end, struct peer_entry *connecting)
 {
-	/* With SO_REUSEPORT another listener than the one that was found may have answered, outside every target. */
-	if (first->by_listener && end->slot != first->slot) {
-		first->refused = COUNTERS_COUNT;
+	/* With SO_REUSEPORT another listener than the one that was found may answer, outside every target. */
+	if (connecting->by_listener && new_end->slot != connecting->slot) {
+		connecting->refused = UNCOUNTED;
 		return LONELY;
 	}
-	/* Address translation can show two strangers the same mirrored addresses; two initial sequence numbers
-	 * do not agree by chance. */
-	if (READ_U32(end->sock, OFFSET_tcp_sock_copied_seq) != first->initial_sequence ||
-	    READ_U32(end->sock, OFFSET_tcp_sock_write_seq) != READ_U32(first->sock, OFFSET_tcp_sock_copied_seq)) {
-		first->refused = PEER_MISMATCH;
-		count(first->slot, PEER_MISMATCH, 1);
+	/* Address translation can give two strangers the same mirrored addresses. Both initial sequence numbers do not
+	 * agree by chance. */
+	if (READ_U32(new_end->sock, OFFSET_tcp_sock_copied_seq) != connecting->initial_sequence ||
+	    READ_U32(new_end->sock, OFFSET_tcp_sock_write_seq) !=
+		    READ_U32(connecting->sock, OFFSET_tcp_sock_copied_seq)) {
+		connecting->refused = PEER_MISMATCH;
+		count(connecting->slot, PEER_MISMATCH, 1);
 		return PEER_MISMATCH;
 	}
-	return 0;
+	return NO_REASON;
 }
-/* Makes an established end known to the other one; 0, or the reason why not. */
-static inline u32 become_candidate(struct bpf_sock_ops *ops, struct connection *connection, u64 sock)
+
+/* Lets the other end find an established end. Returns NO_REASON, or why the end cannot be a candidate. */
+static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u64 sock)
 {
-	struct peer self = {
+	struct peer_entry entry = {
 		.sock = sock,
-		.cookie = connection->cookie,
-		.slot = connection->slot,
-		.generation = connection->generation,
+		.cookie = end->cookie,
+		.slot = end->slot,
+		.generation = end->generation,
 		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
-		.by_listener = connection->by_listener,
+		.by_listener = end->by_listener,
 	};
 	int zero = 0;
 	struct settings *settings = sa_settings.lookup(&zero);
-	struct flow key = connection->own;
+	struct flow key = end->own_flow;
 
-	if (!settings || sa_peers.update(&key, &self))
+	if (!settings || sa_peers.update(&key, &entry))
 		return MAP_FULL;
-	connection->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
-	/* Last: a walk may be at this end just now, and believes what it finds from then on. */
+	end->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
+	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
 	barrier();
-	connection->state = CANDIDATE;
+	end->state = CANDIDATE;
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	want_sweep(SWEEP_LATER);
-	return 0;
+	return NO_REASON;
 }
 
-/* The connecting end hears of what the accepting one found out. */
-static inline void refuse(struct connection *connection, u32 reason)
+/* Leaves a connection to TCP, and tells the connecting end what the accepting end found out. */
+static inline void refuse(struct end *end, u32 reason)
 {
-	struct peer *first = connection->active ? NULL : sa_peers.lookup(&connection->peer);
+	struct peer_entry *connecting = end->active ? NULL : sa_peers.lookup(&end->peer_flow);
 
-	if (first)
-		first->refused = reason;
-	connection->state = LEFT;
-	connection->reason = reason;
-	count(connection->slot, reason, 1);
+	if (connecting)
+		connecting->refused = reason;
+	end->state = LEFT;
+	end->reason = reason;
+	count(end->slot, reason, 1);
 }
 
-/*
- * Keeps what is known of a new end that a target covers; NULL if none does, or if there is nothing more to do about it.
- * reason: why its connection stays with TCP, not counted yet.
- */
-static inline struct connection *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, u32 *reason)
+/* What the connecting end left for an accepting one; NULL if it left nothing or is gone. */
+static inline struct peer_entry *entry_of_connecting(struct new_end *new_end)
 {
-	struct end end = {.sock = sock, .active = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB};
+	struct peer_entry *connecting = sa_peers.lookup(&new_end->peer_flow);
+
+	return connecting && sock_cookie(connecting->sock) == connecting->cookie ? connecting : NULL;
+}
+
+/* Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for its. */
+static inline void ask_listener(struct new_end *new_end, u32 *to_mptcp)
+{
 	struct listener_key key = {};
-	struct connection *connection;
-	struct listener *listener;
-	struct peer *first = NULL;
-	struct target *target;
-	/* For an accepting end that was seen in time: it is listed with its reason. */
-	u32 left = 0, to_mptcp = 0;
+	struct listener *listener = listener_for(new_end->active ? &new_end->own_flow : &new_end->peer_flow, &key);
 
-	read_flow(sock, &end.flow);
-	end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
-	if (!is_local(&end.flow)) {
-		if (end.slot)
-			count(end.slot, NOT_LOCAL, 1);
-		return NULL;
+	/* All that is needed is read under this one check: the verifier of 6.1 would forget the comparison. */
+	if (!listener)
+		return;
+	*to_mptcp = listener->mptcp;
+	new_end->pid = listener->pid;
+	__builtin_memcpy(new_end->comm, listener->comm, sizeof(new_end->comm));
+	if (!new_end->slot && (new_end->active || is_child(new_end->sock, listener))) {
+		new_end->slot = slot_of_listener(listener, &key);
+		new_end->by_listener = 1;
 	}
-	mirror(&end.flow, &end.other);
-	if (!end.active) {
-		first = sa_peers.lookup(&end.other);
-		if (!first || sock_cookie(first->sock) != first->cookie) {
-			if (!end.slot)
-				return NULL;
-			count(end.slot, CLIENT_UNSEEN, 1);
-			left = CLIENT_UNSEEN;
-		} else {
-			/* It was left out, for a reason that has been counted. */
-			left = first->refused;
-		}
-	}
-	if (!left) {
-		listener = listener_for(end.active ? &end.flow : &end.other, &key);
-		/* Read at once: the verifier of 6.1 loses sight of this comparison with NULL. */
-		if (listener) {
-			to_mptcp = listener->mptcp;
-			end.pid = listener->pid;
-			__builtin_memcpy(end.comm, listener->comm, sizeof(end.comm));
-			if (!end.slot && (end.active || is_child(sock, listener))) {
-				end.slot = slot_of_listener(listener, &key);
-				end.by_listener = 1;
-			}
-		}
-		if (first)
-			left = reason_against_accepting(&end, first);
-	}
-	if (first && !left) {
-		end.slot = first->slot;
-		end.generation = first->generation;
-	} else {
-		/* A bystander: nothing of it is kept. */
-		if (!end.slot)
-			return NULL;
-		target = sa_targets.lookup(&end.slot);
-		if (!target)
-			return NULL;
-		end.generation = target->generation;
-	}
-	if (end.active) {
-		end.pid = 0;
-		__builtin_memset(end.comm, 0, sizeof(end.comm));
-		note_program(&end.pid, end.comm);
-	}
-	end.cookie = bpf_get_socket_cookie(ops);
-	/* Without it the connecting end stays alone, and is left out in the end. */
-	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!connection)
-		return NULL;
-	begin(connection, &end);
-	connection->reason = left;
-	connection->state = left ? LEFT : CONNECTING;
-	if (left)
-		return NULL;
-	*reason = end.active ? reason_against_connecting(&end, to_mptcp) : reason_against(sock);
-	return connection;
 }
 
-static inline struct connection *on_active_established(struct bpf_sock_ops *ops, struct bpf_sock *sk, u32 *reason)
+/* Gives an end the generation of the target in its slot. Returns 0 if there is no target: the end is not covered. */
+static inline int find_generation(struct new_end *new_end)
 {
-	struct connection *connection = sa_connections.sk_storage_get(sk, 0, 0);
 	struct target *target;
 
-	if (!connection || connection->state != CONNECTING)
-		return NULL;
-	target = sa_targets.lookup(&connection->slot);
-	/* Disabled between connect() and now. */
-	if (!is_enabled(target, connection))
-		return NULL;
-	/* The accepting end was established by the SYN and its data, before it could find this one. */
-	if (ops->data_segs_out)
-		*reason = FAST_OPEN;
-	return connection;
-}
-
-/*
- * The kernel takes a socket out of the map by itself when it is closed; the rest of what is known goes here. 1 if it
- * was in.
- */
-static inline int on_close(struct connection *connection)
-{
-	struct flow key = connection->own;
-	struct peer *self = sa_peers.lookup(&key);
-
-	if (self && self->cookie == connection->cookie) {
-		/* What kept it out until now, if it has been looked at. */
-		if (connection->state == CANDIDATE && connection->active && !self->refused && !connection->pauses)
-			count(connection->slot, connection->reason ? connection->reason : SHORT, 1);
-		sa_peers.delete(&key);
-	}
-	/* A candidate that was never in. */
-	if (connection->state != JOINED && !(connection->state == CANDIDATE && connection->pauses)) {
-		connection->state = LEFT;
+	if (!new_end->slot)
 		return 0;
-	}
-	connection->state = LEFT;
-	/* The daemon waits for the last one that drains. */
-	if (connection->marked && connection->in_map)
-		want_sweep(SWEEP_NOW);
-	count(connection->slot, CONNECTIONS_CLOSED, 1);
+	target = sa_targets.lookup(&new_end->slot);
+	if (!target)
+		return 0;
+	new_end->generation = target->generation;
 	return 1;
 }
 
-/* NULL if there is nothing to tell. */
-static inline struct connection *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock)
+/* Makes the storage of an end. NULL if there is no memory: the other end then stays alone, and is left to TCP. */
+static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct new_end *new_end, u32 reason)
 {
-	struct connection *connection = sa_connections.sk_storage_get(sk, 0, 0);
+	struct end *end;
 
-	if (!connection)
+	if (new_end->active) {
+		/* Not the listener's. */
+		new_end->pid = 0;
+		__builtin_memset(new_end->comm, 0, sizeof(new_end->comm));
+		note_program(&new_end->pid, new_end->comm);
+	}
+	new_end->cookie = bpf_get_socket_cookie(ops);
+	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!end)
 		return NULL;
-	count_tcp_bytes(connection, READ_U32(sock, OFFSET_tcp_sock_write_seq));
+	begin(end, new_end);
+	end->reason = reason;
+	end->state = reason ? LEFT : CONNECTING;
+	return end;
+}
+
+/*
+ * Keeps what is known of a new end, if a target covers it. NULL if none does, or if the end is only kept to be listed,
+ * with a reason that was counted before. Sets *reason to why the end stays with TCP, which is not counted yet.
+ */
+static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, u32 *reason)
+{
+	struct new_end new_end = {.sock = sock, .active = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB};
+	struct peer_entry *connecting = NULL;
+	u32 counted = NO_REASON, to_mptcp = 0;
+	struct end *end;
+
+	read_flow(sock, &new_end.own_flow);
+	new_end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
+	if (!is_local(&new_end.own_flow)) {
+		if (new_end.slot)
+			count(new_end.slot, NOT_LOCAL, 1);
+		return NULL;
+	}
+	mirror(&new_end.own_flow, &new_end.peer_flow);
+	if (!new_end.active) {
+		connecting = entry_of_connecting(&new_end);
+		if (connecting) {
+			counted = connecting->refused;
+		} else {
+			if (!new_end.slot)
+				return NULL;
+			count(new_end.slot, CLIENT_UNSEEN, 1);
+			counted = CLIENT_UNSEEN;
+		}
+	}
+	if (!counted) {
+		ask_listener(&new_end, &to_mptcp);
+		if (connecting)
+			counted = reason_against_accepting(&new_end, connecting);
+	}
+	if (connecting && !counted) {
+		new_end.slot = connecting->slot;
+		new_end.generation = connecting->generation;
+	} else if (!find_generation(&new_end)) {
+		return NULL;
+	}
+	end = keep(ops, sk, &new_end, counted);
+	if (!end || counted)
+		return NULL;
+	*reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
+	return end;
+}
+
+static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct bpf_sock *sk, u32 *reason)
+{
+	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
+	struct target *target;
+
+	if (!end || end->state != CONNECTING)
+		return NULL;
+	target = sa_targets.lookup(&end->slot);
+	/* The target may have been disabled since connect(). */
+	if (!is_enabled(target, end))
+		return NULL;
+	/* The SYN and its data established the accepting end before that could find this one. */
+	if (ops->data_segs_out)
+		*reason = FAST_OPEN;
+	return end;
+}
+
+/*
+ * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had joined, so
+ * that an event should be reported.
+ */
+static inline int on_close(struct end *end)
+{
+	struct flow key = end->own_flow;
+	struct peer_entry *entry = sa_peers.lookup(&key);
+
+	if (entry && entry->cookie == end->cookie) {
+		/* A walk that judged it has noted what kept it out so far. */
+		if (end->state == CANDIDATE && end->active && !entry->refused && !end->pauses)
+			count(end->slot, end->reason ? end->reason : SHORT, 1);
+		sa_peers.delete(&key);
+	}
+	if (end->state != JOINED && !(end->state == CANDIDATE && end->pauses)) {
+		end->state = LEFT;
+		return 0;
+	}
+	end->state = LEFT;
+	/* The daemon may be waiting for the last end that drains. */
+	if (end->marked && end->in_map)
+		want_sweep(SWEEP_NOW);
+	count(end->slot, CONNECTIONS_CLOSED, 1);
+	return 1;
+}
+
+/* Returns the end if an event should be reported, NULL otherwise. */
+static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock)
+{
+	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
+
+	if (!end)
+		return NULL;
+	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq));
 	if (ops->args[1] == TCP_CLOSE)
-		return on_close(connection) ? connection : NULL;
-	connection->fin_sent = 1;
+		return on_close(end) ? end : NULL;
+	end->fin_sent = 1;
 	return NULL;
 }
 
-/* Most callbacks are none of these: bystanders pay for each. */
+/*
+ * The kernel calls this for many events of every TCP socket. Reject the others first: sockets outside all targets pay
+ * for it.
+ */
 static inline int is_for_us(struct bpf_sock_ops *ops)
 {
 	switch (ops->op) {
@@ -284,12 +317,12 @@ static inline int is_for_us(struct bpf_sock_ops *ops)
 	return 0;
 }
 
-/* Always 1: any other value would reach a sock_ops program of somebody else as this one's answer. */
+/* Returns 1 always: sock_ops programs of somebody else would take any other value for their own answer. */
 int sockaccel_join(struct bpf_sock_ops *ops)
 {
-	struct connection *connection = NULL;
 	struct bpf_sock *sk;
-	u32 reason = 0;
+	struct end *end = NULL;
+	u32 reason = NO_REASON;
 	u64 sock;
 
 	if (!is_for_us(ops))
@@ -308,23 +341,23 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		forget_earlier(sk, sock);
 		/* fallthrough */
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		connection = on_new_end(ops, sk, sock, &reason);
+		end = on_new_end(ops, sk, sock, &reason);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		connection = on_active_established(ops, sk, &reason);
+		end = on_active_established(ops, sk, &reason);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		connection = on_state(ops, sk, sock);
+		end = on_state(ops, sk, sock);
 		break;
 	}
-	if (!connection)
+	if (!end)
 		return 1;
 	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !reason)
-		reason = become_candidate(ops, connection, sock);
+		reason = become_candidate(ops, end, sock);
 	if (reason)
-		refuse(connection, reason);
-	/* In one place for all: each copy of it takes the compiler some 15 ms of a cold start. */
+		refuse(end, reason);
+	/* The only call for all callbacks, see report(). */
 	if (reason || ops->op == BPF_SOCK_OPS_STATE_CB)
-		report(connection, reason ? EVENT_REFUSED : EVENT_CLOSED, reason);
+		report(end, reason ? EVENT_REFUSED : EVENT_CLOSED, reason);
 	return 1;
 }

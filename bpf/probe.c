@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* For the daemon's start-up probes: its own pair of sockets under a map of its own, and one bare redirect. */
+/* For the daemon's start-up probes, on two sockets of the daemon's own in a map of their own: redirects without a check. */
 
 int sockaccel_probe(struct sk_msg_md *msg)
 {

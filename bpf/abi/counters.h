@@ -40,6 +40,7 @@
 	X(PAUSED, CONNECTION, "taken out for a while: nearly all its messages went by TCP")                       \
 	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \
+	X(LEAVING, MESSAGE, "the connection is about to leave the map, for a pause or for good")                  \
 	X(NO_PEER, MESSAGE, "the other end has not joined")                                                       \
 	X(PEER_GONE, MESSAGE, "the other end is closed")                                                          \
 	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \

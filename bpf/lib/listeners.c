@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Who answers a connection: all listeners of the host, as their programs opened them. */
+/* The listening sockets of the whole host. */
 
 static inline int still_listens(struct listener *listener, struct listener_key *key)
 {
@@ -9,8 +9,8 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 }
 
 /*
- * Who will answer a connection to flow's remote end: a listener on that address, on 0.0.0.0, or on [::]. key: which of
- * the three it is; without a listener any of them.
+ * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::]. key
+ * becomes the key under which it was found; without a listener it is undefined.
  */
 static inline struct listener *listener_for(const struct flow *flow, struct listener_key *key)
 {
@@ -32,7 +32,7 @@ static inline struct listener *listener_for(const struct flow *flow, struct list
 	return NULL;
 }
 
-/* The slot of a target that a listener belongs to by its cgroup, or because it serves the target. */
+/* The slot of the target that has the listener in its cgroup, or that the listener serves; 0 if there is none. */
 static inline u32 slot_of_listener(struct listener *listener, struct listener_key *key)
 {
 	u32 slot = slot_of_cgroup(READ_U64(listener->sock, OFFSET_sock_cgroup));
@@ -41,7 +41,7 @@ static inline u32 slot_of_listener(struct listener *listener, struct listener_ke
 	return served ? *served : slot;
 }
 
-/* Whether an accepting end comes from that very listener, as far as cgroups tell. */
+/* Whether an accepting end may come from this listener: the kernel gives it the listener's cgroup. */
 static inline int is_child(u64 sock, struct listener *listener)
 {
 	return READ_U64(sock, OFFSET_sock_cgroup) == READ_U64(listener->sock, OFFSET_sock_cgroup);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Every map. This file and what it includes decide how the maps look, and so which maps a newer version may take over
+ * Every map. This file and what it includes decide how the maps look, and so whether a newer version may take them over
  * (layout_text() in sockaccel/kernel/sources.py).
  */
 #include "lib/types.h"
 
 /*
- * Every joined end, under its own flow. Not by BCC's BPF_SOCKHASH, which does not know that the kernel lets an
- * iterator insert.
+ * The members: every joined end, by its own flow. BCC's BPF_SOCKHASH has no insert(), because it does not know that the
+ * kernel lets an iterator call it.
  */
 struct members_table {
 	struct flow key;
@@ -19,39 +19,42 @@ struct members_table {
 };
 __attribute__((section("maps/sockhash"))) struct members_table sa_members = {.max_entries = MAX_MEMBERS};
 BPF_ANNOTATE_KV_PAIR(sa_members, struct flow, u32);
-/* How an end, candidate or joined, is found by the other one; gone when the end is closed, left out or evicted. */
-BPF_F_TABLE("hash", struct flow, struct peer, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
-BPF_SK_STORAGE(sa_connections, struct connection);
+
+/* By its own flow, what an end leaves for its peer. It goes when the end is closed, left to TCP or evicted. */
+BPF_F_TABLE("hash", struct flow, struct peer_entry, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
+BPF_SK_STORAGE(sa_ends, struct end);
 BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);
 
-/* Listeners that belong to a target although somebody else made their sockets, as systemd does for its services. */
+/* The slot of the target that a listener serves. Somebody else opened it, as systemd does for its services. */
 BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);
 
-/* cgroup id -> slot in sa_targets and sa_counters. Slot 0 belongs to no target. */
+/* The slot of the target that has a cgroup, by the cgroup's id. Slot 0 belongs to no target. */
 BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
-/* The connections that a walk over sockets has counted; empty between two walks. */
+/* The connections that the present search for sockets has counted in MISSED; empty otherwise. */
 BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
-/* Written in one go, but not in one moment: a connection may meet half of the new rules, which costs it speed. */
+/* The daemon replaces the rules while programs read them. A connection that meets half of the new ones may stay with TCP
+ * or be accelerated against a rule; nothing worse. */
 BPF_ARRAY(sa_rules, struct rules, 1);
-/* A part of a listing. What a walk prints comes 32 KB at a time, and after each the kernel looks for its place anew. */
+/* A part of a listing. What an iterator prints comes 32 KB at a time, and the kernel then looks for its place again, so
+ * the walk writes here and the daemon maps it. */
 BPF_F_TABLE("array", u32, struct event, sa_listing, MAX_LISTED, BPF_F_MMAPABLE);
 BPF_ARRAY(sa_window, struct event_window, 1);
-/* How urgently a sweep is wanted (enum urgency), until it begins. */
+/* How soon a sweep is wanted (enum urgency). The sweep sets it to SWEEP_NONE when it begins. */
 BPF_ARRAY(sa_sweep_wanted, u32, 1);
 BPF_RINGBUF_OUTPUT(sa_events, EVENT_PAGES);
 
-/* The verdict lives behind a tail call, so that a newer one reaches sockets that joined under the old. */
+/* The verdict program, called by sockaccel_stub. Sockets that joined under an older version run a newer one by this. */
 BPF_PROG_ARRAY(sa_verdict, 1);
 
-/* Never read. Writing to a map of maps returns when every program that was running has ended
- * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): the daemon's grace period. */
+/* Nobody reads it. A write to a map of maps returns when every program that was running has ended
+ * (maybe_wait_bpf_programs() in kernel/bpf/syscall.c): this is the daemon's grace period. */
 BPF_ARRAY_OF_MAPS(sa_grace, "sa_window", 1);
 
-/* For the daemon's start-up probes (probe.c): a pair of sockets, and whether to redirect between them. */
+/* For the daemon's start-up probes (probe.c): two sockets, and whether to redirect between them. */
 BPF_SOCKHASH(sa_probe_pair, u64, 2);
 BPF_ARRAY(sa_probe_mode, u32, 1);

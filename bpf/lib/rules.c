@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The configuration's rules: which of a target's connections are wanted (sockaccel/rules.py). */
+/* The configuration's rules: which connections of a target shall be accelerated (sockaccel/core/rules.py). */
 
 static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid)
 {
@@ -13,7 +13,10 @@ static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid
 	       (flow->remote[3] & rule->mask[3]) == rule->address[3];
 }
 
-/* flow: as the connecting end sees it; uid: the owner of its socket. */
+/*
+ * Whether the rules leave a connection to TCP: an excluding rule fits it, or it fits none of the including rules of some
+ * kind. flow is that of the connecting end, uid the owner of its socket.
+ */
 static inline int is_excluded(const struct flow *flow, u32 uid)
 {
 	u32 asked = 0, answered = 0;

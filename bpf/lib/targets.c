@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Which target covers a cgroup, and whether it is still the one that a connection began under. */
+/* Which target covers a cgroup, and whether an end's target is still the one that covered it. */
 
-/* The slot of the innermost target above a cgroup, 0 if none covers it. */
+/* The slot of the innermost target at or above a cgroup, 0 if there is none. */
 static inline u32 slot_of_cgroup(u64 cgroup)
 {
 	int level = READ_U32(cgroup, OFFSET_cgroup_level);
@@ -28,16 +28,17 @@ static inline u64 cgroup_id(u64 sock)
 	return READ_U64(READ_U64(READ_U64(sock, OFFSET_sock_cgroup), OFFSET_cgroup_kn), OFFSET_kernfs_node_id);
 }
 
-/* Whether the target that brought a connection in is still the one in its slot, and enabled. */
-static inline int is_enabled(struct target *target, struct connection *connection)
+/* Whether the slot still has the target that covered the end, and the target is on. target may be NULL. */
+static inline int is_enabled(struct target *target, struct end *end)
 {
-	return target && (target->flags & TARGET_ON) && target->generation == connection->generation;
+	return target && (target->flags & TARGET_ON) && target->generation == end->generation;
 }
 
-static inline struct target *target_of(struct connection *connection)
+/* What the end's slot holds now, by any owner. */
+static inline struct target *target_of(struct end *end)
 {
-	/* On the stack: 6.1 takes no key out of the value that an iterator shows. */
-	u32 slot = connection->slot;
+	/* Copied to the stack: the verifier of 6.1 takes no key from the value that an iterator shows. */
+	u32 slot = end->slot;
 
 	return sa_targets.lookup(&slot);
 }

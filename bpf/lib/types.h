@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What maps hold that only the programs read; bpf/abi has the rest. */
+/* What maps hold for the programs alone. What the daemon reads too is in bpf/abi. */
 #ifndef SOCKACCEL_TYPES_H
 #define SOCKACCEL_TYPES_H
 
@@ -16,7 +16,23 @@
 enum counter { COUNTERS(COUNTER_INDEX) COUNTERS_COUNT };
 #undef COUNTER_INDEX
 
-/* sock is only ever read through probes, and only believed if what is read still listens on the same port. */
+/*
+ * What can stand in the place of a reason, which is a counter. NO_REASON has the index of CONNECTIONS, which is no
+ * reason. UNCOUNTED: left to TCP for something that no counter tells. NOT_YET: a candidate must be judged again later.
+ * GONE: the end was closed meanwhile.
+ */
+enum no_counter {
+	NO_REASON = 0,
+	UNCOUNTED = COUNTERS_COUNT,
+	NOT_YET,
+	GONE,
+};
+
+struct counters {
+	__u64 value[COUNTERS_COUNT];
+};
+
+/* The socket may be gone. It is believed only while what is read from it still listens on the same port. */
 struct listener {
 	__u64 sock;
 	__u32 pid;
@@ -24,43 +40,34 @@ struct listener {
 	char comm[16];
 };
 
-/* How one end finds the other. sock is a hint: it is believed only while the cookie behind it matches. */
-struct peer {
+/*
+ * What one end leaves in sa_peers for its peer to find. The socket may be gone: it is believed only while it has this
+ * cookie.
+ */
+struct peer_entry {
 	__u64 sock;
 	__u64 cookie;
 	__u32 slot;
 	__u32 generation;
 	__u32 initial_sequence;
-	/* The listener that was to answer brought the connection in, not the connecting end's own cgroup. */
+	/* The connection is covered because of the listener that was to answer, not because of the connecting end. */
 	__u32 by_listener;
 	__u32 joined;
 	__u32 redirected;
-	/* Since it must leave, until both ends have left and one of them comes back. */
+	/* Why the end must leave. It stays set until both ends have left and one of them comes back from a pause. */
 	__u32 marked;
-	/* Why the connection was left out, told by the end that found out first. */
+	/* Why the connection stays out. The end that finds out first writes it to the other one's entry. */
 	__u32 refused;
-	/* With its mark: that it sends a stream of small messages. */
+	/* The end is marked and sends a stream of small messages. */
 	__u32 small_messages;
 };
 
 /*
- * A message that goes by TCP costs a quarter to a half more in the map than outside. A connection of which so many
- * more went by TCP than were redirected leaves for a pause: the first is a second long, each one twice the last, up to
- * 64. Trying again costs as much as a tenth of a second in which nothing is sent, most of it until both ends are seen
- * in no call; a stream of small messages has nothing to gain from it, and begins with the fourth pause.
+ * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come first, so
+ * that it touches three cache lines instead of five.
  */
-#define PAUSE_MESSAGES 2048
-#define REDIRECT_WEIGHT 8
-#define FIRST_PAUSE_NS 1000000000ULL
-#define PAUSE_DOUBLINGS 6
-#define SMALL_DOUBLINGS 3
-
-/*
- * What is kept with each socket of a covered connection (sk_storage). What a redirect needs comes first, in three cache
- * lines instead of five.
- */
-struct connection {
-	struct flow peer;
+struct end {
+	struct flow peer_flow;
 	__u64 peer_sock;
 	__u64 peer_cookie;
 	__u64 peer_file;
@@ -71,40 +78,38 @@ struct connection {
 	__u32 slot;
 	__u32 generation;
 	__u32 state;
+	/* It is a member, also if it is about to leave. */
 	__u32 in_map;
 	__u32 marked;
 	__u32 peer_joined;
-	/* What had been written when the other end was found to have joined. */
+	/* write_seq when this end found that its peer had joined. */
 	__u32 joined_sequence;
-	/* Up to where tcp_bytes has counted; it stops at the FIN, which has a sequence number too. */
+	/* write_seq up to which tcp_bytes has counted. It stops at the FIN, which has a sequence number too. */
 	__u32 counted_sequence;
 	__u32 fin_sent;
 	__u32 receive_maximum;
 	__u32 sender_known;
 	__u32 last_by_tcp;
-	/* How many messages TCP carried since the reader was behind, less REDIRECT_WEIGHT for each redirected one. */
+	/* Messages that TCP carried because the reader was behind, less REDIRECT_WEIGHT for each redirected one. */
 	__u32 behind;
 	__u32 reason;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
-	struct flow own;
+	struct flow own_flow;
 	__u64 cookie;
 	__u64 cgroup;
-	/* When it was made, and when a candidate is looked at; CLOCK_MONOTONIC. */
+	/* When the end was made, and when a candidate must be judged. CLOCK_MONOTONIC. */
 	__u64 since_ns;
 	__u64 due_ns;
-	__u32 looked_at;
+	/* How often a candidate was judged and must wait, or a marked end could not leave. */
+	__u32 looks;
 	__u32 pauses;
 	__u32 active;
 	__u32 by_listener;
 	__u32 pid;
-	/* Whether a stream of small messages made it pause, which TCP carries better anyhow. */
+	/* Its last pause was for a stream of small messages. */
 	__u32 small_messages;
 	char comm[16];
-};
-
-struct counters {
-	__u64 value[COUNTERS_COUNT];
 };
 
 struct event_window {

@@ -251,6 +251,7 @@ COUNTERS = [
         ('paused', 'connection', 'taken out for a while: nearly all its messages went by TCP'),
         ('drained', 'connection', 'taken out: its target was disabled'),
         ('switched_off', 'message', 'the target is switched off and its connections drain'),
+        ('leaving', 'message', 'the connection is about to leave the map, for a pause or for good'),
         ('no_peer', 'message', 'the other end has not joined'),
         ('peer_gone', 'message', 'the other end is closed'),
         ('shut_down', 'message', 'the sender has shut down its side'),

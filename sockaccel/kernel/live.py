@@ -279,7 +279,7 @@ class Kernel:
             yield listing[: self._outcome().listed * EVENT.size]
 
     def _iterate(self) -> Iterator[bytes]:
-        return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_connections'])
+        return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_ends'])
 
 
 def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:

@@ -19,9 +19,12 @@ from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
 from sockaccel.kernel import handover, libbpf, offsets, sources
 
 # What every part begins with.
-_SHARED = (sources.MAPS, 'lib/events.c', 'lib/targets.c', 'lib/ends.c', 'lib/listeners.c')
+_SHARED = (
+    sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
+    'lib/listeners.c',
+)  # fmt: skip
 MAPS = (
-    'sa_members', 'sa_peers', 'sa_connections', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
+    'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_missed', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
@@ -36,7 +39,7 @@ class Part(NamedTuple):
 
 # LLVM takes most of a cold start and uses one CPU, so each part has a process.
 DATA_PATH = Part(
-    (*_SHARED, 'lib/rules.c', 'membership.c', 'verdict.c', 'probe.c'),
+    (*_SHARED, 'lib/rules.c', 'membership.c', 'verdict.c', 'stub.c', 'probe.c'),
     {
         'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
         'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
@@ -45,7 +48,7 @@ DATA_PATH = Part(
     },
 )
 WALKS = Part(
-    (*_SHARED, 'connections.c', 'sockets.c'),
+    (*_SHARED, 'visit.c', 'pause.c', 'judge.c', 'evict.c', 'walk.c', 'find_sockets.c'),
     {
         'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
         'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,

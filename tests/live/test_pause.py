@@ -12,7 +12,7 @@ from tests.support import harness, traffic
 from tests.support.harness import Cgroup
 from tests.support.traffic import Pair, exchange, no_delay, read, write
 
-# bpf/types.h, PAUSE_MESSAGES
+# bpf/lib/ends.c, PAUSE_MESSAGES
 MESSAGES = 2048
 # bpf/verdict.c, SMALL_MESSAGE, less what is no multiple of five
 SMALL, LARGE = 16380, 16390

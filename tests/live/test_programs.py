@@ -120,7 +120,7 @@ def test_new_programs_take_the_maps_of_an_earlier_process() -> None:
                 assert maps_of(fd) <= ours, name
 
 
-@pytest.mark.parametrize('source', ['verdict.c', 'connections.c'])
+@pytest.mark.parametrize('source', ['verdict.c', 'walk.c'])
 def test_what_cannot_be_compiled_is_said(tree: Path, source: str) -> None:
     with (tree / 'bpf' / source).open('a') as broken:
         broken.write('int broken(void) { return undeclared; }\n')
@@ -128,7 +128,7 @@ def test_what_cannot_be_compiled_is_said(tree: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ('source', 'function'), [('verdict.c', 'sockaccel_msg'), ('sockets.c', 'bpf_iter__task_file')]
+    ('source', 'function'), [('verdict.c', 'sockaccel_msg'), ('find_sockets.c', 'bpf_iter__task_file')]
 )
 def test_what_the_kernel_does_not_take_is_said(tree: Path, source: str, function: str) -> None:
     path = tree / 'bpf' / source

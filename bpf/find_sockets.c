@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walks the open files of all tasks, in every network namespace, for what no callback of the kernel's told of: sockets
- * that listened before sockaccel was there, and connections that were made before their cgroup was covered.
+ * Searches the open files of all tasks, in every network namespace, for sockets that no callback told of: listeners
+ * that were there before sockaccel, and connections that were made before their cgroup was covered.
  */
+#include "lib/sock.h"
 
 struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
@@ -11,47 +12,47 @@ struct bpf_iter__task_file {
 	struct file *file __attribute__((aligned(8)));
 };
 
-/* Once for both ends; where it has met too many to remember, twice for some. */
-static inline u32 is_met(const struct flow *flow, const struct flow *other)
+/* Whether the connection's other end was found before. When sa_missed is full, some connections are counted twice. */
+static inline u32 is_counted(const struct flow *flow, const struct flow *peer_flow)
 {
 	u32 swapped = flow->local_port > flow->remote_port ||
 		      (flow->local_port == flow->remote_port && flow->local[3] > flow->remote[3]);
-	struct flow key = swapped ? *other : *flow;
+	struct flow key = swapped ? *peer_flow : *flow;
 	u32 one = 1;
 
 	return sa_missed.insert(&key, &one) == -EEXIST;
 }
 
-/* It can join no more: what it has sent and received since it was made is not known. */
+/* Keeps an end to be listed. It cannot join: nobody knows how much of its connection waits unread. */
 static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 {
-	struct end end = {.sock = (u64)sk, .pid = pid};
-	struct connection *connection;
+	struct new_end new_end = {.sock = (u64)sk, .pid = pid};
 	struct listener_key key = {};
 	struct target *target;
+	struct end *end;
 
-	read_flow(end.sock, &end.flow);
-	end.slot = slot_of_cgroup(READ_U64(end.sock, OFFSET_sock_cgroup));
-	if (!end.slot || !is_local(&end.flow) || sa_connections.sk_storage_get(sk, 0, 0))
+	read_flow(new_end.sock, &new_end.own_flow);
+	new_end.slot = slot_of_cgroup(READ_U64(new_end.sock, OFFSET_sock_cgroup));
+	if (!new_end.slot || !is_local(&new_end.own_flow) || sa_ends.sk_storage_get(sk, 0, 0))
 		return;
-	target = sa_targets.lookup(&end.slot);
+	target = sa_targets.lookup(&new_end.slot);
 	if (!target || !(target->flags & TARGET_ON))
 		return;
-	connection = sa_connections.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
-	if (!connection || connection->cookie || sock_state(end.sock) != TCP_ESTABLISHED)
+	if (!end || end->cookie || sock_state(new_end.sock) != TCP_ESTABLISHED)
 		return;
-	mirror(&end.flow, &end.other);
-	/* Until somebody asks, a socket has none. */
-	end.cookie = bpf_get_socket_cookie(sk);
-	end.generation = target->generation;
-	end.active = !listener_for(&end.other, &key);
-	__builtin_memcpy(end.comm, comm, sizeof(end.comm));
-	begin(connection, &end);
-	connection->reason = MISSED;
-	connection->state = LEFT;
-	if (!is_met(&end.flow, &end.other))
-		count(end.slot, MISSED, 1);
+	mirror(&new_end.own_flow, &new_end.peer_flow);
+	/* Asked by helper: the kernel gives a socket its cookie when somebody asks for it first. */
+	new_end.cookie = bpf_get_socket_cookie(sk);
+	new_end.generation = target->generation;
+	new_end.active = !listener_for(&new_end.peer_flow, &key);
+	__builtin_memcpy(new_end.comm, comm, sizeof(new_end.comm));
+	begin(end, &new_end);
+	end->reason = MISSED;
+	end->state = LEFT;
+	if (!is_counted(&new_end.own_flow, &new_end.peer_flow))
+		count(new_end.slot, MISSED, 1);
 }
 
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
@@ -70,7 +71,7 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;
-	/* Not by a probe, or the verifier would not take it for a socket. */
+	/* Read directly: the verifier takes the result of a probe for a number, not for a socket. */
 	sk = *(struct sock **)((void *)socket + OFFSET_socket_sk);
 	if (!sk)
 		return 0;

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Judges the ends that a walk meets: lets suitable candidates join, leaves the others to TCP, and marks members that
+ * must leave the map.
+ *
+ * A sock_ops program could let a socket join only when the connection is established. That is too early, because being a
+ * member is enough to change a socket: a blocking recv() answers EAGAIN, kernel TLS cannot be set up. What a program does
+ * with its new socket shows a little later.
+ */
+
+/* How often a candidate is judged, and when for the second time. Each wait is four times the last. */
+#define LOOKS 6
+#define SECOND_LOOK_NS 100000000ULL
+/* How long to wait for a socket whose lock is held, or which is not quite established. */
+#define OWNED_NS 5000000ULL
+
+/* What a sockmap would break in either socket; it lasts. peer_sock may be 0. */
+static inline u32 reason_against_pair(u64 sock, u64 peer_sock)
+{
+	if (sock_ulp(sock) || (peer_sock && sock_ulp(peer_sock)))
+		return ULP_END;
+	if (sock_zerocopies(sock) || (peer_sock && sock_zerocopies(peer_sock)))
+		return ZEROCOPY_END;
+	if (sock_wants_more_than_bytes(sock) || (peer_sock && sock_wants_more_than_bytes(peer_sock)))
+		return OPTION_END;
+	return NO_REASON;
+}
+
+static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
+{
+	return !(target->flags & TARGET_BLOCKING_READERS) &&
+	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
+}
+
+/* What may still change: programs accept late, and set O_NONBLOCK after that. */
+static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer_sock)
+{
+	u64 file = sock_file(sock), peer_file = peer_sock ? sock_file(peer_sock) : 0;
+
+	if (!peer_sock)
+		return LONELY;
+	if (!file || !peer_file)
+		return UNACCEPTED;
+	if (pair_blocks(target, file, peer_file))
+		return BLOCKING_END;
+	return NO_REASON;
+}
+
+/* Why a candidate that is old enough stays with TCP for good; NO_REASON if it may join now or later. */
+static inline u32 reason_for_good(struct visit *visit)
+{
+	struct end *end = visit->end;
+	u32 reason = reason_against_pair(visit->sock, visit->peer_sock);
+
+	if (reason)
+		return reason;
+	if (sock_state(visit->sock) != TCP_ESTABLISHED)
+		return end->reason ? end->reason : SHORT;
+	/* Asked before this end joins: it could not leave while its peer is in a map that is not ours. */
+	if (visit->peer_sock && visit->peer_entry && !visit->peer_entry->joined &&
+	    (sock_psock(visit->sock) || sock_psock(visit->peer_sock)))
+		return FOREIGN_SOCKMAP;
+	return NO_REASON;
+}
+
+static inline u32 not_before(struct end *end, u64 due_ns)
+{
+	end->due_ns = due_ns;
+	return NOT_YET;
+}
+
+/* Returns NO_REASON if a candidate may join now, NOT_YET or GONE, or why it stays with TCP. */
+static inline u32 examine(struct visit *visit, struct target *target)
+{
+	struct end *end = visit->end;
+	u64 now = bpf_ktime_get_ns();
+	u32 reason;
+
+	if (end->due_ns > now && !peer_ended_pause(visit))
+		return NOT_YET;
+	if (!visit->own_entry)
+		return GONE;
+	if (end->marked && !came_back(visit)) {
+		end->pauses++;
+		return not_before(end, now + pause_ns(visit));
+	}
+	/* The kernel calls sockaccel_join for an accepting end a moment before it says that the end is established. */
+	if (sock_state(visit->sock) == TCP_SYN_RECV)
+		return not_before(end, now + OWNED_NS);
+	reason = reason_for_good(visit);
+	if (reason)
+		return reason;
+	reason = reason_to_wait(target, visit->sock, visit->peer_entry ? visit->peer_sock : 0);
+	if (reason) {
+		end->reason = reason;
+		if (++end->looks < LOOKS)
+			return not_before(end, now + (SECOND_LOOK_NS << 2 * (end->looks - 1)));
+		return reason;
+	}
+	/* The owner may be in a call that changes what joining changes too. */
+	if (sock_is_owned(visit->sock))
+		return not_before(end, now + OWNED_NS);
+	return NO_REASON;
+}
+
+static inline u32 reason_of_error(int error)
+{
+	if (error == -EBUSY)
+		return FOREIGN_SOCKMAP;
+	if (error == -EEXIST)
+		return KEY_TAKEN;
+	if (error == -E2BIG || error == -ENOMEM)
+		return MAP_FULL;
+	if (error == -EINVAL)
+		return ULP_END;
+	return UNSUPPORTED;
+}
+
+/*
+ * Lets a candidate join. Returns NO_REASON, GONE, or why it cannot. Nobody redirects to it or from it before own_entry
+ * says that it has joined, so until then it can be taken out of the map again.
+ */
+static inline u32 join(struct visit *visit)
+{
+	struct end *end = visit->end;
+	struct peer_entry *own_entry;
+	int error;
+
+	/* Set before the socket is in the map: from then on its owner's send() counts. */
+	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
+	end->receive_maximum = sock_receive_maximum(visit->sock);
+	end->memory_pressure = sock_memory_pressure(visit->sock);
+	end->peer_sock = visit->peer_entry->sock;
+	end->peer_cookie = visit->peer_entry->cookie;
+	if (sock_cookie(visit->sock) != end->cookie)
+		return GONE;
+	/* insert() and not update(): an older socket under this key may hold bytes that its owner has not read. */
+	error = sa_members.insert(visit->own_flow, visit->sk);
+	own_entry = sa_peers.lookup(visit->own_flow);
+	/* Closed meanwhile, the socket may be another one by now. */
+	if (!own_entry || own_entry->cookie != end->cookie || sock_cookie(visit->sock) != end->cookie) {
+		if (!error)
+			sa_members.delete(visit->own_flow);
+		return GONE;
+	}
+	if (error)
+		return reason_of_error(error);
+	end->looks = 0;
+	end->state = JOINED;
+	end->in_map = 1;
+	own_entry->joined = 1;
+	if (visit->peer_entry->joined && !end->pauses)
+		count(end->slot, CONNECTIONS, 1);
+	return NO_REASON;
+}
+
+/*
+ * Leaves a candidate to TCP. The end that finds the reason first counts it, and tells the peer. Returns 1 if an event
+ * should be reported.
+ */
+static inline int leave_out(struct visit *visit, u32 reason)
+{
+	struct end *end = visit->end;
+
+	end->state = LEFT;
+	end->reason = reason;
+	sa_peers.delete(visit->own_flow);
+	/* The connecting end was closed before, and counted then. */
+	if (!end->active && !visit->peer_entry)
+		return 0;
+	if (visit->peer_entry) {
+		visit->peer_entry->refused = reason;
+		if (visit->peer_entry->joined)
+			walk_again(visit->settings);
+	}
+	/* A pause was counted when it began. */
+	if (reason != PAUSED)
+		count(end->slot, reason, 1);
+	return 1;
+}
+
+/* Gives up a candidate whose target was disabled, or whose peer found a reason against the connection and counted it. */
+static inline void give_up(struct visit *visit)
+{
+	struct end *end = visit->end;
+	u32 reason = visit->own_entry->refused;
+
+	end->state = LEFT;
+	end->reason = reason;
+	if (end->marked)
+		end->marked = reason ? reason : DRAINED;
+	sa_peers.delete(visit->own_flow);
+}
+
+static inline void judge_candidate(struct visit *visit)
+{
+	struct target *target = target_of(visit->end);
+	struct end *end = visit->end;
+	u32 reason;
+
+	if (visit->own_entry && (visit->own_entry->refused || !is_enabled(target, end))) {
+		give_up(visit);
+		return;
+	}
+	reason = examine(visit, target);
+	if (reason == NOT_YET) {
+		walk_at(visit->settings, end->due_ns);
+		return;
+	}
+	if (!reason) {
+		reason = join(visit);
+		/* The peer's pause ends too, and this walk may have passed it. */
+		if (!reason && end->pauses && !visit->peer_entry->joined)
+			walk_again(visit->settings);
+	}
+	if (reason == GONE) {
+		end->state = LEFT;
+		return;
+	}
+	if (reason && !leave_out(visit, reason))
+		return;
+	report(end, reason ? EVENT_REFUSED : EVENT_JOINED, reason);
+}
+
+static inline u32 reason_to_leave(struct visit *visit)
+{
+	struct target *target = target_of(visit->end);
+	u32 reason;
+
+	if (!is_enabled(target, visit->end))
+		return DRAINED;
+	reason = reason_against_pair(visit->sock, visit->peer_sock);
+	if (reason)
+		return reason;
+	if (pair_blocks(target, sock_file(visit->sock), visit->peer_sock ? sock_file(visit->peer_sock) : 0))
+		return BLOCKING_END;
+	if (visit->end->behind >= PAUSE_MESSAGES)
+		return PAUSED;
+	return NO_REASON;
+}
+
+/*
+ * Marks a member that must leave. Both ends leave or none, so the end that the walk meets second follows the mark of the
+ * first. The connection is counted once.
+ */
+static inline void judge_member(struct visit *visit)
+{
+	struct peer_entry *own_entry = visit->own_entry, *peer_entry = visit->peer_entry;
+	struct end *end = visit->end;
+	u32 told = own_entry && own_entry->refused ? own_entry->refused : peer_entry ? peer_entry->marked : 0;
+	u32 reason = end->marked;
+
+	if (!reason) {
+		reason = reason_to_leave(visit);
+		if (!reason && !told)
+			return;
+		end->marked = reason ? reason : told == PAUSED ? PAUSED : LONELY;
+		if (!told && !(reason == PAUSED && end->pauses))
+			count(end->slot, reason, 1);
+		if (peer_entry && !peer_entry->joined)
+			peer_entry->refused = end->marked;
+		if (peer_entry && !peer_entry->marked)
+			walk_again(visit->settings);
+	} else if (reason == PAUSED && !is_enabled(target_of(end), end)) {
+		end->marked = DRAINED;
+	}
+	if (own_entry) {
+		own_entry->small_messages = end->small_messages;
+		own_entry->marked = end->marked;
+	}
+	visit->settings->leaving++;
+}

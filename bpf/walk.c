@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Walks over every end of a covered connection, in all network namespaces (an iterator over socket storage). The daemon
+ * writes to sa_settings what the walk does: list the ends, judge them, or evict those that are marked.
+ */
+
+struct bpf_iter_meta;
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	struct end *value;
+};
+
+struct seq_file_of_meta {
+	struct seq_file *seq;
+};
+
+/* Returns 1 when there is no room: the kernel then interrupts the walk, and goes on with this end. */
+static inline int list(struct end *end, struct settings *settings)
+{
+	u32 index = settings->listed, reason = end->reason;
+	struct event *line = sa_listing.lookup(&index);
+
+	if (!line)
+		return 1;
+	if (reason >= COUNTERS_COUNT || (end->state == JOINED && !end->last_by_tcp))
+		reason = NO_REASON;
+	describe(line, end, EVENT_CONNECTION, reason, end->since_ns);
+	settings->listed = index + 1;
+	return 0;
+}
+
+int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct seq_file *seq = ((struct seq_file_of_meta *)ctx->meta)->seq;
+	struct flow own_flow, peer_flow;
+	struct visit visit = {.end = ctx->value, .sk = ctx->sk, .own_flow = &own_flow, .peer_flow = &peer_flow};
+	struct end *end = visit.end;
+	u32 state, in_call = 0, peer_in_call = 0;
+	struct settings *settings;
+	int zero = 0;
+
+	if (!end || !visit.sk)
+		return 0;
+	settings = sa_settings.lookup(&zero);
+	visit.settings = settings;
+	visit.sock = (u64)visit.sk;
+	/* Read before all else: what is read below is complete only if the end was a candidate by now. */
+	state = *(volatile u32 *)&end->state;
+	barrier();
+	if (!settings || sock_cookie(visit.sock) != end->cookie)
+		return 0;
+	if (settings->walk != WALK_LIST && state == LEFT && !end->in_map)
+		return 0;
+	if (settings->walk == WALK_EVICT) {
+		if (!end->marked || !end->in_map)
+			return 0;
+		/* Computed before the branches: the verifier would otherwise explore the loop once for each path. */
+		in_call = is_in_call(visit.sock);
+		peer_in_call = is_in_call(sock_of_peer(end, NULL));
+	}
+	/* The socket is closed. The kernel has taken it out of the map, and its key may be another socket's. */
+	if (end->in_map && !sock_psock(visit.sock)) {
+		end->in_map = 0;
+		end->state = LEFT;
+		if (settings->walk == WALK_EVICT)
+			return 0;
+	}
+	if (settings->walk == WALK_LIST)
+		return list(end, settings);
+	find_both_ends(&visit);
+	if (settings->walk == WALK_EVICT) {
+		evict(&visit, seq, in_call, peer_in_call);
+		return 0;
+	}
+	if (state == CANDIDATE)
+		judge_candidate(&visit);
+	if (end->in_map)
+		judge_member(&visit);
+	return 0;
+}
