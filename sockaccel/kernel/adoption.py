@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which kernel objects the daemon works with: those of an earlier process where they fit, new ones where not.
+"""Chooses the kernel objects of the daemon: those of an earlier process where they fit, otherwise new ones.
 
-What is kept has a digest in its name. That of a map is over all that its layout depends on, that of a program
-over the sources too. So an upgrade that changes nothing but code gets new programs for the old maps, and the
-connections in these go on; one that changes the layout gets new maps, and the old connections go by TCP.
+The store keeps each object under a name with a digest: for a map of all that decides how maps look, for a program
+of the other sources too. After an upgrade that changed only code, new programs use the old maps, and connections
+stay accelerated. After one that changed the layout there are new maps, and the old connections go on by TCP.
 """
 
 import os
@@ -24,7 +24,7 @@ _NAME = re.compile(r'([0-9a-f]{16})-(\w+)', re.ASCII)
 
 @dataclass
 class Objects:
-    """Programs and maps by name, and the link if there was one; the store keeps them under names with digests."""
+    """Programs and maps by name, the link if an earlier process had one, and what the store keeps of them."""
 
     fds: dict[str, int]
     link: int | None
@@ -34,7 +34,7 @@ class Objects:
     _stale: dict[str, int] = field(default_factory=dict)
 
     def keep(self) -> None:
-        """Let all outlive the process, and let go of the programs that were replaced."""
+        """Let programs and maps outlive the process, and close those programs that were replaced."""
         _let_go(self._store, self._stale)
         for name, fd in self.fds.items():
             if self._name(name) not in self._kept:
@@ -42,13 +42,15 @@ class Objects:
                 self._kept.add(self._name(name))
 
     def keep_link(self, fd: int) -> None:
+        """Let a link outlive the process."""
         self._store.keep(self._name(_LINK), fd)
 
     def drop_link(self) -> None:
+        """Let no link outlive the process."""
         self._store.drop([self._name(_LINK)])
 
     def drop(self) -> None:
-        """Nothing shall outlive the process."""
+        """Let nothing outlive the process."""
         self.drop_link()
         self._store.drop([self._name(name) for name in self.fds])
 
@@ -57,7 +59,7 @@ class Objects:
 
 
 async def obtain(store: Store, maximum_connections: int) -> Objects:
-    """Raises what sockaccel.kernel.programs.load() raises; then what was kept still is."""
+    """Adopt or make every object. Raises what programs.load() raises; the store then still has what it had."""
     digests = programs.digests(maximum_connections)
     held = store.take()
     link = _pick(held, digests.layout, [_LINK]).get(_LINK)
@@ -79,10 +81,12 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
 
 
 def _pick(held: dict[str, int], digest: str, names: Iterable[str]) -> dict[str, int]:
+    """Those of the objects that the store has under this digest."""
     return {name: held[f'{digest}-{name}'] for name in names if f'{digest}-{name}' in held}
 
 
 def _object(name: str) -> str:
+    """The name of a map or program without its digest, '' for what sockaccel did not name."""
     match = _NAME.fullmatch(name)
     return match[2] if match else ''
 
@@ -92,7 +96,7 @@ def _is_map(fd: int, name: str) -> bool:
 
 
 def _empty(store: Store, held: dict[str, int]) -> None:
-    """Let go of an earlier version. Without a verdict its connections go by TCP until they are closed."""
+    """Close an earlier version's objects. Without a verdict TCP carries its connections until they are closed."""
     verdicts = [fd for name, fd in held.items() if _object(name) == 'sa_verdict' and _is_map(fd, 'sa_verdict')]
     for fd in verdicts:
         libbpf.map_delete(fd, bytes(4))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How the loader's processes hand over kernel objects: one datagram with names, and their fds attached.
+"""How the loader's processes pass kernel objects to each other and to the daemon: one message, fds attached.
 
 What is imported here delays each cold start.
 """
@@ -9,35 +9,43 @@ import os
 import socket
 from collections.abc import Mapping
 
-from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
+from sockaccel import errors
+from sockaccel.errors import SockaccelError
 
 _LARGEST_MESSAGE = 65536
 # SCM_MAX_FD in include/net/scm.h
 _MOST_FDS = 253
+# Every error of sockaccel's can be sent, by the name of its class.
 _FAILURES: dict[str, type[SockaccelError]] = {
-    'UnsupportedKernel': UnsupportedKernel,
-    'KernelRefused': KernelRefused,
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, SockaccelError)
 }
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
-    """For two processes. What one sent is there for the other when it has ended, if it had received all itself."""
+    """Two ends for two processes.
+
+    What a process sent stays readable after it has ended, unless it left a message to itself unread. Then the
+    kernel resets the connection.
+    """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def send(to: socket.socket, fds: Mapping[str, int]) -> None:
-    """fds: by the name of the object, at most 253. Raises OSError where nobody is left to receive."""
+    """Send fds by the names of their objects, at most 253. Raises OSError if the receiver has ended."""
     socket.send_fds(to, [json.dumps({'names': list(fds)}).encode()], list(fds.values()))
 
 
 def send_failure(to: socket.socket, failure: SockaccelError) -> None:
+    """Let `receive()` raise an error of this class and text. Raises OSError if the receiver has ended."""
     to.send(json.dumps({'error': str(failure), 'kind': type(failure).__name__}).encode())
 
 
 def receive(sender: socket.socket) -> dict[str, int]:
-    """Name -> fd, which is the caller's and not inheritable.
+    """Fds by the names of their objects. The caller owns them; they are not inheritable.
 
-    Raises what was sent with send_failure(), and EOFError where the other process has ended without an answer.
+    Raises what was sent with send_failure(), and EOFError if the sender has ended without a message.
     """
     data, fds, _flags, _address = socket.recv_fds(sender, _LARGEST_MESSAGE, _MOST_FDS)
     if not data:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The calls of libbpf 1.x that sockaccel uses, with Python's errors. Nothing here keeps state."""
+"""The calls of libbpf 1.x that sockaccel uses. A call that fails raises OSError with errno and its text."""
 
 import ctypes
 import errno
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# enum values of the kernel's include/uapi/linux/bpf.h
+# Enumerators of the kernel's include/uapi/linux/bpf.h
 BPF_PROG_TYPE_SOCK_OPS = 13
 BPF_PROG_TYPE_SK_MSG = 16
 BPF_PROG_TYPE_TRACING = 26
@@ -18,7 +18,7 @@ BPF_TRACE_ITER = 28
 BPF_FUNC_GET_CURRENT_PID_TGID = 14
 BPF_FUNC_GET_CURRENT_COMM = 16
 BPF_ANY = 0
-# BPF_OBJ_NAME_LEN without the NUL: the kernel cuts names there.
+# The kernel cuts names to this length (BPF_OBJ_NAME_LEN without the NUL).
 NAME_LENGTH = 15
 
 BTF_KIND_STRUCT = 4
@@ -38,7 +38,7 @@ class _IterMapInfo(ctypes.Structure):
 
 
 class _LinkCreateOpts(ctypes.Structure):
-    """struct bpf_link_create_opts of libbpf's bpf.h, up to the members of the iterator."""
+    """struct bpf_link_create_opts of libbpf's bpf.h, as far as an iterator needs it."""
 
     _fields_ = (
         ('size', ctypes.c_size_t),
@@ -82,7 +82,7 @@ def _load() -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype = result
         function.argtypes = arguments
-    # libbpf prints what it thinks of a failure to fd 2; the errors here say it once.
+    # Without this libbpf would also print each failure to fd 2.
     library.libbpf_set_print.argtypes = [pointer]
     library.libbpf_set_print.restype = pointer
     library.libbpf_set_print(None)
@@ -93,7 +93,7 @@ _libbpf = _load()
 
 
 def _check(result: int) -> int:
-    """libbpf 1.x returns -errno, and sets errno."""
+    """Raise OSError for a negative result: libbpf 1.x returns -errno, and sets errno."""
     if result < 0:
         code = ctypes.get_errno() or -result
         raise OSError(code, os.strerror(code))
@@ -106,10 +106,11 @@ def possible_cpus() -> int:
 
 
 def has_helper(program_type: int, helper: int) -> bool:
-    """Whether this kernel lets programs of a type call a helper that takes nothing, or a buffer and its size.
+    """Load a program to see whether this kernel lets programs of a type call a helper.
 
-    It is tried. libbpf 1.1's libbpf_probe_bpf_helper() says yes to all since the kernel words its no otherwise
-    (check_helper_call() in kernel/bpf/verifier.c, 6.10).
+    The helper must take no argument, or a buffer and its size. libbpf 1.1's libbpf_probe_bpf_helper() says yes to
+    every helper since 6.10, where the kernel words its refusal in another way (check_helper_call() in
+    kernel/bpf/verifier.c).
     """
     # r1 = r10 - 16; r2 = 16; call helper; r0 = 0; exit
     program = (
@@ -124,23 +125,23 @@ def has_helper(program_type: int, helper: int) -> bool:
 
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
-    """Link a program to a cgroup, beside others that are there. Returns the link's fd; OSError."""
+    """Link a program to a cgroup, beside others there. cgroup: fd of its directory. Returns the link's fd."""
     return _check(_libbpf.bpf_link_create(program, cgroup, attach_type, None))
 
 
 def replace_program(link: int, program: int) -> None:
-    """Let a link run another program from now on, without a moment in between. OSError."""
+    """Let a link run another program from now on; there is no moment without a program."""
     _check(_libbpf.bpf_link_update(link, program, None))
 
 
 def link_cgroup(link: int) -> int:
-    """The id of the cgroup that a link is attached to, 0 when the cgroup is gone. OSError."""
+    """The id of the cgroup that a link is attached to, 0 if the cgroup is gone."""
     # struct bpf_link_info: type, id, prog_id, padding, cgroup_id
     return int(struct.unpack_from('=Q', _info(link, 24), 16)[0])
 
 
 def map_name(fd: int) -> str:
-    """The name that a map was made with, '' for what is no map."""
+    """The name under which a map was made, '' if the fd is not that of a map."""
     if os.readlink(f'/proc/self/fd/{fd}') != 'anon_inode:bpf-map':
         return ''
     # struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags, name
@@ -148,39 +149,39 @@ def map_name(fd: int) -> str:
 
 
 def map_sizes(fd: int) -> tuple[int, int]:
-    """How many bytes a key and a value of a map have; of a per-CPU map, the value of one CPU. OSError."""
+    """How many bytes a key and a value of a map have; for a per-CPU map, the value of one CPU."""
     # struct bpf_map_info: type, id, key_size, value_size
     key, value = struct.unpack_from('=II', _info(fd, 16), 8)
     return int(key), int(value)
 
 
 def _info(fd: int, size: int) -> bytes:
-    """The beginning of what the kernel tells of an object."""
+    """The first bytes of what the kernel tells of an object (bpf_obj_get_info_by_fd())."""
     value, length = ctypes.create_string_buffer(size), ctypes.c_uint32(size)
     _check(_libbpf.bpf_obj_get_info_by_fd(fd, value, ctypes.byref(length)))
     return value.raw
 
 
 def pin(fd: int, path: os.PathLike[str]) -> None:
-    """Give an object a name in the BPF file system. OSError."""
+    """Give an object a name in the BPF file system, where it stays until the name is removed."""
     _check(_libbpf.bpf_obj_pin(fd, os.fsencode(path)))
 
 
 def get_pinned(path: os.PathLike[str]) -> int:
-    """An fd of the object of that name. OSError."""
+    """A new fd of the object that has this name in the BPF file system."""
     return _check(_libbpf.bpf_obj_get(os.fsencode(path)))
 
 
 def attach_map(program: int, map_fd: int, attach_type: int) -> None:
-    """Attach a verdict program to a sockhash; it goes away with the map. OSError."""
+    """Attach a program to a sockhash. The attachment ends with the map."""
     _check(_libbpf.bpf_prog_attach(program, map_fd, attach_type, 0))
 
 
 def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
-    """Run an iterator program once, over a map or over what its type walks. OSError.
+    """Run an iterator program once, over a map, or over whatever its type walks.
 
-    Yields what it prints, and b'' where it was interrupted: by the kernel, which does so to a long walk, or by the
-    program itself, which does so by returning 1 (bpf_seq_read() in kernel/bpf/bpf_iter.c).
+    Yields what the program prints, and b'' when the walk was interrupted: by the kernel, after many objects, or by
+    the program, which returns 1 for that (bpf_seq_read() in kernel/bpf/bpf_iter.c).
     """
     options = _LinkCreateOpts(size=_LinkCreateOpts.reserved.offset)
     if map_fd is not None:
@@ -209,7 +210,7 @@ def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
 
 
 def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
-    """The value under a key, None where there is none. size: of the value in bytes, for all CPUs. OSError."""
+    """The value of a key, None if it has none. size: bytes of the value; for a per-CPU map, of all CPUs."""
     value = ctypes.create_string_buffer(size)
     try:
         _check(_libbpf.bpf_map_lookup_elem(map_fd, key, value))
@@ -219,12 +220,12 @@ def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
 
 
 def map_update(map_fd: int, key: bytes, value: bytes) -> None:
-    """Set the value under a key. OSError."""
+    """Set the value of a key, new or not."""
     _check(_libbpf.bpf_map_update_elem(map_fd, key, value, BPF_ANY))
 
 
 def map_delete(map_fd: int, key: bytes) -> bool:
-    """Take a key out; False where it was not there. OSError."""
+    """Remove a key. Returns False if it was not there."""
     try:
         _check(_libbpf.bpf_map_delete_elem(map_fd, key))
     except FileNotFoundError:
@@ -233,14 +234,14 @@ def map_delete(map_fd: int, key: bytes) -> bool:
 
 
 def map_clear(map_fd: int, key_size: int) -> None:
-    """Take every key out. key_size: in bytes. OSError."""
-    # Asked for the first key again and again, the kernel would look through all the empty buckets each time.
+    """Remove every key. key_size: in bytes."""
+    # Listed first: to find the first key again after each removal, the kernel would search the emptied buckets.
     for key in map_keys(map_fd, key_size):
         map_delete(map_fd, key)
 
 
 def map_keys(map_fd: int, size: int) -> list[bytes]:
-    """The keys of a map that nobody changes meanwhile. size: of a key in bytes. OSError."""
+    """Every key of a map. Nobody may remove keys meanwhile. size: of a key in bytes."""
     found: list[bytes] = []
     key = ctypes.create_string_buffer(size)
     try:
@@ -253,14 +254,14 @@ def map_keys(map_fd: int, size: int) -> list[bytes]:
 
 
 class RingBuffer:
-    """A BPF ring buffer; `fd` is readable when it has something."""
+    """A BPF ring buffer. `fd` is readable while it has something."""
 
     def __init__(self, map_fd: int, receive: Callable[[bytes], None]) -> None:
         def callback(_context: int, data: int, size: int) -> int:
             receive(ctypes.string_at(data, size))
             return 0
 
-        # ctypes keeps no reference to a callback of its own.
+        # Without this reference the callback would be freed: ctypes keeps none.
         self._callback = _RING_BUFFER_CALLBACK(callback)
         self._buffer = _libbpf.ring_buffer__new(map_fd, self._callback, None, None)
         if not self._buffer:
@@ -269,7 +270,7 @@ class RingBuffer:
         self.fd = int(_libbpf.ring_buffer__epoll_fd(self._buffer))
 
     def consume(self) -> None:
-        """Hand everything that is there to `receive`. OSError."""
+        """Call `receive` with each record that is there."""
         _check(_libbpf.ring_buffer__consume(self._buffer))
 
     def close(self) -> None:
@@ -279,7 +280,7 @@ class RingBuffer:
 
 
 class KernelTypes:
-    """The running kernel's BTF: where members of its structures are. A context manager."""
+    """The running kernel's type information (BTF). A context manager."""
 
     def __init__(self) -> None:
         self._btf = _libbpf.btf__load_vmlinux_btf()
@@ -294,20 +295,20 @@ class KernelTypes:
         _libbpf.btf__free(self._btf)
 
     def find(self, name: str, kind: int) -> int:
-        """The id of a named type; KeyError."""
+        """The id of a named type. Raises KeyError. kind: a BTF_KIND_ constant."""
         found = int(_libbpf.btf__find_by_name_kind(self._btf, name.encode(), kind))
         if found <= 0:
             raise KeyError(name)
         return found
 
     def resolve(self, type_id: int) -> int:
-        """The id of the type behind typedef, const and volatile."""
+        """The id of the type behind typedefs, const and volatile."""
         return int(_libbpf.btf__resolve_type(self._btf, type_id))
 
     def words(self, type_id: int, count: int) -> tuple[int, int, int, list[int]]:
-        """struct btf_type (include/uapi/linux/btf.h): kind, vlen, kind_flag, and the 32-bit words behind it.
+        """Kind, vlen and kind_flag of a struct btf_type, and the 32-bit words of the entries behind it.
 
-        count: how many words each of the vlen entries has.
+        count: how many words each of the vlen entries has (include/uapi/linux/btf.h).
         """
         address = _libbpf.btf__type_by_id(self._btf, type_id)
         info = ctypes.c_uint32.from_address(address + 4).value
@@ -316,4 +317,5 @@ class KernelTypes:
         return kind, vlen, kind_flag, list(words)
 
     def name(self, offset: int) -> str:
+        """The text at an offset of the string section."""
         return bytes(_libbpf.btf__name_by_offset(self._btf, offset)).decode()

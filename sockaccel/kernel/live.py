@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Owns every BPF object of the daemon: programs, maps, links, the ring buffer."""
+"""The kernel side while the daemon runs: what the core asks, done with BPF programs, maps, a link and walks."""
 
 import errno
 import mmap
@@ -15,9 +15,21 @@ from sockaccel.core.connection import Counter, Event, EventKind, pack_address
 from sockaccel.core.limits import MAX_TARGETS
 from sockaccel.core.protocols import TargetFlag, Urgency
 from sockaccel.core.rules import Rule
-from sockaccel.errors import KernelRefused
+from sockaccel.errors import KernelRefused, LimitExceeded
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.abi import EVENT, FLOW, LISTENER_KEY, MAX_LISTED, RULE, RULES, SETTINGS, TARGET, Walk
+from sockaccel.kernel.abi import (
+    EVENT,
+    FLOW,
+    LISTENER_KEY,
+    MAX_CGROUPS,
+    MAX_LISTED,
+    MAX_SERVED,
+    RULE,
+    RULES,
+    SETTINGS,
+    TARGET,
+    Walk,
+)
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
 
@@ -29,9 +41,9 @@ _SO_NETNS_COOKIE = 71
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left behind: evicted ends, ends that still drain, and when the next candidate is due.
+    """Which marked ends a sweep evicted, and which drain because they hold unread bytes or are in a call.
 
-    next_due_s: on CLOCK_MONOTONIC, None if there is no candidate.
+    next_due_s: when another sweep is needed, in seconds of CLOCK_MONOTONIC; None if no end waits for one.
     """
 
     evicted: list[Event]
@@ -40,9 +52,10 @@ class SweepResult:
 
 
 class Outcome(NamedTuple):
-    """What a walk wrote down. due_ns: when the next candidate is due, on CLOCK_MONOTONIC, 0 if there is none.
+    """What a walk wrote to `struct settings`.
 
-    leaving: how many members should leave; listed: how many lines of sa_listing are filled.
+    due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
+    many members are marked; listed: how many entries of sa_listing are filled.
     """
 
     due_ns: int
@@ -51,7 +64,11 @@ class Outcome(NamedTuple):
 
 
 class Kernel:
-    """The kernel side of sockaccel. Objects that are live already stay so, and run the programs given here."""
+    """Implements sockaccel.core.protocols.Kernel with maps, a link and walks.
+
+    The constructor puts the programs of `objects` in force, for the sockets of an earlier daemon too. It raises
+    OSError where the kernel refuses that.
+    """
 
     def __init__(
         self, objects: Objects, counters: list[Counter], events_per_second: int, join_after_s: float
@@ -64,9 +81,9 @@ class Kernel:
         self._join_after_s = join_after_s
         self._link = objects.link
         self._ring: libbpf.RingBuffer | None = None
-        # What a walk does stands in the settings, so there is one at a time; listings walk in another thread.
+        # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
         self._walking = threading.Lock()
-        self._settle(Walk.LIST)
+        self._prepare(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
         if self._link is not None and libbpf.link_cgroup(self._link):
@@ -74,12 +91,12 @@ class Kernel:
         objects.keep()
 
     def release(self) -> None:
-        """Let nothing outlive the process. Connections that are still joined go on by TCP; nothing is lost."""
+        """Keep no object for the next process. Members go on by TCP, and lose no byte."""
         self.detach()
         self._objects.drop()
 
     def close(self) -> None:
-        """Let go of everything; what is kept for the next process stays as it is."""
+        """Close all fds. The store keeps what it has for the next process."""
         if self._link is not None:
             os.close(self._link)
             self._link = None
@@ -92,16 +109,16 @@ class Kernel:
             self._fds.clear()
 
     def listen(self, receive: Callable[[Event], None]) -> int:
-        """Hand each event to `receive` from `consume()`; returns the fd that is readable when there is one."""
+        """Let `consume()` hand each event to `receive`. Returns the fd that is readable when there are events."""
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(event_from(data)))
         return self._ring.fd
 
     def tune(self, events_per_second: int, join_after_s: float) -> None:
-        """Change the limit of connection events, for all CPUs together, and the age at which candidates join."""
+        """Change how many events all CPUs together may report a second, and how old a candidate must be."""
         self._events_per_second = events_per_second
         self._join_after_s = join_after_s
         with self._walking:
-            self._settle(Walk.LIST)
+            self._prepare(Walk.LIST)
 
     def consume(self) -> None:
         """Hand out the events that are there."""
@@ -115,9 +132,9 @@ class Kernel:
         return Urgency(_U32.unpack(value)[0])
 
     def attach(self, cgroup: int) -> bool:
-        """Watch connections of a cgroup and all below it, and of no other; False if that is so already.
+        """Let new connections of a cgroup and all below it be covered. Returns False if that was so already.
 
-        cgroup: an open directory. Raises KernelRefused.
+        cgroup: fd of its directory. An earlier cgroup is watched no more. Raises KernelRefused.
         """
         if self._link is not None and libbpf.link_cgroup(self._link) == os.fstat(cgroup).st_ino:
             return False
@@ -140,7 +157,7 @@ class Kernel:
         return True
 
     def detach(self) -> None:
-        """No new connection is covered from here on. Candidates are forgotten: nobody tells of their end."""
+        """Let no new connection be covered. Candidates are forgotten: nobody reports any more when they close."""
         if self._link is not None:
             self._objects.drop_link()
             os.close(self._link)
@@ -149,10 +166,11 @@ class Kernel:
             libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
     def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
+        """Write a slot. Ends that were covered in another generation count as those of a disabled target."""
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
     def target_slots(self) -> list[tuple[int, TargetFlag]]:
-        """Generation and flags of every slot."""
+        """Generation and flags of every slot, in their order."""
         return [(generation, TargetFlag(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
 
     def _target(self, slot: int) -> tuple[int, int]:
@@ -162,7 +180,7 @@ class Kernel:
         return generation, flags
 
     def covered(self) -> dict[int, int]:
-        """The slot of each covered cgroup, by the cgroup's id."""
+        """The slot of each cgroup that `cover()` added, by the cgroup's id."""
         found = {}
         for key in libbpf.map_keys(self._fds['sa_cgroups'], _U64.size):
             value = libbpf.map_lookup(self._fds['sa_cgroups'], key, _U32.size)
@@ -171,36 +189,40 @@ class Kernel:
         return found
 
     def cover(self, cgroup_id: int, slot: int) -> None:
-        """Let a cgroup and all below it belong to a target's slot. Raises KernelRefused."""
-        try:
-            libbpf.map_update(self._fds['sa_cgroups'], _U64.pack(cgroup_id), _U32.pack(slot))
-        except OSError as exc:
-            raise KernelRefused(f'cannot add a cgroup to the targets ({exc.strerror})') from exc
+        """Let a cgroup and all below it belong to the target in a slot. Raises LimitExceeded, KernelRefused."""
+        self._add('sa_cgroups', _U64.pack(cgroup_id), slot, f'cgroups of targets, {MAX_CGROUPS}')
 
     def uncover(self, cgroup_id: int) -> None:
+        """Undo `cover()`; a cgroup that was not covered is no error."""
         libbpf.map_delete(self._fds['sa_cgroups'], _U64.pack(cgroup_id))
 
     def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None:
-        """Let listeners belong to a target's slot, whoever made them. Raises KernelRefused.
+        """Let listeners serve the target in a slot, whoever opened them. Raises LimitExceeded, KernelRefused.
 
         listeners: address and port each, in the network namespace of this process.
         """
         for key in _listener_keys(listeners):
-            try:
-                libbpf.map_update(self._fds['sa_served'], key, _U32.pack(slot))
-            except OSError as exc:
-                raise KernelRefused(f'cannot add a listener to the targets ({exc.strerror})') from exc
+            self._add('sa_served', key, slot, f"listeners of targets' socket units, {MAX_SERVED}")
+
+    def _add(self, name: str, key: bytes, slot: int, limit: str) -> None:
+        try:
+            libbpf.map_update(self._fds[name], key, _U32.pack(slot))
+        except OSError as exc:
+            if exc.errno == errno.E2BIG:
+                raise LimitExceeded(f'the limit of {limit}, is reached: disable a target first') from exc
+            raise KernelRefused(f'cannot write to the map "{name}" ({exc.strerror})') from exc
 
     def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None:
+        """Undo `serve()`; a listener that served no target is no error."""
         for key in _listener_keys(listeners):
             libbpf.map_delete(self._fds['sa_served'], key)
 
     def serve_nobody(self) -> None:
-        """Forget every listener of `serve()`."""
+        """Undo every `serve()`, those of an earlier process too."""
         libbpf.map_clear(self._fds['sa_served'], LISTENER_KEY.size)
 
     def set_rules(self, rules: Iterable[Rule]) -> None:
-        """Which connections are wanted, for those that connect from now on."""
+        """Put rules in force for connections that are made from now on. rules: at most MAX_RULES."""
         packed = b''.join(
             RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
         )
@@ -208,23 +230,28 @@ class Kernel:
         libbpf.map_update(self._fds['sa_rules'], _U32.pack(0), value)
 
     def find_sockets(self) -> None:
-        """Take note of listeners that were there before, and count connections that were made too early."""
-        # A walk that failed may have left something.
+        """Remember listeners that are older than sockaccel, and count the connections that it missed.
+
+        Raises OSError.
+        """
+        # An earlier search that failed may have left entries.
         libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
         libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
 
     def read_connections(self) -> bytes:
-        """Every end, as `struct event` after `struct event`, some more than once. From any thread. OSError."""
+        """Every end of a covered connection, as `struct event` after `struct event`; some are there twice.
+
+        May be called from any thread. Raises OSError.
+        """
         with self._walking:
             return b''.join(self._list()) if self._fds else b''
 
     def sweep(self) -> SweepResult:
-        """Let suitable candidates join, evict the ends that should leave and hold nothing unread.
+        """Let suitable candidates join, and evict the members that must leave and hold nothing unread.
 
-        Those that cannot leave yet stay marked. Between the two walks nobody can still be running a verdict that
-        had not seen the marks.
+        The others stay marked and are in `draining`. Raises OSError.
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
@@ -232,6 +259,7 @@ class Kernel:
             due_ns, leaving, _listed = self._outcome()
             left = []
             if leaving:
+                # Afterwards no verdict runs any more that began before the marks were there.
                 self._wait_for_programs()
                 left = _unpack(self._walk(Walk.EVICT))
                 due_ns = min(filter(None, (due_ns, self._outcome().due_ns)), default=0)
@@ -240,7 +268,7 @@ class Kernel:
         return SweepResult(evicted, draining, due_ns / 1e9 if due_ns else None)
 
     def counters(self) -> list[list[int]]:
-        """Per slot the counters in the order of bpf/counters.h, summed over the CPUs."""
+        """The counters of each slot in the order of bpf/abi/counters.h, summed over the CPUs."""
         width = len(self._counters)
         size = 8 * width
         table = []
@@ -251,7 +279,8 @@ class Kernel:
             table.append([sum(words[index::width]) for index in range(width)])
         return table
 
-    def _settle(self, walk: Walk) -> None:
+    def _prepare(self, walk: Walk) -> None:
+        """Write what the next walk shall do, and the daemon's settings with it."""
         outcome = Outcome(due_ns=0, leaving=0, listed=0)
         value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), *outcome, 0)
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
@@ -263,19 +292,20 @@ class Kernel:
         return Outcome(due_ns, leaving, listed)
 
     def _wait_for_programs(self) -> None:
-        """Return when every BPF program that was running has ended (bpf/maps.c, sa_grace)."""
+        """Return when every BPF program that was running has ended (sa_grace in bpf/lib/maps.c)."""
         libbpf.map_update(self._fds['sa_grace'], _U32.pack(0), _U32.pack(self._fds['sa_window']))
 
     def _walk(self, walk: Walk) -> bytes:
-        self._settle(walk)
+        self._prepare(walk)
         return b''.join(self._iterate())
 
     def _list(self) -> Iterator[bytes]:
+        """The parts of a listing. The walk interrupts itself when sa_listing is full."""
         with mmap.mmap(self._fds['sa_listing'], MAX_LISTED * EVENT.size, prot=mmap.PROT_READ) as listing:
-            self._settle(Walk.LIST)
+            self._prepare(Walk.LIST)
             for _interrupted in self._iterate():
                 yield listing[: self._outcome().listed * EVENT.size]
-                self._settle(Walk.LIST)
+                self._prepare(Walk.LIST)
             yield listing[: self._outcome().listed * EVENT.size]
 
     def _iterate(self) -> Iterator[bytes]:
@@ -283,6 +313,7 @@ class Kernel:
 
 
 def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:
+    """A packed `struct listener_key` for each, with the network namespace of this process."""
     with socket.socket() as any_socket:
         (netns,) = _U64.unpack(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _U64.size))
     return [LISTENER_KEY.pack(netns, pack_address(address), port, 0) for address, port in listeners]
@@ -290,5 +321,5 @@ def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:
 
 def _unpack(printed: bytes) -> list[Event]:
     events = [event_from(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
-    # An end that did not fit into one buffer is shown again in the next.
+    # The kernel shows an end that did not fit into one buffer again in the next; the later record holds.
     return list({event.cookie: event for event in events}.values())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The short-lived process that compiles and loads the BPF programs, hands over their fds and is gone.
+"""A process of its own: compiles and loads the BPF programs, sends their fds to the daemon, and ends.
 
-BCC and LLVM take a hundred megabytes that a daemon should not keep, and print to fd 2 what they think of a
-failure; both stay in here. `programs.py` is the daemon's side. What is imported here delays each cold start.
+BCC and LLVM take a hundred megabytes that a daemon should not keep, and print to fd 2 why something failed.
+`programs.py` is the daemon's side. What is imported here delays each cold start.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from sockaccel.errors import KernelRefused, SockaccelError, UnsupportedKernel
+from sockaccel.errors import KernelRefused, LoaderEnded, MissingDependency, SockaccelError, UnsupportedKernel
 from sockaccel.kernel import handover, libbpf, offsets, sources
 
-# What every part begins with.
+# The sources with which every part begins.
 _SHARED = (
     sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
     'lib/listeners.c',
@@ -31,13 +31,13 @@ MAPS = (
 
 
 class Part(NamedTuple):
-    """What is compiled in one go. sources: of bpf/, in the order in which they need each other."""
+    """What is compiled together. sources: below bpf/, each behind those that it needs; programs: name -> type."""
 
     sources: tuple[str, ...]
     programs: dict[str, int]
 
 
-# LLVM takes most of a cold start and uses one CPU, so each part has a process.
+# LLVM takes most of a cold start and uses one CPU, so each part is compiled by a process of its own.
 DATA_PATH = Part(
     (*_SHARED, 'lib/rules.c', 'membership.c', 'verdict.c', 'stub.c', 'probe.c'),
     {
@@ -55,7 +55,7 @@ WALKS = Part(
     },
 )
 PROGRAMS = DATA_PATH.programs | WALKS.programs
-# For a machine with one CPU.
+# Both parts, for a machine with one CPU.
 WHOLE = Part((*DATA_PATH.sources, *WALKS.sources[len(_SHARED) :]), PROGRAMS)
 # struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
 _INSTRUCTION = struct.Struct('=BBhi')
@@ -74,7 +74,7 @@ def map_defines(maximum_connections: int) -> dict[str, int]:
 def defines(maximum_connections: int) -> dict[str, int]:
     """Every -D option that the BPF sources expect. Raises UnsupportedKernel."""
     values = offsets.defines() | map_defines(maximum_connections) | {'O_NONBLOCK': os.O_NONBLOCK}
-    # Since 6.10 and 6.18; without them a connection gets its program's name at its first message.
+    # Since 6.10 and 6.18. Without them an end has its program's name only when it has sent a message.
     if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):
         values['SOCK_OPS_KNOWS_PID'] = 1
     if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_COMM):
@@ -83,9 +83,10 @@ def defines(maximum_connections: int) -> dict[str, int]:
 
 
 def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:
-    """Make calls of a kernel function what they are: LLVM 14 and BCC encode each call as one of a helper.
+    """Turn calls of helper number `function` into calls of the kernel function with this BTF id.
 
-    bcc: its C library; function: BTF id. struct bpf_insn is in include/uapi/linux/bpf.h.
+    LLVM 14 and BCC encode each call as one of a helper. bcc: BCC's C library; name: of the program to change.
+    struct bpf_insn is in include/uapi/linux/bpf.h.
     """
     start, size = bcc.bpf_function_start(module, name), bcc.bpf_function_size(module, name)
     for address in range(start, start + size, _INSTRUCTION.size):
@@ -96,19 +97,23 @@ def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | N
 
 
 def _import_bcc() -> Any:
+    """Raises MissingDependency."""
     try:
         import bcc
 
         bcc.BPF  # noqa: B018 - another project on PyPI has that name too
     except (ImportError, AttributeError) as exc:
-        raise KernelRefused(
+        raise MissingDependency(
             f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
         ) from exc
     return bcc
 
 
 class Compiled:
-    """A part, and the maps that BCC made for it: name -> fd. Raises KernelRefused."""
+    """A part that is compiled, with the maps that BCC made for it (`maps`: name -> fd).
+
+    The constructor raises KernelRefused.
+    """
 
     def __init__(self, bcc: Any, part: Part, values: Mapping[str, int]) -> None:
         self._bcc = bcc
@@ -119,7 +124,7 @@ class Compiled:
         try:
             self._module = bcc.BPF(
                 text=sources.text(part.sources, source),
-                # A part uses half of what is shared.
+                # No part uses every function of bpf/lib.
                 cflags=[f'-I{source}', '-Wall', '-Werror', '-Wno-unused-function', *options],
             )
         except Exception as exc:
@@ -131,12 +136,12 @@ class Compiled:
         self.maps = {name: fd for name, fd in fds.items() if fd >= 0}
 
     def use(self, maps: Mapping[str, int]) -> None:
-        """Take these maps instead: a program that is not loaded yet names each by the number of its fd."""
+        """Take these maps in the place of the part's own: programs that are not loaded yet name maps by fd."""
         for name, number in self.maps.items():
             os.dup2(maps[name], number, inheritable=False)
 
     def load(self) -> dict[str, int]:
-        """Name -> fd of the programs. Raises UnsupportedKernel."""
+        """Load the programs. Returns their fds by name. Raises UnsupportedKernel."""
         fds = {}
         for name, program_type in self._part.programs.items():
             try:
@@ -152,7 +157,7 @@ class Compiled:
         return fds
 
     def _load_without_cast(self) -> dict[str, int]:
-        """A kernel may have bpf_rdonly_cast() and refuse it, such as one without its JIT."""
+        """Some kernels have bpf_rdonly_cast() and refuse it, such as one without its JIT."""
         values = {name: value for name, value in self._values.items() if name != _CAST}
         again = Compiled(self._bcc, self._part, values)
         again.use(self.maps)
@@ -160,7 +165,7 @@ class Compiled:
 
 
 def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -> NoReturn:
-    """The second process, from its fork to its end. data_path: the channel to the first, which has the maps."""
+    """What the second process does. data_path: the channel to the first process, which sends the maps."""
     status = 1
     try:
         walks = Compiled(bcc, WALKS, values)
@@ -169,12 +174,12 @@ def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -
         status = 0
     except SockaccelError as exc:
         handover.send_failure(data_path, exc)
-        # The maps may still be on their way: they could not be sent to nobody, nor the failure be received then.
+        # Stay until the maps are there: if this process ended before, neither they nor the failure would arrive.
         data_path.recv(1)
     except EOFError:
         pass
     except BaseException:  # noqa: BLE001 - the process ends here in any case
-        # For the notes of the exception that the daemon raises.
+        # What is printed becomes a note of the exception that the daemon raises.
         traceback.print_exc()
     finally:
         os._exit(status)
@@ -200,10 +205,11 @@ def _load_by_two(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int
 
 
 def _with_other_half(talk: Callable[[], _T]) -> _T:
+    """Exchange a message with the second process. Raises LoaderEnded."""
     try:
         return talk()
     except (EOFError, OSError) as exc:
-        raise KernelRefused(
+        raise LoaderEnded(
             'the process that compiles half of the BPF programs has ended: is there enough memory?'
         ) from exc
 
@@ -216,7 +222,7 @@ def _load_alone(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]
 
 
 def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
-    """Raises SockaccelError."""
+    """Make programs and, without old maps, maps. Returns their fds by name. Raises SockaccelError."""
     bcc = _import_bcc()
     values = defines(maximum_connections)
     load = _load_by_two if len(os.sched_getaffinity(0)) > 1 else _load_alone
@@ -225,7 +231,7 @@ def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, in
 
 
 def main() -> int:
-    """argv: the fd of the socket for the answer, the limit of connections, the fds of earlier maps as JSON."""
+    """argv: fd of the socket for the answer, limit of connections, fds of earlier maps by name as JSON."""
     answer = socket.socket(fileno=int(sys.argv[1]))
     try:
         fds = _load(int(sys.argv[2]), json.loads(sys.argv[3]))
@@ -233,7 +239,7 @@ def main() -> int:
         handover.send_failure(answer, exc)
         return 1
     handover.send(answer, fds)
-    # BCC's exit handlers would tidy up what now belongs to the daemon.
+    # BCC's exit handlers would detach and close what belongs to the daemon now.
     os._exit(0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the running kernel keeps what the BPF programs read, as -D options for the compiler (bpf/kernel.h)."""
+"""Where the running kernel keeps what the BPF programs read, as -D options for the compiler (bpf/lib/kernel.h)."""
 
 import contextlib
 import os
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sockaccel.errors import UnsupportedKernel
 from sockaccel.kernel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
 
-# name in bpf/kernel.h: structure, path of members. sock is the first member of tcp_sock (include/linux/tcp.h).
+# Name in the BPF sources: structure, path of members. The programs read members of sock and tcp_sock by the same
+# pointer, since a tcp_sock begins with its sock (include/linux/tcp.h).
 FIELDS = {
     'sock_state': ('sock', '__sk_common.skc_state'),
     'sock_family': ('sock', '__sk_common.skc_family'),
@@ -60,7 +61,7 @@ FIELDS = {
     'task_comm': ('task_struct', 'comm'),
     'task_tgid': ('task_struct', 'tgid'),
 }
-# Compiled out of some kernels (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
+# Some kernels are built without these (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
 OPTIONAL_FIELDS = {
     'sock_is_mptcp': ('tcp_sock', 'is_mptcp'),
     'tcp_sock_recvmsg_inq': ('tcp_sock', 'recvmsg_inq'),
@@ -76,14 +77,14 @@ ENUMERATORS = {
     name: 'sock_flags'
     for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
 }
-# With these the programs read without a helper's call (READ_AS() in bpf/kernel.h).
+# With this function and these types the programs read without calling a helper (READ_AS() in bpf/lib/kernel.h).
 CAST = 'bpf_rdonly_cast'
 CAST_TO = ('tcp_sock', 'timespec64')
 
 
 @dataclass(frozen=True)
 class Field:
-    """A member: offset in bytes, and for a bit field its shift and width inside the byte at offset."""
+    """A member: its offset in bytes; for a bit field also its shift and width in the byte at that offset."""
 
     offset: int
     shift: int = 0
@@ -91,7 +92,7 @@ class Field:
 
 
 def locate(types: KernelTypes, structure: str, path: str) -> Field:
-    """Follow a path of members through a structure; anonymous structures and unions are searched.
+    """Follow a path of members, such as `sk_backlog.rmem_alloc`, through a structure, also into anonymous ones.
 
     Raises KeyError with the name that this kernel does not have.
     """
@@ -107,7 +108,7 @@ def locate(types: KernelTypes, structure: str, path: str) -> Field:
 
 
 def _member(types: KernelTypes, type_id: int, name: str) -> tuple[int, int, int] | None:
-    """Type, offset in bits and bit field width (0: none) of a member, None if there is none of that name."""
+    """Type, offset in bits and width as a bit field (0 for none) of a member; None if there is no such member."""
     kind, vlen, kind_flag, words = types.words(type_id, 3)
     if kind not in (BTF_KIND_STRUCT, BTF_KIND_UNION):
         return None
@@ -125,7 +126,7 @@ def _member(types: KernelTypes, type_id: int, name: str) -> tuple[int, int, int]
 
 
 def enumerator(types: KernelTypes, enum: str, name: str) -> int:
-    """The value of an enumerator; KeyError."""
+    """The value of an enumerator. Raises KeyError if this kernel does not have it."""
     _kind, vlen, _flag, words = types.words(types.find(enum, BTF_KIND_ENUM), 2)
     for index in range(vlen):
         if types.name(words[2 * index]) == name:
@@ -134,7 +135,7 @@ def enumerator(types: KernelTypes, enum: str, name: str) -> int:
 
 
 def defines() -> dict[str, int]:
-    """The -D options for this kernel. Raises UnsupportedKernel, with what it lacks."""
+    """The -D options for this kernel. Raises UnsupportedKernel, which names what the kernel lacks."""
     try:
         with KernelTypes() as types:
             found = {name: locate(types, *path) for name, path in FIELDS.items()}

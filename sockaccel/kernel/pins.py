@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Pins in the BPF file system: where kernel objects outlive the process when systemd keeps no fds."""
+"""Pins in the BPF file system, where kernel objects outlive the process when systemd does not keep its fds."""
 
 import contextlib
 import os
@@ -18,7 +18,11 @@ PINS = Path('/sys/fs/bpf/sockaccel')
 
 
 class Pins:
-    """One directory below the BPF file system, ours alone. Raises AlreadyRunning while another process has it."""
+    """A store (sockaccel.core.store) in a directory of the BPF file system, which only this process uses.
+
+    The constructor raises AlreadyRunning while another process has the directory. If it cannot be used, that is
+    logged and nothing is kept.
+    """
 
     def __init__(self, directory: Path = PINS) -> None:
         self._directory = directory
@@ -63,7 +67,7 @@ class Pins:
                 (self._directory / name).unlink()
 
     def close(self) -> None:
-        """Remove the directory if nothing is in it."""
+        """Close the directory, and remove it if it is empty."""
         if self._fd < 0:
             return
         with contextlib.suppress(OSError):

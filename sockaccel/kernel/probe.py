@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What this kernel does to sockets in a sockhash, found out on a pair of sockets of our own and never guessed."""
+"""Finds out what this kernel does to sockets in a sockhash, by trying it on a connection of the daemon's own."""
 
 import errno
 import fcntl
@@ -15,9 +15,9 @@ from sockaccel.kernel import libbpf
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
-# Keys of the pair in the probe's own map (bpf/probe.c).
+# Keys of the two sockets in sa_probe_pair (bpf/probe.c).
 _SENDER, _RECEIVER = 0, 1
-# asm-generic/socket.h and linux/sock_diag.h: getsockopt() answers u32s, the first is sk_rmem_alloc.
+# asm-generic/socket.h. The option is an array of u32, of which the first is sk_rmem_alloc (linux/sock_diag.h).
 _SO_MEMINFO = 55
 # linux/tcp.h, linux/tls.h
 _TCP_ULP = 31
@@ -26,7 +26,7 @@ _PATIENCE_MS = 2000
 
 
 def probe(fds: Mapping[str, int]) -> list[Finding]:
-    """Try the kernel with fds of the loader. Raises UnsupportedKernel where nothing can be accelerated safely."""
+    """Try the kernel. fds: those of the loader. Raises UnsupportedKernel if acceleration would not be safe."""
     findings = []
     libbpf.attach_map(fds['sockaccel_probe'], fds['sa_probe_pair'], libbpf.BPF_SK_MSG_VERDICT)
     sender, receiver = _pair()
@@ -77,7 +77,11 @@ def _redirect(fds: Mapping[str, int], *, on: bool) -> None:
 def _unread_after(
     sender: socket.socket, receiver: socket.socket, message: bytes, *, expect_accounting: bool = False
 ) -> int:
-    """Send a message, ask FIONREAD, read the message. Raises UnsupportedKernel."""
+    """Send a message, ask FIONREAD for the unread bytes, read the message. Returns what FIONREAD said.
+
+    expect_accounting: also check that the kernel counts the message in the receiver's memory. Raises
+    UnsupportedKernel.
+    """
     try:
         sender.sendall(message)
     except OSError as exc:
@@ -113,7 +117,7 @@ def _fionread(*, tcp_right: bool, redirected_right: bool) -> Finding:
 
 
 def _ktls(end: socket.socket) -> Finding:
-    """Whether kernel TLS can be set up on a member (net/tls/tls_main.c)."""
+    """Try to set up kernel TLS on a socket that is in a sockhash (net/tls/tls_main.c)."""
     try:
         end.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b'tls')
         end.setsockopt(_SOL_TLS, _TLS_TX, struct.pack('=HH', _TLS_1_2, _AES_GCM_128) + bytes(36))

@@ -1,31 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The BPF programs and maps as the daemon gets them: from the loader, a child process, as fds."""
+"""How the daemon gets BPF programs and maps: as fds from the loader, a child process."""
 
 import asyncio
 import hashlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sockaccel.errors import KernelRefused, SockaccelError
+from sockaccel.errors import LoaderEnded, SockaccelError
 from sockaccel.kernel import handover, loader, offsets, sources
 
 
 @dataclass(frozen=True)
 class Digests:
-    """layout: of all that the contents of the maps depend on. code: of all that the programs depend on."""
+    """layout: of all that decides how the maps look. code: of all that decides how the programs look."""
 
     layout: str
     code: str
 
 
 def digests(maximum_connections: int, source: Path | None = None) -> Digests:
-    """What the loader would load now. source: where the BPF sources are.
+    """Of what the loader would make now. source: the directory of the BPF sources.
 
-    Kernel objects end with the kernel, so its types need not be looked at.
+    The kernel's types are not in it: kernel objects do not outlive the kernel.
     """
     source = source or sources.directory()
     shape = hashlib.sha256(repr(sorted(loader.map_defines(maximum_connections).items())).encode())
@@ -38,12 +39,12 @@ def digests(maximum_connections: int, source: Path | None = None) -> Digests:
 
 
 async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Compile and load everything in a child process; returns name -> fd for programs and maps.
+    """Compile and load in a child process. Returns the fds of programs and maps by name.
 
-    maps: those of an earlier process, for which only programs are made.
+    maps: those of an earlier process; only programs are made then, and returned.
 
-    Raises UnsupportedKernel or KernelRefused with a sentence; the compiler's and the verifier's own words are
-    the exception's __notes__.
+    Raises UnsupportedKernel, KernelRefused, MissingDependency or LoaderEnded. What the compiler and the verifier
+    printed is in the exception's __notes__.
     """
     maps = maps or {}
     ours, theirs = handover.channel()
@@ -57,19 +58,23 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
                 env=_environment(),
             )  # fmt: skip
         _stdout, said = await child.communicate()
-        # The child has ended: the answer is there, or never comes.
+        # The child has ended: its answer is there now, or it never answers.
         try:
             return handover.receive(ours)
         except EOFError:
-            error: SockaccelError = KernelRefused(
-                f'the BPF loader ended with status {child.returncode} and no answer'
-            )
+            error: SockaccelError = LoaderEnded(_how_it_ended(child.returncode or 0))
         except SockaccelError as exc:
             error = exc
     words = said.decode(errors='replace').strip()
     if words:
         error.add_note(words)
     raise error
+
+
+def _how_it_ended(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return 'the BPF loader was killed: is there enough memory?'
+    return f'the BPF loader ended with status {status} and no answer'
 
 
 def _environment() -> Mapping[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.errors import KernelRefused
+from sockaccel.errors import LoaderEnded
 from sockaccel.kernel import abi, libbpf, loader, programs
 from tests.support.harness import ROOT
 
@@ -163,5 +163,5 @@ def test_half_a_loader_that_dies_is_said(tree: Path) -> None:
 
 def test_a_loader_that_dies_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, 'executable', '/bin/false')
-    with pytest.raises(KernelRefused, match='ended with status 1 and no answer'):
+    with pytest.raises(LoaderEnded, match='ended with status 1 and no answer'):
         asyncio.run(programs.load(LIMIT))
