@@ -2,7 +2,7 @@
 """What the BPF programs and the daemon share. Made by tools/generate-abi: change bpf/abi/*.h."""
 
 import struct
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from sockaccel.core.connection import Counter
@@ -82,7 +82,7 @@ class Urgency(IntEnum):
     NOW = 2
 
 
-class TargetFlag(IntEnum):
+class TargetFlag(IntFlag):
     """`enum target_flag`."""
 
     ON = 1
