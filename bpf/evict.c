@@ -2,13 +2,15 @@
 /*
  * Takes marked members out of the map.
  *
- * If a socket with unread redirected bytes were deleted from the map, the kernel would drop them without a trace. So
- * eviction takes two walks with an RCU grace period between them. The first marks both ends, after which no verdict
- * redirects any more. The second deletes an end when nothing is queued at it, and no call that had an earlier verdict
- * can still be on its way to the queue.
+ * If a socket with unread redirected bytes were deleted from the map, the kernel would drop them without a trace.
+ * So eviction takes two walks with an RCU grace period between them. The first marks both ends, after which no
+ * verdict redirects any more. The second deletes an end when nothing is queued at it, and no call that had an
+ * earlier verdict can still be on its way to the queue.
  */
 
-/* How long to wait for an end that shall pause and is in a call or has unread bytes. Each wait is twice the last. */
+/*
+ * How long to wait for an end that shall pause and is in a call or has unread bytes. Each wait is twice the last.
+ */
 #define RETRY_NS 10000000ULL
 #define RETRY_DOUBLINGS 12
 /* How often a walk looks for a moment in which an end is in no call. */
@@ -44,8 +46,8 @@ static inline int nothing_queued(u64 sock)
 }
 
 /*
- * The queue is asked last: whoever was on the way to it while it was empty has, by then, either been seen in a call or
- * has arrived.
+ * The queue is asked last: whoever was on the way to it while it was empty has, by then, either been seen in a
+ * call or has arrived.
  */
 static inline int may_be_deleted(struct visit *visit, u32 in_call, u32 peer_in_call)
 {
@@ -81,7 +83,8 @@ static inline void evict(struct visit *visit, struct seq_file *seq, u32 in_call,
 		record.kind = EVENT_EVICTED;
 	else if (end->marked == PAUSED)
 		try_later(visit);
-	/* If the buffer is full the kernel shows the end again, with the next buffer: it must not be deleted yet. */
+	/* If the buffer is full the kernel shows the end again, with the next buffer: it must not be deleted
+	 * yet. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
 		return;
 	if (sa_members.delete(visit->own_flow))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Searches the open files of all tasks, in every network namespace, for sockets that no callback told of: listeners
- * that were there before sockaccel, and connections that were made before their cgroup was covered.
+ * Searches the open files of all tasks, in every network namespace, for sockets that no callback told of:
+ * listeners that were there before sockaccel, and connections that were made before their cgroup was covered.
  */
 #include "lib/sock.h"
 
@@ -12,7 +12,9 @@ struct bpf_iter__task_file {
 	struct file *file __attribute__((aligned(8)));
 };
 
-/* Whether the connection's other end was found before. When sa_missed is full, some connections are counted twice. */
+/*
+ * Whether the connection's other end was found before. When sa_missed is full, some connections are counted twice.
+ */
 static inline u32 is_counted(const struct flow *flow, const struct flow *peer_flow)
 {
 	u32 swapped = flow->local_port > flow->remote_port ||

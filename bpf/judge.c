@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Judges the ends that a walk meets: lets suitable candidates join, leaves the others to TCP, and marks members that
- * must leave the map.
+ * Judges the ends that a walk meets: lets suitable candidates join, leaves the others to TCP, and marks members
+ * that must leave the map.
  *
- * A sock_ops program could let a socket join only when the connection is established. That is too early, because being a
- * member is enough to change a socket: a blocking recv() answers EAGAIN, kernel TLS cannot be set up. What a program does
- * with its new socket shows a little later.
+ * A sock_ops program could let a socket join only when the connection is established. That is too early, because
+ * being a member is enough to change a socket: a blocking recv() answers EAGAIN, kernel TLS cannot be set up. What
+ * a program does with its new socket shows a little later.
  */
 
 /* How often a candidate is judged, and when for the second time. Each wait is four times the last. */
@@ -84,7 +84,8 @@ static inline u32 examine(struct visit *visit, struct target *target)
 		end->pauses++;
 		return not_before(end, now + pause_ns(visit));
 	}
-	/* The kernel calls sockaccel_join for an accepting end a moment before it says that the end is established. */
+	/* The kernel calls sockaccel_join for an accepting end a moment before it says that the end is
+	 * established. */
 	if (sock_state(visit->sock) == TCP_SYN_RECV)
 		return not_before(end, now + OWNED_NS);
 	reason = reason_for_good(visit);
@@ -117,8 +118,8 @@ static inline u32 reason_of_error(int error)
 }
 
 /*
- * Lets a candidate join. Returns NO_REASON, GONE, or why it cannot. Nobody redirects to it or from it before own_entry
- * says that it has joined, so until then it can be taken out of the map again.
+ * Lets a candidate join. Returns NO_REASON, GONE, or why it cannot. Nobody redirects to it or from it before
+ * own_entry says that it has joined, so until then it can be taken out of the map again.
  */
 static inline u32 join(struct visit *visit)
 {
@@ -155,8 +156,8 @@ static inline u32 join(struct visit *visit)
 }
 
 /*
- * Leaves a candidate to TCP. The end that finds the reason first counts it, and tells the peer. Returns 1 if an event
- * should be reported.
+ * Leaves a candidate to TCP. The end that finds the reason first counts it, and tells the peer. Returns 1 if an
+ * event should be reported.
  */
 static inline int leave_out(struct visit *visit, u32 reason)
 {
@@ -179,7 +180,10 @@ static inline int leave_out(struct visit *visit, u32 reason)
 	return 1;
 }
 
-/* Gives up a candidate whose target was disabled, or whose peer found a reason against the connection and counted it. */
+/*
+ * Gives up a candidate whose target was disabled, or whose peer found a reason against the connection and counted
+ * it.
+ */
 static inline void give_up(struct visit *visit)
 {
 	struct end *end = visit->end;
@@ -240,8 +244,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 }
 
 /*
- * Marks a member that must leave. Both ends leave or none, so the end that the walk meets second follows the mark of the
- * first. The connection is counted once.
+ * Marks a member that must leave. Both ends leave or none, so the end that the walk meets second follows the mark
+ * of the first. The connection is counted once.
  */
 static inline void judge_member(struct visit *visit)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Decides which connections are covered (sock_ops). The connecting end decides, in connect(): both ends must be on this
- * host, one of them must belong to a target, and nothing about them may be what a sockmap would break. When the
- * connection is established both ends become candidates. A walk lets those join that turn out to be suitable (judge.c).
+ * Decides which connections are covered (sock_ops). The connecting end decides, in connect(): both ends must be on
+ * this host, one of them must belong to a target, and nothing about them may be what a sockmap would break. When
+ * the connection is established both ends become candidates. A walk lets those join that turn out to be suitable
+ * (judge.c).
  */
 #include "lib/sock.h"
 
@@ -27,9 +28,9 @@ static inline void on_listen(u64 sock)
 }
 
 /*
- * A socket can be disconnected (AF_UNSPEC) and connect anew. The kernel keeps it in the map under the old key, and bytes
- * that it has not read belong to the old connection. If it is no member, because it failed to connect or has left, the
- * key may be another socket's by now and must not be touched.
+ * A socket can be disconnected (AF_UNSPEC) and connect anew. The kernel keeps it in the map under the old key, and
+ * bytes that it has not read belong to the old connection. If it is no member, because it failed to connect or has
+ * left, the key may be another socket's by now and must not be touched.
  */
 static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 {
@@ -82,8 +83,8 @@ static inline u32 reason_against_accepting(const struct new_end *new_end, struct
 		connecting->refused = UNCOUNTED;
 		return LONELY;
 	}
-	/* Address translation can give two strangers the same mirrored addresses. Both initial sequence numbers do not
-	 * agree by chance. */
+	/* Address translation can give two strangers the same mirrored addresses. Both initial sequence numbers do
+	 * not agree by chance. */
 	if (READ_U32(new_end->sock, OFFSET_tcp_sock_copied_seq) != connecting->initial_sequence ||
 	    READ_U32(new_end->sock, OFFSET_tcp_sock_write_seq) !=
 		    READ_U32(connecting->sock, OFFSET_tcp_sock_copied_seq)) {
@@ -140,7 +141,10 @@ static inline struct peer_entry *entry_of_connecting(struct new_end *new_end)
 	return connecting && sock_cookie(connecting->sock) == connecting->cookie ? connecting : NULL;
 }
 
-/* Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for its. */
+/*
+ * Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for
+ * its.
+ */
 static inline void ask_listener(struct new_end *new_end, u32 *to_mptcp)
 {
 	struct listener_key key = {};
@@ -158,7 +162,9 @@ static inline void ask_listener(struct new_end *new_end, u32 *to_mptcp)
 	}
 }
 
-/* Gives an end the generation of the target in its slot. Returns 0 if there is no target: the end is not covered. */
+/*
+ * Gives an end the generation of the target in its slot. Returns 0 if there is no target: the end is not covered.
+ */
 static inline int find_generation(struct new_end *new_end)
 {
 	struct target *target;
@@ -194,8 +200,9 @@ static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, st
 }
 
 /*
- * Keeps what is known of a new end, if a target covers it. NULL if none does, or if the end is only kept to be listed,
- * with a reason that was counted before. Sets *reason to why the end stays with TCP, which is not counted yet.
+ * Keeps what is known of a new end, if a target covers it. NULL if none does, or if the end is only kept to be
+ * listed, with a reason that was counted before. Sets *reason to why the end stays with TCP, which is not counted
+ * yet.
  */
 static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, u32 *reason)
 {
@@ -259,8 +266,8 @@ static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct
 }
 
 /*
- * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had joined, so
- * that an event should be reported.
+ * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had
+ * joined, so that an event should be reported.
  */
 static inline int on_close(struct end *end)
 {
@@ -300,8 +307,8 @@ static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk
 }
 
 /*
- * The kernel calls this for many events of every TCP socket. Reject the others first: sockets outside all targets pay
- * for it.
+ * The kernel calls this for many events of every TCP socket. Reject the others first: sockets outside all targets
+ * pay for it.
  */
 static inline int is_for_us(struct bpf_sock_ops *ops)
 {

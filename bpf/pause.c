@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A pause: a connection leaves the map for a while when TCP carries nearly all its messages (PAUSE_MESSAGES), and is a
- * candidate again afterwards. The first pause takes a second, each one twice the last, up to 64 s. To come back costs as
- * much as a tenth of a second in which nothing is sent, because both ends must be seen outside any call. A stream of
- * small messages would gain nothing, and begins with the fourth pause.
+ * A pause: a connection leaves the map for a while when TCP carries nearly all its messages (PAUSE_MESSAGES), and
+ * is a candidate again afterwards. The first pause takes a second, each one twice the last, up to 64 s. To come
+ * back costs as much as a tenth of a second in which nothing is sent, because both ends must be seen outside any
+ * call. A stream of small messages would gain nothing, and begins with the fourth pause.
  */
 
 #define FIRST_PAUSE_NS 1000000000ULL
@@ -36,9 +36,9 @@ static inline void pause(struct visit *visit)
 }
 
 /*
- * Whether a paused end may join again; its marks are then removed. Both ends must have left the map, and no call may be
- * in progress that began when they were members. The kernel keeps the psock for such a call. If the end joined with a
- * new psock, is_in_call() would not see the call.
+ * Whether a paused end may join again; its marks are then removed. Both ends must have left the map, and no call
+ * may be in progress that began when they were members. The kernel keeps the psock for such a call. If the end
+ * joined with a new psock, is_in_call() would not see the call.
  */
 static inline int came_back(struct visit *visit)
 {

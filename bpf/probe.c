@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* For the daemon's start-up probes, on two sockets of the daemon's own in a map of their own: redirects without a check. */
+/*
+ * For the daemon's start-up probes, on two sockets of the daemon's own in a map of their own: redirects without a
+ * check.
+ */
 
 int sockaccel_probe(struct sk_msg_md *msg)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Decides how each message travels (sk_msg, in the sender's send(), under the lock of the sender's socket). SK_PASS
- * leaves it to TCP, which is safe for any message. A redirect cannot be undone, so every reason against it is asked for
- * before.
+ * Decides how each message travels (sk_msg, in the sender's send(), under the lock of the sender's socket).
+ * SK_PASS leaves it to TCP, which is safe for any message. A redirect cannot be undone, so every reason against it
+ * is asked for before.
  */
 #include "lib/sock.h"
 
@@ -58,11 +58,12 @@ static inline u32 await_peer(struct end *end, void *sock)
 }
 
 /*
- * Whether the peer's buffer has room for a message, beside what is unread and what TCP has promised to the sender. When
- * about half of the buffer is unread, TCP's own flow control should stop the sender. Bytes that TCP sends inside its
- * promised window must find room too: otherwise the kernel drops them, and they come again after a timeout of up to
- * seconds. The kernel enlarges a buffer whose size the application did not set, up to tcp_rmem (tcp_clamp_window() in
- * net/ipv4/tcp_input.c). Before TCP has done so, a reader that is only late may have BACKLOG_OF_SMALL_BUFFER unread.
+ * Whether the peer's buffer has room for a message, beside what is unread and what TCP has promised to the sender.
+ * When about half of the buffer is unread, TCP's own flow control should stop the sender. Bytes that TCP sends
+ * inside its promised window must find room too: otherwise the kernel drops them, and they come again after a
+ * timeout of up to seconds. The kernel enlarges a buffer whose size the application did not set, up to tcp_rmem
+ * (tcp_clamp_window() in net/ipv4/tcp_input.c). Before TCP has done so, a reader that is only late may have
+ * BACKLOG_OF_SMALL_BUFFER unread.
  */
 static inline int has_room(struct end *end, u64 peer_sock, u32 unread, u32 size)
 {
@@ -87,15 +88,15 @@ static inline int has_room(struct end *end, u64 peer_sock, u32 unread, u32 size)
 /* Finds the files of both sockets, and whether one of them does blocking reads that a redirect would disturb. */
 static inline u32 reason_in_files(struct end *end, struct target *target, void *sock)
 {
-	/* A socket keeps its file from accept() to the last close(), at which it also leaves the map. So a remembered
-	 * file is as good as the map's entry, which the redirect needs. */
+	/* A socket keeps its file from accept() to the last close(), at which it also leaves the map. So a
+	 * remembered file is as good as the map's entry, which the redirect needs. */
 	if (!end->peer_file) {
 		end->peer_file = sock_file(end->peer_sock);
 		if (!end->peer_file)
 			return NOT_ACCEPTED;
 	}
-	/* A blocking recv() could return EAGAIN, cut MSG_WAITALL short, or miss a wake-up. The sender reads too, so
-	 * a pair with one blocking end is about to be evicted. */
+	/* A blocking recv() could return EAGAIN, cut MSG_WAITALL short, or miss a wake-up. The sender reads too,
+	 * so a pair with one blocking end is about to be evicted. */
 	if (!(target->flags & TARGET_BLOCKING_READERS)) {
 		if (!end->file)
 			end->file = sock_file((u64)sock);
@@ -113,8 +114,8 @@ static inline u32 reason_in_order(struct end *end, struct target *target, void *
 	/* So TCP must have nothing left, neither in the reader's queue nor on the way. */
 	if (write_sequence != READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq))
 		return ORDER;
-	/* The first message after the peer has joined goes by TCP: a reader may sleep in TCP's own receive function
-	 * since before, and no redirect would wake it. */
+	/* The first message after the peer has joined goes by TCP: a reader may sleep in TCP's own receive
+	 * function since before, and no redirect would wake it. */
 	if (write_sequence == end->joined_sequence)
 		return ORDER;
 	if (target->flags & TARGET_BLOCKING_READERS && file_blocks(end->peer_file) &&
@@ -142,7 +143,8 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 	reason = reason_in_order(end, target, sock);
 	if (reason)
 		return reason;
-	/* For more than the kernel has already granted the peer it must be asked, which can fail where TCP would wait. */
+	/* For more than the kernel has already granted the peer it must be asked, which can fail where TCP would
+	 * wait. */
 	if ((s32)size > READ_AS(s32, peer_sock, OFFSET_sock_forward_alloc) &&
 	    (READ_U64(end->memory_pressure, 0) || cgroup_is_full(peer_sock, size)))
 		return MEMORY;

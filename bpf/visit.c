@@ -3,10 +3,10 @@
 #include "lib/sock.h"
 
 /*
- * The walk neither holds a reference to the socket nor its lock: the socket may be closed at any moment, and its memory
- * may become another socket. sock is sk as a number, peer_sock the peer's socket or 0; own_entry and peer_entry are what
- * the two ends left in sa_peers, or NULL; own_flow and peer_flow are on the stack, because the verifier of 6.1 takes no
- * key from the value that an iterator shows.
+ * The walk neither holds a reference to the socket nor its lock: the socket may be closed at any moment, and its
+ * memory may become another socket. sock is sk as a number, peer_sock the peer's socket or 0; own_entry and
+ * peer_entry are what the two ends left in sa_peers, or NULL; own_flow and peer_flow are on the stack, because the
+ * verifier of 6.1 takes no key from the value that an iterator shows.
  */
 struct visit {
 	struct end *end;
@@ -20,7 +20,9 @@ struct visit {
 	struct settings *settings;
 };
 
-/* The peer's socket while its cookie proves that it still is; 0 otherwise. entry is what the peer left, or NULL. */
+/*
+ * The peer's socket while its cookie proves that it still is; 0 otherwise. entry is what the peer left, or NULL.
+ */
 static inline u64 sock_of_peer(struct end *end, struct peer_entry *entry)
 {
 	if (end->peer_sock)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Walks over every end of a covered connection, in all network namespaces (an iterator over socket storage). The daemon
- * writes to sa_settings what the walk does: list the ends, judge them, or evict those that are marked.
+ * Walks over every end of a covered connection, in all network namespaces (an iterator over socket storage). The
+ * daemon writes to sa_settings what the walk does: list the ends, judge them, or evict those that are marked.
  */
 
 struct bpf_iter_meta;
@@ -57,7 +57,8 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (settings->walk == WALK_EVICT) {
 		if (!end->marked || !end->in_map)
 			return 0;
-		/* Computed before the branches: the verifier would otherwise explore the loop once for each path. */
+		/* Computed before the branches: the verifier would otherwise explore the loop once for each
+		 * path. */
 		in_call = is_in_call(visit.sock);
 		peer_in_call = is_in_call(sock_of_peer(end, NULL));
 	}

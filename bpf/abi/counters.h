@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Everything that is counted, for each target and CPU. A name and its sentence are what D-Bus and sockaccelctl show.
- * TOTAL counts traffic; CONNECTION says why a covered connection is not accelerated; MESSAGE says why TCP carried a
- * message of an accelerated connection.
+ * Everything that is counted, for each target and CPU. A name and its sentence are what D-Bus and sockaccelctl
+ * show. TOTAL counts traffic; CONNECTION says why a covered connection is not accelerated; MESSAGE says why TCP
+ * carried a message of an accelerated connection.
  */
 #ifndef SOCKACCEL_ABI_COUNTERS_H
 #define SOCKACCEL_ABI_COUNTERS_H

@@ -24,8 +24,9 @@ enum event_kind {
 };
 
 /*
- * What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are CLOCK_MONOTONIC;
- * bytes and messages are those that this end sent; reason and marked are counters (counters.h), 0 for none.
+ * What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
+ * CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h), 0
+ * for none.
  */
 struct event {
 	struct flow flow;

@@ -3,8 +3,8 @@
 #define SOCKACCEL_ABI_FLOW_H
 
 /*
- * A connection as one of its ends sees it. Addresses are in network order. IPv4 is written as ::ffff:a.b.c.d whatever
- * the socket's family, so that an IPv4 client of a [::] listener finds its peer. Ports are in host order.
+ * A connection as one of its ends sees it. Addresses are in network order. IPv4 is written as ::ffff:a.b.c.d
+ * whatever the socket's family, so that an IPv4 client of a [::] listener finds its peer. Ports are in host order.
  */
 struct flow {
 	__u64 netns;

@@ -9,7 +9,10 @@ enum walk {
 	WALK_EVICT,
 };
 
-/* How soon a sweep is wanted: for candidates it can wait until they are old enough, for members that must leave not. */
+/*
+ * How soon a sweep is wanted: for candidates it can wait until they are old enough, for members that must leave
+ * not.
+ */
 enum urgency {
 	SWEEP_NONE,
 	SWEEP_LATER,

@@ -8,8 +8,8 @@ enum target_flag {
 };
 
 /*
- * What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the earlier
- * target from those of the present one.
+ * What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the
+ * earlier target from those of the present one.
  */
 struct target {
 	__u32 generation;

@@ -2,9 +2,9 @@
 /* An end of a covered connection, from the moment at which it is first seen. */
 
 /*
- * A message that goes by TCP costs a quarter to a half more for a member than for a plain socket. A connection leaves
- * for a pause when an end's `behind` reaches PAUSE_MESSAGES. Each message that TCP carries because the reader is behind
- * adds one, and each redirected message takes REDIRECT_WEIGHT off.
+ * A message that goes by TCP costs a quarter to a half more for a member than for a plain socket. A connection
+ * leaves for a pause when an end's `behind` reaches PAUSE_MESSAGES. Each message that TCP carries because the
+ * reader is behind adds one, and each redirected message takes REDIRECT_WEIGHT off.
  */
 #define PAUSE_MESSAGES 2048
 #define REDIRECT_WEIGHT 8

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Reads the running kernel's structures at offsets that the loader took from the kernel's BTF (OFFSET_structure_member;
- * SHIFT_ and MASK_ for bit fields). The pointer may be stale: a read through it yields zero or whatever is there now,
- * and never faults. Before a program acts on what it read from a socket, it compares the socket's cookie, which the
- * kernel never gives out twice.
+ * Reads the running kernel's structures at offsets that the loader took from the kernel's BTF
+ * (OFFSET_structure_member; SHIFT_ and MASK_ for bit fields). The pointer may be stale: a read through it yields
+ * zero or whatever is there now, and never faults. Before a program acts on what it read from a socket, it
+ * compares the socket's cookie, which the kernel never gives out twice.
  */
 #ifndef SOCKACCEL_KERNEL_H
 #define SOCKACCEL_KERNEL_H
 
-/* Declared by number: BCC replaces its own bpf_probe_read_kernel() by another helper where it cannot read kallsyms. */
+/*
+ * Declared by number: BCC replaces its own bpf_probe_read_kernel() by another helper where it cannot read
+ * kallsyms.
+ */
 static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
 
 #define AF_INET 2
@@ -50,9 +53,9 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 
 /*
  * Reads one field. bpf_probe_read_kernel() is a call that takes some 20 ns. A kernel with bpf_rdonly_cast() lets a
- * program treat a number as a pointer to one of the kernel's structures: the read is then one instruction, and yields
- * zero where a probe would fail (PROBE_MEM in kernel/bpf/verifier.c). Any structure that begins with 64 bits will do,
- * such as timespec64. The loader turns calls of rdonly_cast() into calls of the kernel function.
+ * program treat a number as a pointer to one of the kernel's structures: the read is then one instruction, and
+ * yields zero where a probe would fail (PROBE_MEM in kernel/bpf/verifier.c). Any structure that begins with 64
+ * bits will do, such as timespec64. The loader turns calls of rdonly_cast() into calls of the kernel function.
  */
 #ifdef KFUNC_rdonly_cast
 static void *(*rdonly_cast)(__u64 number, __u32 type) = (void *)KFUNC_rdonly_cast;

@@ -9,8 +9,8 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 }
 
 /*
- * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::]. key
- * becomes the key under which it was found; without a listener it is undefined.
+ * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::].
+ * key becomes the key under which it was found; without a listener it is undefined.
  */
 static inline struct listener *listener_for(const struct flow *flow, struct listener_key *key)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Every map. This file and what it includes decide how the maps look, and so whether a newer version may take them over
- * (layout_text() in sockaccel/kernel/sources.py).
+ * Every map. This file and what it includes decide how the maps look, and so whether a newer version may take them
+ * over (layout_text() in sockaccel/kernel/sources.py).
  */
 #include "lib/types.h"
 
 /*
- * The members: every joined end, by its own flow. BCC's BPF_SOCKHASH has no insert(), because it does not know that the
- * kernel lets an iterator call it.
+ * The members: every joined end, by its own flow. BCC's BPF_SOCKHASH has no insert(), because it does not know
+ * that the kernel lets an iterator call it.
  */
 struct members_table {
 	struct flow key;
@@ -37,18 +37,25 @@ BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
-/* The daemon replaces the rules while programs read them. A connection that meets half of the new ones may stay with TCP
- * or be accelerated against a rule; nothing worse. */
+/*
+ * The daemon replaces the rules while programs read them. A connection that meets half of the new ones may stay
+ * with TCP or be accelerated against a rule; nothing worse.
+ */
 BPF_ARRAY(sa_rules, struct rules, 1);
-/* A part of a listing. What an iterator prints comes 32 KB at a time, and the kernel then looks for its place again, so
- * the walk writes here and the daemon maps it. */
+/*
+ * A part of a listing. What an iterator prints comes 32 KB at a time, and the kernel then looks for its place
+ * again, so the walk writes here and the daemon maps it.
+ */
 BPF_F_TABLE("array", u32, struct event, sa_listing, MAX_LISTED, BPF_F_MMAPABLE);
 BPF_ARRAY(sa_window, struct event_window, 1);
 /* How soon a sweep is wanted (enum urgency). The sweep sets it to SWEEP_NONE when it begins. */
 BPF_ARRAY(sa_sweep_wanted, u32, 1);
 BPF_RINGBUF_OUTPUT(sa_events, EVENT_PAGES);
 
-/* The verdict program, called by sockaccel_stub. Sockets that joined under an older version run a newer one by this. */
+/*
+ * The verdict program, called by sockaccel_stub. Sockets that joined under an older version run a newer one by
+ * this.
+ */
 BPF_PROG_ARRAY(sa_verdict, 1);
 
 /* Nobody reads it. A write to a map of maps returns when every program that was running has ended

@@ -14,8 +14,8 @@ static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid
 }
 
 /*
- * Whether the rules leave a connection to TCP: an excluding rule fits it, or it fits none of the including rules of some
- * kind. flow is that of the connecting end, uid the owner of its socket.
+ * Whether the rules leave a connection to TCP: an excluding rule fits it, or it fits none of the including rules
+ * of some kind. flow is that of the connecting end, uid the owner of its socket.
  */
 static inline int is_excluded(const struct flow *flow, u32 uid)
 {

@@ -58,7 +58,9 @@ static inline int sock_zerocopies(__u64 sock)
 	return READ_U64(sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY) ? 1 : 0;
 }
 
-/* Whether the reader set an option that a redirect cannot serve: SO_OOBINLINE, SO_TIMESTAMP and the like, TCP_INQ. */
+/*
+ * Whether the reader set an option that a redirect cannot serve: SO_OOBINLINE, SO_TIMESTAMP and the like, TCP_INQ.
+ */
 static inline int sock_wants_more_than_bytes(__u64 sock)
 {
 	__u64 flags = READ_U64(sock, OFFSET_sock_flags);
@@ -87,9 +89,10 @@ static inline __u64 sock_psock(__u64 sock)
 }
 
 /*
- * Whether a task may be inside TCP's own receive function of a member, as with MSG_WAITALL after TCP carried a part. A
- * redirect would not wake it, and bytes that TCP carries later would overtake the redirected ones. tcp_bpf_recvmsg()
- * holds a reference to the psock while it runs, tcp_recvmsg() does not. A task that waits in poll() looks the same.
+ * Whether a task may be inside TCP's own receive function of a member, as with MSG_WAITALL after TCP carried a
+ * part. A redirect would not wake it, and bytes that TCP carries later would overtake the redirected ones.
+ * tcp_bpf_recvmsg() holds a reference to the psock while it runs, tcp_recvmsg() does not. A task that waits in
+ * poll() looks the same.
  */
 static inline int sock_is_read_by_tcp(__u64 sock)
 {
@@ -99,7 +102,9 @@ static inline int sock_is_read_by_tcp(__u64 sock)
 	       (sock_is_owned(sock) || READ_U64(waiters, 0) != waiters);
 }
 
-/* Address of the flag that the kernel sets while TCP has more memory than the second number of net.ipv4.tcp_mem. */
+/*
+ * Address of the flag that the kernel sets while TCP has more memory than the second number of net.ipv4.tcp_mem.
+ */
 static inline __u64 sock_memory_pressure(__u64 sock)
 {
 	return READ_U64(READ_U64(sock, OFFSET_sock_prot), OFFSET_proto_memory_pressure);
@@ -107,8 +112,9 @@ static inline __u64 sock_memory_pressure(__u64 sock)
 
 /*
  * Whether the socket's memory cgroup, or one above it, has no room for more bytes. A redirect charges the reader's
- * cgroup in the sender's send(), which may then reclaim, kill, or fail with ENOMEM; TCP would wait. On cgroup v1 sockets
- * have a counter of their own, and no memcg unless it is limited (mem_cgroup_sk_alloc() in mm/memcontrol.c).
+ * cgroup in the sender's send(), which may then reclaim, kill, or fail with ENOMEM; TCP would wait. On cgroup v1
+ * sockets have a counter of their own, and no memcg unless it is limited (mem_cgroup_sk_alloc() in
+ * mm/memcontrol.c).
  */
 static inline int cgroup_is_full(__u64 sock, __u32 size)
 {

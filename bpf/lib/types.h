@@ -18,8 +18,8 @@ enum counter { COUNTERS(COUNTER_INDEX) COUNTERS_COUNT };
 
 /*
  * What can stand in the place of a reason, which is a counter. NO_REASON has the index of CONNECTIONS, which is no
- * reason. UNCOUNTED: left to TCP for something that no counter tells. NOT_YET: a candidate must be judged again later.
- * GONE: the end was closed meanwhile.
+ * reason. UNCOUNTED: left to TCP for something that no counter tells. NOT_YET: a candidate must be judged again
+ * later. GONE: the end was closed meanwhile.
  */
 enum no_counter {
 	NO_REASON = 0,
@@ -41,8 +41,8 @@ struct listener {
 };
 
 /*
- * What one end leaves in sa_peers for its peer to find. The socket may be gone: it is believed only while it has this
- * cookie.
+ * What one end leaves in sa_peers for its peer to find. The socket may be gone: it is believed only while it has
+ * this cookie.
  */
 struct peer_entry {
 	__u64 sock;
@@ -50,11 +50,13 @@ struct peer_entry {
 	__u32 slot;
 	__u32 generation;
 	__u32 initial_sequence;
-	/* The connection is covered because of the listener that was to answer, not because of the connecting end. */
+	/* The connection is covered because of the listener that was to answer, not because of the connecting
+	 * end. */
 	__u32 by_listener;
 	__u32 joined;
 	__u32 redirected;
-	/* Why the end must leave. It stays set until both ends have left and one of them comes back from a pause. */
+	/* Why the end must leave. It stays set until both ends have left and one of them comes back from a
+	 * pause. */
 	__u32 marked;
 	/* Why the connection stays out. The end that finds out first writes it to the other one's entry. */
 	__u32 refused;
@@ -63,8 +65,8 @@ struct peer_entry {
 };
 
 /*
- * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come first, so
- * that it touches three cache lines instead of five.
+ * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come
+ * first, so that it touches three cache lines instead of five.
  */
 struct end {
 	struct flow peer_flow;
@@ -90,7 +92,8 @@ struct end {
 	__u32 receive_maximum;
 	__u32 sender_known;
 	__u32 last_by_tcp;
-	/* Messages that TCP carried because the reader was behind, less REDIRECT_WEIGHT for each redirected one. */
+	/* Messages that TCP carried because the reader was behind, less REDIRECT_WEIGHT for each redirected
+	 * one. */
 	__u32 behind;
 	__u32 reason;
 	__u64 tcp_bytes;
