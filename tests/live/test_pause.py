@@ -189,3 +189,22 @@ def test_closed_in_its_pause_it_is_forgotten(root: Cgroup, stats: Stats) -> None
         return not rows
 
     harness.wait_until(none_is_listed, 'the connection is forgotten')
+
+
+def test_messages_before_a_pause_have_a_reason_of_their_own(root: Cgroup, stats: Stats) -> None:
+    with traffic.pair(root) as made:
+        write(made.client, b'redirected')
+        fall_behind_by(made.client, MESSAGES + 1)
+        harness.wait_until(lambda: traffic.ports(made.client) not in traffic.members(), 'the sender leaves')
+        # The reader's end is marked, and stays a member while it has unread bytes.
+        before = stats()
+        write(made.server, b'answer')
+        assert read(made.client, 6) == b'answer'
+        after = stats()
+        assert after['message_reason_leaving'] == before['message_reason_leaving'] + 1
+        assert after['message_reason_switched_off'] == 0
+        harness.call('Disable', 's', root.path)
+        write(made.server, b'answer')
+        assert read(made.client, 6) == b'answer'
+        assert stats()['message_reason_switched_off'] == 1
+        assert stats()['message_reason_leaving'] == after['message_reason_leaving']
