@@ -5,7 +5,7 @@ import re
 import struct
 import sys
 import sysconfig
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,13 @@ TARGET = struct.Struct('=II')
 SETTINGS = struct.Struct('=IIQQQII')
 RULE = struct.Struct('=IIII16s16s')
 EVENT = struct.Struct(f'={FLOW.size}s8Q8I16s')
+
+
+class TargetFlag(IntFlag):
+    """`flags` of `struct target`."""
+
+    ON = 1
+    BLOCKING_READERS = 2
 
 
 class Walk(IntEnum):

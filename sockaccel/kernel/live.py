@@ -13,12 +13,24 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter, Event, EventKind, pack_address
 from sockaccel.core.limits import MAX_RULES, MAX_TARGETS
-from sockaccel.core.protocols import TargetFlag, Urgency
+from sockaccel.core.policy import Policy
+from sockaccel.core.protocols import Urgency
 from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused
 from sockaccel.kernel import libbpf
 from sockaccel.kernel.adoption import Objects
-from sockaccel.kernel.layout import EVENT, FLOW, LISTENER_KEY, MAX_LISTED, RULE, SETTINGS, TARGET, Walk, event_from
+from sockaccel.kernel.layout import (
+    EVENT,
+    FLOW,
+    LISTENER_KEY,
+    MAX_LISTED,
+    RULE,
+    SETTINGS,
+    TARGET,
+    TargetFlag,
+    Walk,
+    event_from,
+)
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
@@ -147,12 +159,15 @@ class Kernel:
             self._wait_for_programs()
             libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
-    def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
+    def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
+        flags = TargetFlag(0)
+        if policy:
+            flags = TargetFlag.ON | (TargetFlag.BLOCKING_READERS if policy.blocking_readers else TargetFlag(0))
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
-    def target_slots(self) -> list[tuple[int, TargetFlag]]:
-        """Generation and flags of every slot."""
-        return [(generation, TargetFlag(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
+    def target_slots(self) -> list[tuple[int, bool]]:
+        """Generation of every slot, and whether its target is on."""
+        return [(generation, bool(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
 
     def _target(self, slot: int) -> tuple[int, int]:
         value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Reads the ends that a walk lists: `struct event` after `struct event`."""
+
+from collections.abc import Callable, Iterator
+
+from sockaccel.core.connection import Event
+from sockaccel.core.protocols import RawEnd
+from sockaccel.kernel.layout import EVENT, FLOW, Raw, event_of
+
+
+class Ends:
+    """Implements sockaccel.core.protocols.Ends. read: sockaccel.kernel.live.Kernel.read_connections."""
+
+    def __init__(self, read: Callable[[], bytes]) -> None:
+        self.read = read
+
+    def rows(self, packed: bytes) -> Iterator[Raw]:
+        return map(Raw._make, EVENT.iter_unpack(packed))
+
+    def pack(self, end: RawEnd) -> bytes:
+        return EVENT.pack(*end)
+
+    def unpack(self, packed: bytes) -> Raw:
+        return Raw._make(EVENT.unpack(packed))
+
+    def event(self, end: RawEnd) -> Event:
+        return event_of(Raw._make(end))
+
+    def endpoints(self, flow: bytes) -> tuple[bytes, int, bytes, int]:
+        _netns, local, remote, local_port, remote_port, _pad = FLOW.unpack(flow)
+        return local, local_port, remote, remote_port
+
+    def mirrored(self, flow: bytes) -> bytes:
+        netns, local, remote, local_port, remote_port, pad = FLOW.unpack(flow)
+        return FLOW.pack(netns, remote, local, remote_port, local_port, pad)
