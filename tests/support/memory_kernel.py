@@ -86,6 +86,8 @@ class MemoryKernel:
         self.waiting: list[Event] = []
         self.receive: Callable[[Event], None] = lambda _event: None
         self.unread: dict[int, int] = {}
+        # Ends of targets that are on, but that must leave all the same.
+        self.marked: list[Event] = []
         self.evicted: list[Event] = []
         self.next_due_s: float | None = None
         self.sweep_takes_s = self.search_takes_s = 0.0
@@ -162,7 +164,7 @@ class MemoryKernel:
             for _end in range(number)
         ]
         evicted, self.evicted = self.evicted, []
-        return Swept(evicted, draining, self.next_due_s)
+        return Swept(evicted, [*self.marked, *draining], self.next_due_s)
 
     def consume(self) -> None:
         waiting, self.waiting = self.waiting, []

@@ -66,6 +66,20 @@ def test_what_drains_is_listed_until_it_has_left() -> None:
     asyncio.run(story())
 
 
+def test_an_end_that_leaves_an_enabled_target_is_not_listed() -> None:
+    """Its connection is paused, or blocks: the target does not drain."""
+
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        await made.engine.enable('/x')
+        made.kernel.marked = [end(slot=1, kind=EventKind.CONNECTION)]
+        made.engine._sweeper.sweep()
+        assert [(row.name, row.state) for row in made.engine.targets()] == [('/x', State.ACTIVE)]
+
+    asyncio.run(story())
+
+
 def test_the_program_stays_attached_while_something_drains() -> None:
     async def story() -> None:
         made = world()

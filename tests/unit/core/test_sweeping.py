@@ -166,11 +166,12 @@ def test_sockets_are_searched_for_once_for_many_targets() -> None:
             await made.engine.enable(name)
         made.clock.advance(1)
         assert len(made.kernel.searches) == 1
-        # A search is a rest's reason too.
+        # After a search the daemon rests too, and the next sweep does not search again.
         searched = made.kernel.searches[0]
         want(made, Urgency.NOW)
         made.clock.advance(60)
         assert made.kernel.sweeps[-1] == pytest.approx(searched + 0.3 + REST * 0.3)
+        assert made.kernel.searches == [searched]
 
     run(story)
 

@@ -32,13 +32,15 @@ class Everything:
     kernel: Contents
     followed: dict[str, Place]
     written: Desired
+    desired: Desired
     rows: list[Any]
 
     @classmethod
     def of(cls, world: World) -> 'Everything':
         return cls(
-            world.kernel.contents(), dict(world.cgroups.followed), world.files.written, world.engine.targets()
-        )
+            world.kernel.contents(), dict(world.cgroups.followed), world.files.written,
+            world.engine._transactions.desired.copy(), world.engine.targets(),
+        )  # fmt: skip
 
 
 def run(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -233,12 +235,15 @@ def test_stop_takes_everything_out_of_the_kernel() -> None:
         empty = made.kernel.contents()
         made.cgroups.listeners['/x'] = LISTENERS
         await made.engine.enable('/x')
+        # After this one a search for sockets is due.
+        await made.engine.enable('/y')
+        assert made.clock.due()
         made.kernel.unread = {1: 2}
         held = await made.engine.stop()
         assert [end.slot for end in held] == [1, 1]
         assert made.kernel.contents() == empty
         assert made.clock.due() == []
-        assert made.files.written.lasting == {'/x': frozenset()}
+        assert set(made.files.written.lasting) == {'/x', '/y'}
 
     run(story)
 
@@ -332,6 +337,11 @@ def test_a_refused_target_can_be_disabled_and_enabled() -> None:
         made.files.written = Desired(lasting={'/x': frozenset(), '/y': frozenset()})
         following = made.restart([ISSUE])
         await following.engine.start()
+        before = Everything.of(following)
+        following.failures.plan('write', StateNotSaved('the disk is full'))
+        with pytest.raises(StateNotSaved):
+            await following.engine.disable('/x')
+        assert Everything.of(following) == before
         await following.engine.disable('/x')
         assert rows(following) == [('/y', State.REFUSED)]
         await following.engine.enable('/y', ['fionread'])
