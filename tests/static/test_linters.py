@@ -25,7 +25,8 @@ def tracked(*patterns: str) -> list[str]:
         command += ['--', *patterns]
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split('\n')
         return sorted(name for name in listed if name and (ROOT / name).exists())
-    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(f'**/{pattern}'))
+    found = {path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(f'**/{pattern}')}
+    return sorted(str(path) for path in found if path.parts[0] not in ('.venv', 'build'))
 
 
 def run(*command: str) -> None:
