@@ -130,7 +130,7 @@ def test_a_unit_is_followed_wherever_it_goes(cgroups: Cgroups, units: FakeUnits,
         units.moved['x.service']()
         # Asked twice meanwhile, it asks once more.
         units.moved['x.service']()
-        await settle(cgroups)
+        await answered(cgroups)
         place = cgroups.place('x.service')
         assert place.cgroup
         assert (place.cgroup.path, place.listeners) == ('/one', frozenset({('127.0.0.1', 80)}))
@@ -138,7 +138,7 @@ def test_a_unit_is_followed_wherever_it_goes(cgroups: Cgroups, units: FakeUnits,
         # A unit that has ended will be where it was.
         units.paths = {}
         units.moved['x.service']()
-        await settle(cgroups)
+        await answered(cgroups)
         assert cgroups.place('x.service') == place
         cgroups.forget('x.service')
         assert units.moved == {}
@@ -146,7 +146,7 @@ def test_a_unit_is_followed_wherever_it_goes(cgroups: Cgroups, units: FakeUnits,
     run(story())
 
 
-async def settle(cgroups: Cgroups) -> None:
+async def answered(cgroups: Cgroups) -> None:
     """Until no unit is asked for any more."""
     while tasks := [followed.asking for followed in cgroups._followed.values() if followed.asking]:
         await asyncio.gather(*tasks)
