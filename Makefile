@@ -4,11 +4,12 @@
 SECONDS = 2
 SOAK_SECONDS = 600
 
-.PHONY: help demo test test-apps test-system test-kernels soak bench compatibility lint format deb clean
+.PHONY: help demo check test test-apps test-system test-kernels soak bench compatibility lint format deb clean
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
-	@echo 'sudo make test                linters, types and all tests'
+	@echo '     make check               linters, types, and the tests that need neither root nor BPF; under a minute'
+	@echo 'sudo make test                the same, and the tests on this kernel'
 	@echo 'sudo make test-system         the package under systemd, in containers of Debian 12 and 13'
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
@@ -23,9 +24,16 @@ demo:
 	@tools/setup demo
 	@/usr/bin/python3 -m demo --seconds $(SECONDS)
 
+# As an ordinary user, on any distribution.
+check:
+	@tools/setup check
+	.venv/bin/python -m pytest tests/static tests/unit $(ARGS)
+
+# Without ARGS what fails first is what is found fastest.
 test:
 	@tools/setup test
-	.venv/bin/python -m pytest $(ARGS)
+	$(if $(ARGS),,.venv/bin/python -m pytest tests/static tests/unit)
+	.venv/bin/python -m pytest $(or $(ARGS),tests/live tests/conformance)
 
 test-system:
 	@tools/setup system
@@ -64,7 +72,7 @@ compatibility:
 	.venv/bin/python -m tests.conformance.table build/conformance docs/compatibility.md
 
 lint:
-	@tools/setup test
+	@tools/setup check
 	.venv/bin/python -m pytest tests/static
 
 format:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The process: puts the core and its edges together, in the order in which they may fail."""
+"""The process: makes the parts and connects them. Nothing else imports from every room."""
 
 import argparse
 import asyncio
@@ -17,13 +17,15 @@ from sockaccel.bus import polkit
 from sockaccel.bus import server as bus
 from sockaccel.core import config, messages
 from sockaccel.core.connection import Event
-from sockaccel.core.engine import Engine, Policy, asked_by
+from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections
+from sockaccel.core.policy import Policy
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, KernelRefused, SockaccelError, UnsupportedKernel
-from sockaccel.kernel import adoption, layout, probe, programs
+from sockaccel.kernel import abi, adoption, probe, programs
+from sockaccel.kernel.ends import Ends
 from sockaccel.kernel.live import Kernel
 from sockaccel.kernel.pins import Pins
 from sockaccel.systemd import journal
@@ -34,99 +36,163 @@ from sockaccel.systemd.units import SystemdUnits
 
 log = structlog.stdlib.get_logger()
 
-# sysexits.h; the unit restarts after neither, because a restart mends neither.
+# sysexits.h. A restart mends neither, so the unit has them in RestartPreventExitStatus=.
 EX_UNAVAILABLE, EX_CONFIG = 69, 78
-# How many of the sockets that a stop leaves in the map are named.
+# How many of the sockets that a stop leaves in the map are named in the log.
 _HELD_NAMED = 10
 
 
 class BusLost(SockaccelError):
-    """The bus, or the name on it, is gone; systemd starts us anew."""
+    """The bus, or the name on it, is gone. systemd starts the daemon anew."""
 
 
-# Read at each start and reload.
+# Reads the files anew: at the start, and for each reload.
 ReadSettings = Callable[[], config.Config]
 
 
-async def serve(read_settings: ReadSettings, notifier: Notifier) -> None:
+class Daemon:
+    """The parts, from the connection to the bus to the Manager that is exported on it.
+
+    Each step may raise SockaccelError or OSError. What is to be undone at the end is on `stack`.
+    """
+
+    def __init__(self, read_settings: ReadSettings, notifier: Notifier, stack: contextlib.AsyncExitStack) -> None:
+        self._read_settings = read_settings
+        self._notifier = notifier
+        self._stack = stack
+        self._settings = read_settings()
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        journal.configure(self._settings.log_level)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end)
+
+    async def start(self) -> None:
+        """Make all parts and take up work. The bus name comes last: who waits for it finds everything in place."""
+        await self._connect()
+        self._find_state()
+        await self._load()
+        self._make_engine()
+        # On the way out: first what the engine and the kernel hold, then the parts themselves.
+        self._stack.push_async_exit(self._leave)
+        self._loop.add_reader(self._kernel.listen(self._engine.receive), self._engine.consume)
+        await self._export()
+        await self._engine.start()
+        self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
+        self._engine.on_change, self._engine.on_event = self._targets_changed, self._connection_event
+        self._loop.add_signal_handler(signal.SIGHUP, self._configuration.reload_later)
+        await self._bus.own_name()
+        _introduce(self._findings)
+        self._notifier.ready(status(self._engine))
+
+    async def wait(self) -> None:
+        """Until SIGTERM or SIGINT. Raises BusLost."""
+        await self._ended
+
+    async def _connect(self) -> None:
+        self._bus = await bus.connect(polkit.Authority().authorise)
+        self._stack.push_async_callback(self._bus.close)
+        if await self._bus.has_owner(bus.NAME):
+            raise bus.already_running()
+        self._units = SystemdUnits(self._bus)
+
+    def _find_state(self) -> None:
+        """Find the cgroup tree, what an earlier daemon remembered, and where it kept its kernel objects."""
+        self._cgroups = Cgroups(self._units, self._settings.cgroup_root)
+        self._stack.callback(self._cgroups.close)
+        self._memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
+        self._stack.callback(self._memory.close)
+        self._memory.lock()
+        self._store: Store = self._notifier.store or Pins()
+        self._stack.callback(self._store.close)
+
+    async def _load(self) -> None:
+        """Adopt the kernel objects of an earlier daemon or load new ones, and probe this kernel."""
+        objects = await adoption.obtain(self._store, self._settings.maximum_connections)
+        self._counters = abi.COUNTERS
+        self._kernel = Kernel(
+            objects, self._counters, self._settings.events_per_second, self._settings.join_delay_ms / 1000
+        )
+        self._stack.callback(self._kernel.close)
+        if not self._notifier.store:
+            self._stack.callback(self._kernel.release)
+        self._findings = probe.probe(objects.fds)
+
+    def _make_engine(self) -> None:
+        self._engine = Engine(
+            self._kernel, self._cgroups, self._memory, self._loop, self._counters, self._findings,
+            self._memory.read(), policy_of(self._settings),
+        )  # fmt: skip
+        self._kernel.set_rules(self._settings.rules)
+        self._story = Story(self._engine.reason, lambda: self._engine.stats()['events_suppressed'])
+
+    async def _export(self) -> None:
+        self._configuration = Configuration(
+            self._read_settings, self._settings, self._engine, self._kernel, self._notifier
+        )
+        self._manager = await bus.export(
+            self._bus,
+            self._engine,
+            Connections(
+                Ends(self._kernel.read_connections),
+                self._cgroups.paths,
+                self._engine.target_of_slot,
+                self._counters,
+                self._loop,
+            ),
+            self._configuration.reload,
+            lambda: self._configuration.in_force,
+            lambda: self._end(BusLost(f'the bus name "{bus.NAME}" was taken away')),
+            journal,
+        )
+        self._bus.when_lost(lambda: self._end(BusLost('the connection to the system bus was lost')))
+
+    def _targets_changed(self) -> None:
+        self._manager.targets_changed()
+        self._story.finish(frozenset(row.name for row in self._engine.targets()))
+        self._notifier.status(status(self._engine))
+
+    def _connection_event(self, event: Event, target: str) -> None:
+        self._story.tell(event, target)
+        self._manager.publish(event, target)
+
+    def _end(self, error: SockaccelError | None = None) -> None:
+        """Let `wait` return, or raise the error. Only the first call counts."""
+        if self._ended.done():
+            return
+        if error:
+            self._ended.set_exception(error)
+        else:
+            self._ended.set_result(None)
+
+    async def _leave(self, kind: object, _error: object, _traceback: object) -> None:
+        """Hand over to the next daemon, or take everything out of the kernel.
+
+        After a failure systemd starts the next daemon, or closes what is in its store. Without that store an end
+        is a stop.
+        """
+        if self._notifier.store and (kind or await self._units.own_job() == 'restart'):
+            self._notifier.stopping('Ending: connections stay as they are for the next start')
+            await self._engine.leave()
+            self._story.finish()
+            log.info('Ended; what is in the kernel waits for the next start')
+        else:
+            self._notifier.stopping('Stopping: connections go back to TCP')
+            held = await self._engine.stop()
+            self._story.finish()
+            self._kernel.release()
+            _report_stopped(held)
+
+
+async def run(read_settings: ReadSettings, notifier: Notifier) -> None:
     """Run until SIGTERM or SIGINT. Raises SockaccelError.
 
-    On the way out nothing stays attached, unless another daemon is about to take over.
+    At the end nothing stays attached, unless another daemon is about to take over.
     """
-    settings = read_settings()
-    journal.configure(settings.log_level)
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _settle, ended)
-
     async with contextlib.AsyncExitStack() as stack:
-        system_bus = await bus.connect(polkit.Authority().authorise)
-        stack.push_async_callback(system_bus.close)
-        if await system_bus.has_owner(bus.NAME):
-            raise bus.already_running()
-        units = SystemdUnits(system_bus)
-        cgroups = Cgroups(units, settings.cgroup_root)
-        stack.callback(cgroups.close)
-        memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
-        stack.callback(memory.close)
-        memory.lock()
-        store: Store = notifier.store or Pins()
-        stack.callback(store.close)
-
-        objects = await adoption.obtain(store, settings.maximum_connections)
-        counters = layout.counters(layout.source_directory())
-        kernel = Kernel(objects, counters, settings.events_per_second, settings.join_delay_ms / 1000)
-        stack.callback(kernel.close)
-        if not notifier.store:
-            stack.callback(kernel.release)
-        findings = probe.probe(objects.fds)
-        engine = Engine(kernel, cgroups, counters, findings, memory, memory.read(), policy_of(settings))
-        kernel.set_rules(settings.rules)
-        story = Story(engine.reason, lambda: engine.stats()['events_suppressed'])
-
-        async def end(kind: object, _error: object, _traceback: object) -> None:
-            # After a failure systemd starts us anew, or closes what is in its store.
-            if notifier.store and (kind or await units.own_job() == 'restart'):
-                notifier.stopping('Ending: connections stay as they are for the next start')
-                await engine.leave()
-                story.finish()
-                log.info('Ended; what is in the kernel waits for the next start')
-            else:
-                await _drain(engine, kernel, notifier, story)
-
-        stack.push_async_exit(end)
-
-        loop.add_reader(kernel.listen(engine.receive), engine.consume)
-        lost = BusLost(f'the bus name "{bus.NAME}" was taken away')
-        configuration = Configuration(read_settings, settings, engine, kernel, notifier)
-        manager = await bus.export(
-            system_bus,
-            engine,
-            Connections(kernel.read_connections, cgroups.paths, engine.target_of_slot, counters),
-            configuration.reload,
-            lambda: configuration.in_force,
-            lambda: _settle(ended, lost),
-        )
-        system_bus.when_lost(lambda: _settle(ended, BusLost('the connection to the system bus was lost')))
-
-        def changed() -> None:
-            manager.targets_changed()
-            story.finish(frozenset(row.name for row in engine.targets()))
-            notifier.status(status(engine))
-
-        def happened(event: Event, target: str) -> None:
-            story.tell(event, target)
-            manager.publish(event, target)
-
-        await engine.start()
-        loop.add_reader(cgroups.fd, cgroups.consume)
-        engine.on_change, engine.on_event = changed, happened
-        loop.add_signal_handler(signal.SIGHUP, configuration.reload_later)
-        await system_bus.own_name()
-        _introduce(findings)
-        notifier.ready(status(engine))
-        await ended
+        daemon = Daemon(read_settings, notifier, stack)
+        await daemon.start()
+        await daemon.wait()
 
 
 def policy_of(settings: config.Config) -> Policy:
@@ -134,7 +200,7 @@ def policy_of(settings: config.Config) -> Policy:
 
 
 class Configuration:
-    """What is in force, and how it changes while the daemon runs."""
+    """The settings that are in force, and their reload."""
 
     def __init__(
         self, read: ReadSettings, settings: config.Config, engine: Engine, kernel: Kernel, notifier: Notifier
@@ -147,9 +213,9 @@ class Configuration:
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def reload(self, by: str = '') -> None:
-        """Put the files' contents in force; what cannot be used changes nothing. Raises InvalidConfiguration.
+        """Put in force what the files say. by: who asked for it.
 
-        by: who asked for it.
+        Raises InvalidConfiguration; then nothing was changed.
         """
         self._notifier.reloading()
         try:
@@ -166,7 +232,7 @@ class Configuration:
                 log.warning(f'{key}= changes with the next restart, ignoring')
 
     def reload_later(self) -> None:
-        """For a signal handler: in a task, whose errors go to the log."""
+        """Reload in a task and log its errors: for a signal handler."""
         task = asyncio.get_running_loop().create_task(self._reload_or_log())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -191,13 +257,13 @@ class Configuration:
 
 
 def _directory(kind: str, parent: str) -> Path:
-    """Where systemd says that our files of a kind are (systemd.exec(5)); where it says nothing, the same place."""
+    """As $STATE_DIRECTORY or $RUNTIME_DIRECTORY says (systemd.exec(5)), without systemd below `parent`."""
     given = os.environ.get(f'{kind}_DIRECTORY', '').split(':')[0]
     return Path(given or f'{parent}/sockaccel')
 
 
 def status(engine: Engine) -> str:
-    """One sentence for `systemctl status`."""
+    """A sentence for STATUS= of sd_notify(3), which `systemctl status` shows."""
     targets = engine.targets()
     if not targets:
         return 'Idle: no targets. Add one with: sockaccelctl enable UNIT'
@@ -215,35 +281,23 @@ def _introduce(findings: list[Finding]) -> None:
             )
 
 
-async def _drain(engine: Engine, kernel: Kernel, notifier: Notifier, story: Story) -> None:
-    notifier.stopping('Stopping: connections go back to TCP')
-    held = await engine.stop()
-    story.finish()
-    kernel.release()
-    if held:
-        named = [f'{end.flow} ({end.program or "unknown"}[{end.pid}])' for end in held[:_HELD_NAMED]]
-        if len(held) > len(named):
-            named.append(f'and {len(held) - len(named)} more')
-        log.info(
-            f'Stopped; {len(held)} sockets keep unread bytes, go on by TCP, and hold a part of the kernel memory '
-            f'until they are closed: {", ".join(named)}',
-            draining=len(held),
-        )
-    else:
+def _report_stopped(held: list[Event]) -> None:
+    """held: the ends that stay in the map."""
+    if not held:
         log.info('Stopped; nothing is left in the kernel')
-
-
-def _settle(ended: asyncio.Future[None], error: SockaccelError | None = None) -> None:
-    if ended.done():
         return
-    if error:
-        ended.set_exception(error)
-    else:
-        ended.set_result(None)
+    named = [f'{end.flow} ({end.program or "unknown"}[{end.pid}])' for end in held[:_HELD_NAMED]]
+    if len(held) > len(named):
+        named.append(f'and {len(held) - len(named)} more')
+    log.info(
+        f'Stopped; {len(held)} sockets keep unread bytes, go on by TCP, and hold a part of the kernel memory '
+        f'until they are closed: {", ".join(named)}',
+        draining=len(held),
+    )
 
 
 async def check(settings: config.Config) -> list[Finding]:
-    """What a start would find, without taking a name or attaching anything. Raises SockaccelError."""
+    """The findings of a start, without the bus name and with nothing attached. Raises SockaccelError."""
     return probe.probe(await programs.load(settings.maximum_connections))
 
 
@@ -268,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
             for finding in asyncio.run(check(read_settings())):
                 print(f'{finding.severity:5} {finding.name}: {finding.sentence}')
             return 0
-        asyncio.run(serve(read_settings, notifier))
+        asyncio.run(run(read_settings, notifier))
     except InvalidConfiguration as exc:
         return _fail(exc, notifier, EX_CONFIG)
     except UnsupportedKernel as exc:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures. Behind every test stands a real daemon on a real kernel, confined to a cgroup of the test run."""
+"""What holds for all tests: nothing is skipped in CI, and nothing is left behind."""
 
+import asyncio
+import gc
 import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conformance.bench import SLOWER
-from tests.conformance.syscalls import TCP_ULP
-from tests.support import harness, traffic
-from tests.support.harness import Cgroup, Daemon, PrivateBus
+from tests.support import harness
 
+# Of these a session has one each, whatever it runs.
+pytest_plugins = ['tests.support.fixtures']
+
+# Tests that need neither root nor a kernel of ours.
+_LIGHT = [Path(__file__).parent / room for room in ('unit', 'static')]
 _skipped_in_ci: list[str] = []
 
 
@@ -29,92 +33,51 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _settled() -> Iterator[None]:
-    """Fail a test that leaves a process, a cgroup, a program, map, link or pin behind."""
+def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves something behind.
+
+    A process, a task, a file descriptor; with a kernel a process, a cgroup, a program, map, link or pin.
+    """
+    if any(request.path.is_relative_to(room) for room in _LIGHT):
+        yield from _leaves_nothing_in_this_process(request)
+        return
     before = harness.Surroundings.now()
     yield
     if left := before.left():
         pytest.fail(f'left behind: {left}')
 
 
-@pytest.fixture(scope='session')
-def bus() -> Iterator[PrivateBus]:
-    with PrivateBus() as bus:
-        yield bus
+def _leaves_nothing_in_this_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    tasks: list[str] = []
+    runners: Any = asyncio.runners
+    cancel = runners._cancel_all_tasks
+
+    def note(loop: asyncio.AbstractEventLoop) -> None:
+        tasks.extend(str(task) for task in asyncio.all_tasks(loop))
+        cancel(loop)
+
+    # What asyncio.run() does with the tasks that are left at its end, without a word.
+    request.getfixturevalue('monkeypatch').setattr(runners, '_cancel_all_tasks', note)
+    before, children = _descriptors(), harness.children()
+    yield
+    if _descriptors() != before:
+        gc.collect()
+    left = {
+        'descriptors': _descriptors() - before,
+        'processes': harness.children() - children,
+        'tasks': tasks,
+    }
+    if any(left.values()):
+        pytest.fail('left behind: ' + ', '.join(f'{kind} {each}' for kind, each in left.items() if each))
 
 
-@pytest.fixture(scope='session')
-def root_cgroup() -> Iterator[Cgroup]:
-    """What the daemon of the test run is confined to."""
-    with Cgroup(f'sockaccel-test-{os.getpid()}') as cgroup:
-        yield cgroup
-
-
-def join_delay_ms() -> int:
-    """None, but where the kernel has kTLS, which programs must be able to set up before a connection joins."""
-    with traffic.listen() as listener, socket.create_connection(listener.getsockname()) as client:
+def _descriptors() -> set[tuple[str, str]]:
+    """The number of each open file, and what it is."""
+    found = set()
+    for path in Path('/proc/self/fd').iterdir():
         try:
-            client.setsockopt(socket.IPPROTO_TCP, TCP_ULP, b'tls')
+            found.add((path.name, os.readlink(path)))
         except FileNotFoundError:
-            return 0
-    return int(100 * min(SLOWER, 3))
-
-
-@pytest.fixture(scope='session')
-def daemon(bus: PrivateBus, root_cgroup: Cgroup) -> Iterator[Daemon]:
-    settings = f'EventsPerSecond=100000\nJoinDelayMs={join_delay_ms()}\n'
-    with Daemon(root_cgroup.path, settings) as daemon:
-        yield daemon.ready()
-    assert 'Traceback' not in daemon_log(daemon)
-
-
-def daemon_log(daemon: Daemon) -> str:
-    return daemon.log.read_text() if daemon.log.exists() else ''
-
-
-@pytest.fixture(scope='session')
-def target(daemon: Daemon, root_cgroup: Cgroup) -> Cgroup:
-    """A cgroup whose connections are accelerated."""
-    cgroup = Cgroup('target', root_cgroup)
-    harness.enable(cgroup.path, *harness.every_issue())
-    return cgroup
-
-
-@pytest.fixture(scope='session')
-def bystander(target: Cgroup, root_cgroup: Cgroup) -> Cgroup:
-    """A cgroup outside every target, but seen by the daemon's program, which is attached for the target."""
-    return Cgroup('bystander', root_cgroup)
-
-
-@pytest.fixture(scope='session')
-def accelerated_cgroup(target: Cgroup) -> Path:
-    return target.directory
-
-
-@pytest.fixture(scope='session')
-def sockaccel_stats(daemon: Daemon) -> Callable[[], dict[str, int]]:
-    return lambda: dict(harness.call('Stats'))
-
-
-@pytest.fixture(scope='session')
-def acceleration_switch(target: Cgroup, root_cgroup: Cgroup) -> Callable[[], None]:
-    """Switches the target off and on again; a second one keeps the daemon attached meanwhile."""
-    harness.enable(Cgroup('anchor', root_cgroup).path, *harness.every_issue())
-
-    def switch() -> None:
-        harness.call('Disable', 's', target.path)
-        harness.enable(target.path, *harness.every_issue())
-
-    return switch
-
-
-@pytest.fixture
-def own_daemon() -> Iterator[Cgroup]:
-    """The root cgroup of a daemon that a test has for itself, with a bus of its own."""
-    with (
-        Cgroup(f'sockaccel-own-{os.getpid()}') as root,
-        PrivateBus(),
-        Daemon(root.path, 'JoinDelayMs=0\n') as daemon,
-    ):
-        daemon.ready()
-        yield root
+            # That of the directory itself.
+            continue
+    return found

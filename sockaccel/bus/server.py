@@ -54,7 +54,6 @@ from sockaccel.errors import (
     NotPermitted,
     SockaccelError,
 )
-from sockaccel.systemd import journal
 
 log = structlog.stdlib.get_logger()
 
@@ -612,28 +611,29 @@ class Manager(ServiceInterface):
 class LogControl(ServiceInterface):
     """org.freedesktop.LogControl1, what `systemctl service-log-level` speaks."""
 
-    def __init__(self):
+    def __init__(self, log_control):
         super().__init__('org.freedesktop.LogControl1')
+        self._log = log_control
 
     @dbus_property()
     def LogLevel(self) -> 's':
-        return journal.level()
+        return self._log.level()
 
     @LogLevel.setter
     def LogLevel(self, value: 's'):
-        journal.set_level(value)
+        self._log.set_level(value)
 
     @dbus_property()
     def LogTarget(self) -> 's':
-        return journal.target()
+        return self._log.target()
 
     @LogTarget.setter
     def LogTarget(self, value: 's'):
-        journal.set_target(value)
+        self._log.set_target(value)
 
     @dbus_property(access=PropertyAccess.READ)
     def SyslogIdentifier(self) -> 's':
-        return journal.IDENTIFIER
+        return self._log.IDENTIFIER
 
 
 def _connection(row):
@@ -697,14 +697,16 @@ async def export(
     reload: Callable[[str], Awaitable[None]],
     settings: Callable[[], Any],
     on_name_lost: Callable[[], None],
+    log_control: Any,
 ) -> Any:
     """Put everything on the bus; the name comes later, as the last step. Returns the Manager.
 
-    reload: reads the configuration anew, for the caller that it is told; settings: what is in force.
+    reload: reads the configuration anew, for the caller that it is told; settings: what is in force. log_control:
+    sockaccel.systemd.journal, or another object with its level, set_level, target, set_target and IDENTIFIER.
     """
     manager = Manager(bus, engine, connections, reload, settings)
     bus.export(PATH, manager)
-    bus.export('/org/freedesktop/LogControl1', LogControl())
+    bus.export('/org/freedesktop/LogControl1', LogControl(log_control))
 
     def watch(msg):
         if msg.message_type is MessageType.SIGNAL and msg.sender == _DBUS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Cgroups: what a target covers, and where the host has them."""
+"""Cgroups: what a target covers, and where they are mounted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from sockaccel.errors import UnsupportedKernel
 
 @dataclass(frozen=True)
 class Cgroup:
-    """A cgroup that exists. path: below the mount point, `/` for the root. id: what the kernel calls cgroup id."""
+    """A cgroup that exists. path: below the mount point, `/` for the root. id: as bpf_get_current_cgroup_id()."""
 
     path: str
     id: int
@@ -19,8 +19,7 @@ class Cgroup:
 class Place:
     """Where a target is now.
 
-    why: what keeps it from having a cgroup, '' if it has one. listeners: address and port of those that systemd
-    opened for it.
+    why: why it has no cgroup, '' if it has one. listeners: address and port of each that systemd opened for it.
     """
 
     cgroup: Cgroup | None
@@ -35,7 +34,7 @@ def cgroup2_mount() -> Path:
         before, _separator, after = line.partition(' - ')
         if after.startswith('cgroup2 '):
             _id, _parent, _device, root, mount, *_rest = before.split()
-            # systemd shows a service its own memory.pressure by a mount of that file.
+            # Another root: systemd shows a service its memory.pressure file by a mount of that file alone.
             if root != '/':
                 continue
             return Path(mount.encode().decode('unicode_escape'))

@@ -21,9 +21,9 @@ _SECTION = '[Sockaccel]'
 
 @dataclass(frozen=True)
 class Config:
-    """What is in force. maximum_connections and events_per_second are limits; cgroup_root is a cgroup path.
+    """The settings. maximum_connections and events_per_second are limits; cgroup_root is a cgroup path.
 
-    sources: for each key that was assigned, the places, as file:line; several for a list.
+    sources: where each key was assigned, as file:line; for a list all places.
     """
 
     accept_kernel_issues: frozenset[str] = frozenset()
@@ -49,7 +49,7 @@ class Config:
         )  # fmt: skip
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Each key with its value as it would stand in a file, and where it is from; '' is the default."""
+        """Each key, its value as a file would have it, and where it was assigned, '' for the default."""
         return [
             (key, _text(getattr(self, name)), ', '.join(self.sources.get(key, ())))
             for key, (name, _parse) in _KEYS.items()
@@ -115,7 +115,7 @@ _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def files(directories: tuple[str, ...] = DIRECTORIES) -> list[Path]:
-    """Which files count, in the order in which they are applied. An empty file or a link to /dev/null masks."""
+    """The files to read, in this order. An empty one, or a link to /dev/null, hides later ones of its name."""
     found = []
     for directory in directories:
         main = Path(directory, _MAIN)
@@ -130,7 +130,7 @@ def files(directories: tuple[str, ...] = DIRECTORIES) -> list[Path]:
 
 
 def load(paths: list[Path]) -> Config:
-    """Apply files in a row. Raises InvalidConfiguration with file and line."""
+    """Read files; later ones override. Raises InvalidConfiguration with file and line."""
     config = Config()
     for path in paths:
         try:
@@ -170,7 +170,10 @@ def _apply(config: Config, text: str, path: Path) -> Config:
 
 
 def _assign(config: Config, key: str, value: str, where: str) -> Config:
-    """Raises ValueError with what is wrong with the value. systemd.syntax(7): lists grow, "" takes all back."""
+    """Lists grow with each assignment, an empty one brings the default back (systemd.syntax(7)).
+
+    Raises ValueError, whose text continues a sentence that begins with the value.
+    """
     name, parse = _KEYS[key]
     sources = {**config.sources}
     if not value:

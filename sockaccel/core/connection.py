@@ -25,7 +25,7 @@ class ConnectionState(IntEnum):
 
 @dataclass(frozen=True)
 class Counter:
-    """What the kernel side counts. kind: `total`, `connection` or `message`."""
+    """What the BPF programs count. kind: `total`, `connection` or `message`. sentence: what users read."""
 
     name: str
     kind: str
@@ -34,7 +34,10 @@ class Counter:
 
 @dataclass(frozen=True)
 class Flow:
-    """A connection as one end sees it; addresses as text, IPv4 not mapped."""
+    """Addresses and ports of a connection as one end sees it. netns: the network namespace's cookie.
+
+    Addresses are text, and IPv4 is not written as ::ffff:a.b.c.d.
+    """
 
     netns: int
     local: str
@@ -52,11 +55,11 @@ def endpoint(address: str, port: int) -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to one end of a connection, or what the walk over all says of it.
+    """What happened to one end, or, with the kind CONNECTION, what a walk lists of it.
 
-    time_ns is CLOCK_MONOTONIC, for a CONNECTION when it began; bytes and messages are those that this end sent;
-    program is the name of the task that the kernel named, '' where it names none; marked is the counter index of
-    the reason why the end is leaving, 0 if it stays.
+    time_ns: when, in CLOCK_MONOTONIC; for a CONNECTION when it began. bytes and messages: what this end sent.
+    reason, marked: indices of counters, 0 for none; marked is why the end must leave the map. pid, program: of the
+    task that the kernel side names, '' where it names none.
     """
 
     flow: Flow
@@ -80,7 +83,7 @@ class Event:
 
 
 def pack_address(text: str) -> bytes:
-    """An address as the kernel side has it: 16 bytes, IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
+    """An address in the 16 bytes that the BPF programs use, IPv4 as ::ffff:a.b.c.d. Raises ValueError."""
     address = ipaddress.ip_address(text)
     return address.packed if address.version == 6 else bytes(10) + b'\xff\xff' + address.packed
 

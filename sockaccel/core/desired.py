@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What is wanted: the targets that somebody enabled, and which slots of the kernel's maps are theirs."""
+"""What is wanted, and remembered: which targets are enabled, and which slots of the kernel's maps they have."""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -7,7 +7,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot of the kernel's maps. baseline: what its counters stood at when its target was enabled."""
+    """A slot of the kernel's maps. name: of its target. baseline: its counters when the target was enabled."""
 
     name: str
     generation: int
@@ -16,10 +16,10 @@ class Slot:
 
 @dataclass
 class Desired:
-    """What is wanted: the name of each target, with the kernel issues that were accepted for it.
+    """The names of targets, each with the kernel issues that were accepted for it.
 
-    lasting: until it is disabled. runtime: until the daemon is stopped; None is a lasting target that is off until
-    then. slots: of the kernel's maps, in use or draining.
+    lasting: enabled until it is disabled. runtime: enabled until the daemon is stopped; None: a lasting target
+    that is disabled until then. slots: by number, those in use or draining.
     """
 
     lasting: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Desired:
     slots: dict[int, Slot] = field(default_factory=dict)
 
     def targets(self) -> dict[str, frozenset[str]]:
-        """What should be enabled now."""
+        """What is to be enabled now."""
         both = {**self.lasting, **self.runtime}
         return {name: accepted for name, accepted in both.items() if accepted is not None}
 

@@ -2,21 +2,24 @@
 """The connections that a target covers, put together from their two ends. There can be a hundred thousand."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Self
 
 from sockaccel.core.connection import ConnectionState, Counter, Event, pack_address
+from sockaccel.core.protocols import Clock, Ends, RawEnd, Timer
 from sockaccel.core.target import quote
 from sockaccel.errors import InvalidArgument
-from sockaccel.kernel.layout import EVENT, FLOW, Raw, event_of
 
+# Connections in a page.
 PAGE = 256
-# A listing of 100,000 connections is 50 MB.
+# A listing of 100,000 connections takes 50 MB.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
-# Cgroups come and go; one that is unknown is looked for this often.
+# The cgroup tree is read again for an unknown cgroup, but no sooner than this after the last time.
 _LOOK_AGAIN_AFTER_S = 1.0
 
 PATHS = ('redirect', 'tcp', 'mixed')
@@ -24,7 +27,10 @@ PATHS = ('redirect', 'tcp', 'mixed')
 
 @dataclass(frozen=True)
 class Filter:
-    """Which connections; what is None, or empty, is not asked for. An end's reason, program, port or address."""
+    """Which connections are wanted. None: any.
+
+    reason, program, address, port and pid: a connection is wanted if one of its ends has it.
+    """
 
     target: str | None = None
     path: str | None = None
@@ -36,7 +42,7 @@ class Filter:
 
     @classmethod
     def parse(cls, wanted: Mapping[str, Any]) -> Self:
-        """From a dictionary of a user's. Raises InvalidArgument, naming what is wrong."""
+        """From what a user gave. Raises InvalidArgument, naming what is wrong."""
         types = {field.name: int if 'int' in str(field.type) else str for field in fields(cls)}
         for name, value in wanted.items():
             if name not in types:
@@ -50,7 +56,7 @@ class Filter:
         return chosen
 
     def packed_address(self) -> bytes | None:
-        """The address as `struct flow` has it. Raises InvalidArgument."""
+        """The address by `pack_address`. Raises InvalidArgument."""
         if self.address is None:
             return None
         try:
@@ -61,10 +67,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Connection:
-    """Both ends; one of them is None where it is not known or gone already.
+    """client, server: its ends; one of them is None where it is unknown or gone already.
 
-    state: that of the end that has come less far; reasons: per end why the last message that it sent went by TCP,
-    '' if it was redirected or there was none.
+    client_reason, server_reason: why the last message that the end sent went by TCP, '' if it was redirected or
+    there was none. path: one of PATHS. state: JOINED if both ends have joined, otherwise that of one that has not.
     """
 
     target: str
@@ -81,69 +87,64 @@ class Connection:
 
 @dataclass(frozen=True)
 class Page:
-    """total: how many connections the listing has; listing: its number, to go on with."""
+    """total: how many connections the listing has. listing: its number, to ask for the next page."""
 
     connections: list[Connection]
     total: int
     listing: int
 
 
-Pair = tuple[Raw | None, Raw | None]
+Pair = tuple[RawEnd | None, RawEnd | None]
 # The same in a third of the memory.
 Packed = tuple[bytes | None, bytes | None]
 
 
-def by_flow(data: bytes) -> dict[bytes, Raw]:
-    """The ends in a walk's output, where each may occur more than once."""
-    rows = map(Raw._make, EVENT.iter_unpack(data))
-    return {raw.flow: raw for raw in rows}
-
-
-def pairs(data: bytes) -> list[Pair]:
-    """Client and server of each connection in a walk's output."""
-    ends = by_flow(data)
+def pairs(ends: Ends, packed: bytes) -> list[Pair]:
+    """Client and server of each connection in what `ends` has read, where an end may occur more than once."""
+    by_flow = {end.flow: end for end in ends.rows(packed)}
     found: list[Pair] = []
-    for flow, raw in ends.items():
-        other = ends.get(_mirrored(flow))
-        if raw.active:
-            # Of a missed connection it may be unknown which end was which.
-            if not (other and other.active and raw.flow > other.flow):
-                found.append((raw, other))
-        elif other is None or not other.active:
-            found.append((None, raw))
+    for flow, end in by_flow.items():
+        peer = by_flow.get(ends.mirrored(flow))
+        if end.active:
+            # Of a missed connection both ends may count as the active one: take each pair once.
+            if not (peer and peer.active and end.flow > peer.flow):
+                found.append((end, peer))
+        elif peer is None or not peer.active:
+            found.append((None, end))
     return found
 
 
-def _mirrored(flow: bytes) -> bytes:
-    netns, local, remote, local_port, remote_port, pad = FLOW.unpack(flow)
-    return FLOW.pack(netns, remote, local, remote_port, local_port, pad)
-
-
 class Connections:
-    """Lists them in a thread, a page at a time; what was listed is kept a while for the next page."""
+    """Lists them in a thread, page by page. A listing is kept for half a minute after each page, packed.
+
+    cgroup_paths: gives the path of each cgroup by id. target_of_slot: gives a target's name. Both are called in
+    the thread.
+    """
 
     def __init__(
         self,
-        read_connections: Callable[[], bytes],
+        ends: Ends,
         cgroup_paths: Callable[[], dict[int, str]],
         target_of_slot: Callable[[int], str],
         counters: list[Counter],
+        clock: Clock,
     ) -> None:
-        self._read_connections = read_connections
+        self._ends = ends
+        self._clock = clock
         self._cgroup_paths = cgroup_paths
         self._target_of_slot = target_of_slot
         self._reasons = [counter.name for counter in counters]
         self._paths: dict[int, str] = {}
-        self._looked = 0.0
-        # The one whose last page was asked for longest ago first; each with what ends it.
-        self._listings: dict[int, tuple[list[Packed], asyncio.TimerHandle]] = {}
+        self._looked_at = -math.inf
+        # Each with the timer that forgets it; first the one whose last page was asked for longest ago.
+        self._listings: dict[int, tuple[list[Packed], Timer]] = {}
         self._last = 0
         self._one_at_a_time = asyncio.Lock()
 
     async def page(self, wanted: Filter, listing: int = 0, offset: int = 0) -> Page:
         """Up to PAGE connections from offset on, the busiest first.
 
-        listing: 0 to look anew, or the number of the page before. Raises InvalidArgument for one that is gone.
+        listing: 0 for a new one, otherwise that of the page before. Raises InvalidArgument if it is not kept.
         """
         async with self._one_at_a_time:
             if not listing:
@@ -161,20 +162,20 @@ class Connections:
             return Page(rows, len(found), listing)
 
     async def joined_ends(self, count: int) -> tuple[list[tuple[Event, str]], int]:
-        """Up to so many joined ends with the names of their targets, and how many there are."""
+        """Up to `count` joined ends with the names of their targets, and how many there are."""
         async with self._one_at_a_time:
             found = await asyncio.to_thread(self._joined)
-            return [(event_of(raw), self._target_of_slot(raw.slot)) for raw in found[:count]], len(found)
+            return [(self._ends.event(end), self._target_of_slot(end.slot)) for end in found[:count]], len(found)
 
-    def _joined(self) -> list[Raw]:
-        rows = map(Raw._make, EVENT.iter_unpack(self._read_connections()))
-        return list({raw.flow: raw for raw in rows if raw.state == ConnectionState.JOINED}.values())
+    def _joined(self) -> list[RawEnd]:
+        rows = self._ends.rows(self._ends.read())
+        return list({end.flow: end for end in rows if end.state == ConnectionState.JOINED}.values())
 
     def _keep(self, listing: int, found: list[Packed]) -> None:
-        """From now on: all pages of a hundred thousand connections may take longer than one listing is kept."""
+        """The time begins anew with each page: to ask for all of them may take longer than a listing is kept."""
         while len(self._listings) >= _MAXIMUM_LISTINGS:
             self._forget(next(iter(self._listings)))
-        timer = asyncio.get_running_loop().call_later(_KEPT_FOR_S, self._forget, listing)
+        timer = self._clock.call_at(self._clock.time() + _KEPT_FOR_S, partial(self._forget, listing))
         self._listings[listing] = found, timer
 
     def _forget(self, listing: int) -> None:
@@ -188,7 +189,7 @@ class Connections:
             client, server = pair
             one = client or server
             assert one
-            _netns, local, remote, local_port, remote_port, _pad = FLOW.unpack(one.flow)
+            local, local_port, remote, remote_port = self._ends.endpoints(one.flow)
             return (
                 (wanted.port is None or wanted.port in (local_port, remote_port))
                 and (address is None or address in (local, remote))
@@ -199,15 +200,15 @@ class Connections:
                 and (wanted.path is None or wanted.path == _path(_state(pair), *self._reasons_of(pair)))
             )
 
-        found = [pair for pair in pairs(self._read_connections()) if fits(pair)]
+        found = [pair for pair in pairs(self._ends, self._ends.read()) if fits(pair)]
         found.sort(key=lambda pair: -sum(end.redirected_bytes + end.tcp_bytes for end in pair if end))
-        return [(_pack(client), _pack(server)) for client, server in found]
+        return [(self._pack(client), self._pack(server)) for client, server in found]
 
     def _describe(self, packed: list[Packed]) -> list[Connection]:
-        found = [(_unpack(client), _unpack(server)) for client, server in packed]
+        found = [(self._unpack(client), self._unpack(server)) for client, server in packed]
         cgroups = {end.cgroup for pair in found for end in pair if end}
-        if not cgroups <= self._paths.keys() and time.monotonic() - self._looked > _LOOK_AGAIN_AFTER_S:
-            self._paths, self._looked = self._cgroup_paths(), time.monotonic()
+        if not cgroups <= self._paths.keys() and self._clock.time() - self._looked_at > _LOOK_AGAIN_AFTER_S:
+            self._paths, self._looked_at = self._cgroup_paths(), self._clock.time()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         rows = []
         for client, server in found:
@@ -217,8 +218,8 @@ class Connections:
             rows.append(
                 Connection(
                     self._target_of_slot(one.slot),
-                    client and event_of(client),
-                    server and event_of(server),
+                    self._ends.event(client) if client else None,
+                    self._ends.event(server) if server else None,
                     *reasons,
                     client_cgroup=self._paths.get(client.cgroup, '') if client else '',
                     server_cgroup=self._paths.get(server.cgroup, '') if server else '',
@@ -229,20 +230,18 @@ class Connections:
             )
         return rows
 
+    def _pack(self, end: RawEnd | None) -> bytes | None:
+        return self._ends.pack(end) if end else None
+
+    def _unpack(self, packed: bytes | None) -> RawEnd | None:
+        return self._ends.unpack(packed) if packed else None
+
     def _reasons_of(self, pair: Pair) -> tuple[str, str]:
         reasons = [(end.marked or end.reason) if end else 0 for end in pair]
         client, server = (self._reasons[reason] if reason else '' for reason in reasons)
         if _state(pair) is not ConnectionState.JOINED:
             return client or server, server or client
         return client, server
-
-
-def _pack(end: Raw | None) -> bytes | None:
-    return EVENT.pack(*end) if end else None
-
-
-def _unpack(end: bytes | None) -> Raw | None:
-    return Raw._make(EVENT.unpack(end)) if end else None
 
 
 def _state(pair: Pair) -> ConnectionState:

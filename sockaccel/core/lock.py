@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Being the only daemon that works with a directory."""
+"""A lock on a directory that only one daemon may use."""
 
 import fcntl
 from pathlib import Path
@@ -8,7 +8,7 @@ from sockaccel.errors import AlreadyRunning
 
 
 def lock(directory: int, path: Path) -> None:
-    """Be the only process that has this directory, as long as the fd is open. Raises AlreadyRunning."""
+    """Lock a directory as long as this fd of it is open. path: for the message. Raises AlreadyRunning."""
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""MESSAGE_IDs of lines in the journal, for what an administrator looks for or must act upon.
+"""MESSAGE_IDs of the journal lines that an administrator searches for or must act upon.
 
 Each has an entry in packaging/catalog/sockaccel.catalog, which `journalctl -x` shows.
 """

@@ -1,28 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the core asks of its edges. Each edge implements one of these; tests implement them in memory."""
+"""What the core asks of the kernel side, the systemd side and the event loop.
 
-from collections.abc import Callable, Iterable
-from enum import IntEnum, IntFlag
-from typing import Protocol
+sockaccel.kernel and sockaccel.systemd implement these for real, tests/support/memory_kernel.py in memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+from typing import Any, Protocol
 
 from sockaccel.core.cgroup import Place
 from sockaccel.core.connection import Event
 from sockaccel.core.desired import Desired
+from sockaccel.core.policy import Policy
 from sockaccel.core.target import Target
 
 
-class TargetFlag(IntFlag):
-    ON = 1
-    BLOCKING_READERS = 2
-
-
 class Urgency(IntEnum):
+    """How soon the BPF programs want a sweep. LATER: when a new connection is old enough to join."""
+
     NONE = 0
     LATER = 1
     NOW = 2
 
 
 class SweepResult(Protocol):
+    """What a sweep did.
+
+    evicted: ends that left the map. draining: marked ends that cannot leave yet. next_due_s: when the next
+    candidate is old enough to join, in seconds of CLOCK_MONOTONIC; None without candidates.
+    """
+
     @property
     def evicted(self) -> list[Event]: ...
     @property
@@ -32,38 +39,152 @@ class SweepResult(Protocol):
 
 
 class Kernel(Protocol):
-    """What the core asks of the kernel side (sockaccel.kernel.live)."""
+    """The BPF programs and maps (sockaccel.kernel.live). Any method may raise OSError."""
 
-    def attach(self, cgroup: int) -> bool: ...
-    def detach(self) -> None: ...
-    def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None: ...
-    def target_slots(self) -> list[tuple[int, TargetFlag]]: ...
-    def covered(self) -> dict[int, int]: ...
-    def cover(self, cgroup_id: int, slot: int) -> None: ...
-    def uncover(self, cgroup_id: int) -> None: ...
-    def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None: ...
-    def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None: ...
-    def serve_nobody(self) -> None: ...
-    def find_sockets(self) -> None: ...
-    def sweep(self) -> SweepResult: ...
-    def consume(self) -> None: ...
-    def sweep_wanted(self) -> Urgency: ...
-    def counters(self) -> list[list[int]]: ...
+    def attach(self, cgroup: int) -> bool:
+        """Watch connections of a cgroup, an fd of its directory, and of all below. False if it is so already.
+
+        Raises KernelRefused.
+        """
+
+    def detach(self) -> None:
+        """Cover no new connection. Again is no error."""
+
+    def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
+        """Switch a slot's target on, or off where the policy is None: then all its messages go by TCP."""
+
+    def target_slots(self) -> list[tuple[int, bool]]:
+        """Of each slot, by its number: the generation, and whether its target is on."""
+
+    def covered(self) -> dict[int, int]:
+        """The slot of each covered cgroup, by cgroup id."""
+
+    def cover(self, cgroup_id: int, slot: int) -> None:
+        """Let a cgroup and all below it belong to a slot. Raises KernelRefused."""
+
+    def uncover(self, cgroup_id: int) -> None:
+        """The opposite of `cover`. Again is no error."""
+
+    def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None:
+        """Let listeners, address and port each, serve a slot's target. Raises KernelRefused."""
+
+    def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None:
+        """The opposite of `serve`. Again is no error."""
+
+    def serve_nobody(self) -> None:
+        """`serve_no_more` for all listeners."""
+
+    def find_sockets(self) -> None:
+        """Look at every open socket: note the listeners, count the connections that were missed."""
+
+    def sweep(self) -> SweepResult:
+        """Let suitable candidates join; take members that should leave out of the map where they can leave."""
+
+    def consume(self) -> None:
+        """Hand the waiting events to whom they were promised."""
+
+    def sweep_wanted(self) -> Urgency:
+        """Whether a BPF program has wanted a sweep since the last one."""
+
+    def counters(self) -> list[list[int]]:
+        """Of each slot, by its number, the value of every counter."""
+
+
+class RawEnd(Protocol):
+    """An end as the kernel side reads it: bytes and numbers. Iterating gives the values that are packed."""
+
+    @property
+    def flow(self) -> bytes: ...
+    @property
+    def time_ns(self) -> int: ...
+    @property
+    def cgroup(self) -> int: ...
+    @property
+    def redirected_bytes(self) -> int: ...
+    @property
+    def tcp_bytes(self) -> int: ...
+    @property
+    def reason(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def active(self) -> int: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def marked(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def program(self) -> bytes: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Ends(Protocol):
+    """Every end that the kernel keeps (sockaccel.kernel.ends).
+
+    There can be 200,000. Packed they take a third of the memory of tuples; to make an Event of each takes seconds.
+    """
+
+    def read(self) -> bytes:
+        """All of them, packed, some more than once. From any thread. OSError."""
+
+    def rows(self, packed: bytes) -> Iterator[RawEnd]:
+        """Each end in what `read` returned."""
+
+    def pack(self, end: RawEnd) -> bytes: ...
+
+    def unpack(self, packed: bytes) -> RawEnd: ...
+
+    def event(self, end: RawEnd) -> Event: ...
+
+    def endpoints(self, flow: bytes) -> tuple[bytes, int, bytes, int]:
+        """Local address and port, remote address and port; addresses as `pack_address` has them."""
+
+    def mirrored(self, flow: bytes) -> bytes:
+        """The flow as the peer sees it."""
 
 
 class Cgroups(Protocol):
-    """What the core asks of whoever follows the cgroups of targets (sockaccel.systemd.cgroups)."""
+    """Where the cgroups of targets are (sockaccel.systemd.cgroups)."""
 
-    on_move: Callable[[str], None]
+    def when_moved(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the name of each followed target whose place is another one from now on."""
 
-    def open_root(self) -> int: ...
-    async def follow(self, target: Target, *, must_exist: bool = True) -> Place: ...
-    def place(self, name: str) -> Place: ...
-    def forget(self, name: str) -> None: ...
+    def open_root(self) -> int:
+        """An fd, which the caller closes, of the cgroup that sockaccel is confined to. OSError."""
+
+    async def follow(self, target: Target, *, must_exist: bool = True) -> Place:
+        """Watch where a target's cgroup is, until `forget`: to follow means this.
+
+        must_exist: whether a cgroup path has to exist now. Raises InvalidTarget and LimitExceeded; then the target
+        is not followed.
+        """
+
+    def place(self, name: str) -> Place:
+        """Where a followed target is now."""
+
+    def forget(self, name: str) -> None:
+        """Follow a target no longer. Again is no error."""
 
 
 class Memory(Protocol):
     """What outlives the process (sockaccel.systemd.statefiles)."""
 
-    def write(self, desired: Desired) -> None: ...
-    def forget_runtime(self) -> None: ...
+    def write(self, desired: Desired) -> None:
+        """From any thread. Raises StateNotSaved."""
+
+    def forget_runtime(self) -> None:
+        """Forget all but the lasting targets."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """An asyncio event loop is one. Its time is CLOCK_MONOTONIC, in seconds."""
+
+    def time(self) -> float: ...
+
+    def call_at(self, when: float, callback: Callable[[], object], /) -> Timer: ...

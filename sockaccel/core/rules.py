@@ -12,7 +12,7 @@ _MAXIMUM_PORT, _MAXIMUM_USER = 65535, 0xFFFFFFFE
 
 
 class RuleKind(IntEnum):
-    """bpf/rules.c has the same. 0 ends the list."""
+    """`enum rule_kind` of the BPF programs, where 0 ends the list."""
 
     PORT = 1
     ADDRESS = 2
@@ -21,9 +21,10 @@ class RuleKind(IntEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the list that is asked at connect(), by what is given: numbers, or address and mask.
+    """What the BPF programs compare at connect(): first and last for ports and users, else address and mask.
 
-    A connection is wanted if no rule excludes it, and if for each kind that has including rules one fits.
+    text: as the configuration has it. A connection is wanted if no rule excludes it, and if, for each kind that
+    has including rules, one of them fits.
     """
 
     text: str
@@ -80,6 +81,6 @@ def _address(word: str, *, exclude: bool) -> Rule:
         raise ValueError(f'has {quote(word)}, which is no address and no range such as "127.0.0.0/8"') from exc
     address, mask = network.network_address.packed, network.netmask.packed
     if network.version == 4:
-        # As in struct flow of bpf/types.h: ::ffff:a.b.c.d
+        # As in `struct flow` of the BPF programs: ::ffff:a.b.c.d
         address, mask = bytes(10) + b'\xff\xff' + address, b'\xff' * 12 + mask
     return Rule(word, RuleKind.ADDRESS, exclude, address=address, mask=mask)

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the fds of kernel objects outlive the process, whoever keeps them."""
+"""Where fds of kernel objects outlive the process: in systemd, or in the BPF file system."""
 
 from collections.abc import Iterable
 from typing import Protocol
 
 
 class Store(Protocol):
-    """Names are of letters, digits, `_` and `-`: bpffs reserves the dot, systemd the colon."""
+    """Names have letters, digits, `_` and `-` alone: bpffs reserves the dot, systemd the colon."""
 
     def take(self) -> dict[str, int]:
-        """What was kept by an earlier process, under its name; the fds are the caller's. Once."""
+        """The fds that an earlier process kept, by name. They are the caller's, so this can be called once."""
 
     def keep(self, name: str, fd: int) -> None:
-        """Let an object outlive the process. What cannot be kept is logged: it ends with the process then."""
+        """Let an object outlive the process. A failure is logged; the object ends with the process then."""
 
     def drop(self, names: Iterable[str]) -> None:
-        """Keep no longer; a name that is not there is no harm."""
+        """Keep these no longer. An unknown name is no error."""
 
     def close(self) -> None: ...

@@ -16,9 +16,9 @@ from sockaccel.core.connection import Counter, Event, EventKind, endpoint
 
 log = structlog.stdlib.get_logger()
 
-# For each target, kind of event and reason.
+# Lines for each target, kind of event and reason.
 _FIRST, _THEN_ONE_EVERY_S = 5, 3600.0
-# Targets and reasons are few; this is for the case that somebody enables and disables new ones for ever.
+# Reached only by a client that enables and disables ever new targets.
 _MAXIMUM_KINDS = 4096
 
 _SENTENCES = {
@@ -41,7 +41,7 @@ Kind = tuple[str, EventKind, int]
 
 
 class Story:
-    """reason: what an event's reason means; suppressed: how many events the kernel side left out so far."""
+    """reason: what an event's reason means. suppressed: how many events were above EventsPerSecond= so far."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Story:
             self._tell_suppressed()
 
     def finish(self, targets: frozenset[str] = frozenset()) -> None:
-        """Say what was left out about targets that are no more: all but those given."""
+        """Log how many lines were left out about targets that are not listed any more. targets: those that are."""
         for target in {kind[0] for kind in self._budgets} - targets:
             left_out = {
                 kind: self._budgets.pop(kind).left_out for kind in list(self._budgets) if kind[0] == target

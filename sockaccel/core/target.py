@@ -52,6 +52,30 @@ class Target:
         return cls(text, Kind.UNIT)
 
 
+class State(Enum):
+    ACTIVE = 'active'
+    WAITING = 'waiting'
+    REFUSED = 'refused'
+    DRAINING = 'draining'
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """A target as users see it. detail: its cgroup, what it waits for, or why it was refused.
+
+    cgroup: its path, '' if it has none now. runtime: it lasts until the daemon is stopped. accepted: the kernel
+    issues that were accepted for it. draining: how many sockets hold unread bytes, of one that is disabled.
+    """
+
+    name: str
+    state: State
+    detail: str
+    cgroup: str = ''
+    runtime: bool = False
+    accepted: frozenset[str] = frozenset()
+    draining: int = 0
+
+
 def quote(text: str) -> str:
     """A user's text for a message: in quotes, unprintable characters escaped, cut where it is very long."""
     shown = text if text.isprintable() else text.encode('unicode_escape').decode()

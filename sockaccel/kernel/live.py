@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter, Event, EventKind, pack_address
 from sockaccel.core.limits import MAX_TARGETS
-from sockaccel.core.protocols import TargetFlag, Urgency
+from sockaccel.core.policy import Policy
+from sockaccel.core.protocols import Urgency
 from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused, LimitExceeded
 from sockaccel.kernel import libbpf
@@ -28,6 +29,7 @@ from sockaccel.kernel.abi import (
     RULES,
     SETTINGS,
     TARGET,
+    TargetFlag,
     Walk,
 )
 from sockaccel.kernel.adoption import Objects
@@ -165,13 +167,16 @@ class Kernel:
             self._wait_for_programs()
             libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
-    def set_target(self, slot: int, generation: int, flags: TargetFlag) -> None:
-        """Write a slot. Ends that were covered in another generation count as those of a disabled target."""
+    def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
+        """Write a slot; no policy is off. Ends that were covered in another generation count as those of none."""
+        flags = TargetFlag(0)
+        if policy:
+            flags = TargetFlag.ON | (TargetFlag.BLOCKING_READERS if policy.blocking_readers else TargetFlag(0))
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
-    def target_slots(self) -> list[tuple[int, TargetFlag]]:
-        """Generation and flags of every slot, in their order."""
-        return [(generation, TargetFlag(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
+    def target_slots(self) -> list[tuple[int, bool]]:
+        """Generation of every slot, and whether its target is on, in their order."""
+        return [(generation, bool(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
 
     def _target(self, slot: int) -> tuple[int, int]:
         value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)

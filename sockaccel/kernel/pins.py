@@ -62,6 +62,9 @@ class Pins:
             log.warning(f'"{name}" cannot be pinned in "{self._directory}" ({exc.strerror}), ignoring')
 
     def drop(self, names: Iterable[str]) -> None:
+        # What is in a directory that others may write to is not ours to remove.
+        if self._fd < 0:
+            return
         for name in names:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 (self._directory / name).unlink()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Finds the cgroups of targets in the cgroup2 file system, and follows them as they come and go."""
+"""Finds the cgroups of targets in the cgroup2 file system, and notices when they are made and removed."""
 
 import asyncio
 import contextlib
@@ -16,27 +16,31 @@ from sockaccel.systemd.inotify import IN_IGNORED, IN_Q_OVERFLOW, Inotify
 
 
 class Units(Protocol):
-    """Who knows where the units of this host live."""
+    """Who knows the cgroups of units (sockaccel.systemd.units)."""
 
     async def follow(self, unit: str, moved: Callable[[], None]) -> str | None:
         """The cgroup path that a unit has, or will have when it runs; '' while that is unknown.
 
-        None where nobody knows about units. From then on `moved` is called when another answer is possible, and
-        `place()` has it. Raises InvalidTarget for a unit that cannot be used.
+        None where there is no systemd. From then on, until `forget`, `moved` is called when `place()` may give
+        another answer. Raises InvalidTarget for a unit that cannot be used.
         """
 
     async def place(self, unit: str) -> str:
-        """The answer of now for a unit that is followed. Raises InvalidTarget."""
+        """The same now, for a unit that is followed. Raises InvalidTarget."""
 
     async def listeners(self, unit: str) -> frozenset[tuple[str, int]]:
-        """Address and port of the TCP sockets that are opened for a followed unit. Raises InvalidTarget."""
+        """Address and port of the TCP sockets that systemd opened for a followed unit. Raises InvalidTarget."""
 
     def forget(self, unit: str) -> None: ...
 
 
 @dataclass
 class _Followed:
-    """path: where the target's cgroup is, or will be, '' if unknown. place: what was last told of it."""
+    """path: where the target's cgroup is, or will be, '' if unknown. place: the last that `tell` was called for.
+
+    why: what keeps the unit from being used, '' if nothing does. asking: asks the units where it is now.
+    ask_again: the answer to come may be outdated.
+    """
 
     target: Target
     path: str = ''
@@ -50,9 +54,8 @@ class _Followed:
 class Cgroups:
     """The part of the cgroup2 tree that sockaccel may act on: `root` and all below it.
 
-    A target is followed by watching the directories above its cgroup, so that what happens elsewhere in the tree
-    wakes nobody. `fd` is readable when `consume()` has something to do. on_move: called with the name of a target
-    whose place is another one now.
+    To follow a target is to watch the directories above its cgroup, so that changes elsewhere in the tree do not
+    wake the daemon. `fd` is readable when `consume()` has something to do.
 
     Raises UnsupportedKernel without a cgroup2 mount, InvalidTarget for a root outside it.
     """
@@ -65,7 +68,7 @@ class Cgroups:
         self.root_cgroup = self._stat(self.root)
         if self.root_cgroup is None:
             raise InvalidTarget(f'the cgroup root {quote(self.root)} does not exist below "{self.mount}"')
-        self.on_move: Callable[[str], None] = lambda _name: None
+        self._tell: Callable[[str], None] = lambda _name: None
         self._inotify = Inotify()
         self._followed: dict[str, _Followed] = {}
         self._watches: dict[int, str] = {}
@@ -78,6 +81,10 @@ class Cgroups:
         for name in list(self._followed):
             self.forget(name)
         self._inotify.close()
+
+    def when_moved(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the name of each followed target whose place is another one from now on."""
+        self._tell = tell
 
     def open_root(self) -> int:
         """An fd of the root's directory. OSError."""
@@ -101,10 +108,10 @@ class Cgroups:
         return found
 
     async def follow(self, target: Target, *, must_exist: bool = True) -> Place:
-        """Where a target is; from now on `on_move` tells when that changes, until `forget()`.
+        """Where a target is. From now on, until `forget()`, a change of that is told.
 
-        must_exist: whether a path has to be there already. Raises InvalidTarget and LimitExceeded, and then
-        nothing is followed.
+        must_exist: whether a cgroup path has to exist now. Raises InvalidTarget and LimitExceeded; then the
+        target is not followed.
         """
         followed = self._followed[target.name] = _Followed(target)
         try:
@@ -126,7 +133,7 @@ class Cgroups:
         return self._followed[name].place
 
     def forget(self, name: str) -> None:
-        """Follow a target no longer; again is no harm."""
+        """Follow a target no longer. Again is no error."""
         followed = self._followed.pop(name, None)
         if not followed:
             return
@@ -141,7 +148,7 @@ class Cgroups:
                 del self._watches[watch]
 
     def consume(self) -> None:
-        """Find out what has become of the targets that the waiting events are about."""
+        """Look again at the targets that the waiting inotify events concern."""
         concerned: set[str] = set()
         for happening in self._inotify.read():
             if happening.mask & IN_Q_OVERFLOW:
@@ -162,7 +169,7 @@ class Cgroups:
             self._look_again(self._followed[name])
 
     def _moved(self, followed: _Followed) -> None:
-        """The unit may be somewhere else: ask, one question at a time."""
+        """The unit may have another cgroup: ask for it, one question at a time."""
         if followed.asking:
             followed.ask_again = True
         else:
@@ -176,7 +183,7 @@ class Cgroups:
                 try:
                     path = await self._units.place(followed.target.name)
                     followed.listeners = await self._units.listeners(followed.target.name)
-                    # A unit that has ended is expected where it was.
+                    # A unit that has ended will have the same cgroup when it starts again.
                     followed.path = path or followed.path
                     self._confine(followed)
                 except InvalidTarget as exc:
@@ -209,7 +216,7 @@ class Cgroups:
             )
 
     def _above(self, path: str) -> list[str]:
-        """The directories between the root and a path, from the top."""
+        """The directories from the root down to the parent of a path."""
         if not path or path == self.root:
             return []
         below = path[len(self.root.rstrip('/')) :].strip('/').split('/')
@@ -219,7 +226,7 @@ class Cgroups:
         ]
 
     def _look(self, followed: _Followed) -> Place:
-        """Where the target is; its directories are watched before they are read, so that nothing falls between."""
+        """Where the target is. Each directory is watched before it is read, so that no change is missed."""
         if followed.why:
             return Place(None, followed.why, followed.listeners)
         if not followed.path:
@@ -239,10 +246,10 @@ class Cgroups:
             place = Place(None, _unwatchable(exc), followed.listeners)
         if place != followed.place:
             followed.place = place
-            self.on_move(followed.target.name)
+            self._tell(followed.target.name)
 
     def _below_mount(self, path: str, named: str) -> str:
-        """A path as the kernel counts it, from one that may begin with the mount point."""
+        """A path below the mount point, from one that may begin with it. Raises InvalidTarget."""
         mount = str(self.mount)
         if path == mount or path.startswith(mount + '/'):
             return path[len(mount) :] or '/'
@@ -261,7 +268,7 @@ class Cgroups:
         return Cgroup(path, status.st_ino)
 
     def _search(self, unit: str) -> str:
-        """Where there is no systemd to ask: the one cgroup that bears the unit's name."""
+        """Without systemd: the only cgroup that has the unit's name. Raises InvalidTarget."""
         found = [
             '/' + str(Path(directory, unit).relative_to(self.mount))
             for directory, names, _files in os.walk(self.directory(self.root))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where the fds of kernel objects outlive the process: in systemd's file descriptor store."""
+"""systemd's file descriptor store, where fds of kernel objects outlive the process."""
 
 import os
 import socket
@@ -11,12 +11,12 @@ log = structlog.stdlib.get_logger()
 
 # sd_listen_fds(3)
 _FIRST_FD = 3
-# How long a busy service manager may take to read one message.
+# How long to wait until a busy service manager reads a message.
 _PATIENCE_S = 5.0
 
 
 class SystemdStore:
-    """FDSTORE= of sd_notify(3). notify: the connected socket of $NOTIFY_SOCKET."""
+    """Implements sockaccel.core.store.Store by FDSTORE= of sd_notify(3). notify: the socket of $NOTIFY_SOCKET."""
 
     def __init__(self, notify: socket.socket) -> None:
         self._notify = notify

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""inotify(7) by ctypes: what is made and removed in directories."""
+"""inotify(7) by ctypes, for entries of directories that are made and removed."""
 
 import ctypes
 import os
@@ -40,7 +40,10 @@ class Inotify:
             raise _error('inotify_init1')
 
     def watch(self, directory: str | os.PathLike[str]) -> int:
-        """A watch; the same number again for a directory that is watched. OSError, ENOENT where there is none."""
+        """Watch a directory; returns the watch's number, which is the same again for the same directory.
+
+        Raises OSError, ENOENT where no directory is.
+        """
         mask = IN_CREATE | IN_DELETE | _IN_ONLYDIR | _IN_EXCL_UNLINK
         watch: int = _libc.inotify_add_watch(self.fd, os.fsencode(directory), mask)
         if watch < 0:
@@ -48,11 +51,11 @@ class Inotify:
         return watch
 
     def unwatch(self, watch: int) -> None:
-        """IN_IGNORED follows. A watch whose directory is gone is no error."""
+        """End a watch; an event with IN_IGNORED comes. A watch whose directory is gone is no error."""
         _libc.inotify_rm_watch(self.fd, watch)
 
     def read(self) -> list[Happening]:
-        """What has happened, at most what fits into a buffer; the fd stays readable for the rest."""
+        """Events, as many as a buffer takes. While there are more, the fd stays readable."""
         try:
             data = os.read(self.fd, _BUFFER)
         except BlockingIOError:

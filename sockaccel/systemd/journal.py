@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""structlog, to journald with a field for each value when systemd started us, to the terminal otherwise."""
+"""structlog writes to journald, with a field for each value, if stderr is the journal; to stderr otherwise."""
 
 import fcntl
 import logging
@@ -19,7 +19,7 @@ IDENTIFIER = 'sockaccel'
 _SOCKET = '/run/systemd/journal/socket'
 # syslog(3)
 _PRIORITY = {'debug': 7, 'info': 6, 'warning': 4, 'error': 3, 'exception': 3, 'critical': 2}
-# org.freedesktop.LogControl1(5) names syslog's levels; there is no line of ours above "err" or at "notice".
+# org.freedesktop.LogControl1(5) has the levels of syslog. sockaccel logs nothing above "err" or at "notice".
 _LEVELS = {
     'debug': logging.DEBUG,
     'info': logging.INFO,
@@ -30,7 +30,7 @@ _LEVELS = {
     'alert': logging.CRITICAL + 5,
     'emerg': logging.CRITICAL + 10,
 }
-# What stands for one of them in the configuration.
+# Other names that LogLevel= takes.
 _ALIASES = {'error': 'err'}
 
 _level, _target = 'info', 'console'
@@ -84,7 +84,7 @@ def set_target(name: str) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        # A cached logger would not follow a change of the level.
+        # A cached logger would keep the level that it was made with.
         cache_logger_on_first_use=False,
     )
 
@@ -112,9 +112,9 @@ def encode(fields: dict[str, str]) -> bytes:
 
 
 class JournalRenderer:
-    """The last processor: sends the line to journald. Where there is none the line goes to stderr as text.
+    """The last processor: sends the line to journald, or lets it go to stderr where there is no journald.
 
-    A journald that does not keep up costs lines, which the next line tells of, and never time.
+    While journald does not keep up, lines are lost and the daemon does not wait. The next line says how many.
     """
 
     def __init__(self, path: str = _SOCKET) -> None:
@@ -154,7 +154,7 @@ class JournalRenderer:
         except OSError as exc:
             if isinstance(exc, BlockingIOError):
                 raise
-            # What is too long for a datagram travels as a sealed file.
+            # The protocol's way for what is too long for a datagram: a sealed file.
             file = os.memfd_create(IDENTIFIER, os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
             with os.fdopen(file, 'wb', buffering=0) as writer:
                 writer.write(data)
@@ -174,6 +174,6 @@ def _journal() -> JournalRenderer:
 
 
 def _without_id(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
-    """A terminal's reader has no use for a MESSAGE_ID."""
+    """Drop what is of use in the journal alone."""
     event_dict.pop('message_id', None)
     return event_dict

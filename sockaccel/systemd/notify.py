@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What systemd is told (sd_notify(3)); nothing, where it does not ask."""
+"""Tells systemd how the daemon is (sd_notify(3)), where $NOTIFY_SOCKET is set."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from sockaccel.systemd.fdstore import SystemdStore
 
 
 class Notifier:
-    """sdnotify swallows every error unless it is told not to, so it is made only where $NOTIFY_SOCKET is set."""
+    """sdnotify with debug=True raises errors instead of hiding them, and so needs $NOTIFY_SOCKET."""
 
     def __init__(self) -> None:
         self._systemd = sdnotify.SystemdNotifier(debug=True) if os.environ.get('NOTIFY_SOCKET') else None
@@ -31,7 +31,7 @@ class Notifier:
         self._feed_watchdog()
 
     def reloading(self) -> None:
-        """Systemd wants to know when, to tell this reload from an earlier one (sd_notify(3))."""
+        """With the time, by which systemd tells this reload from an earlier one (sd_notify(3))."""
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._tell(f'RELOADING=1\nMONOTONIC_USEC={microseconds}')
 
@@ -55,7 +55,7 @@ class Notifier:
                 self._systemd.notify(state)
 
     def _feed_watchdog(self) -> None:
-        """From the event loop, so that a loop that hangs is noticed; at half the time that systemd allows."""
+        """At half of $WATCHDOG_USEC, from the event loop: systemd kills a daemon whose loop hangs."""
         microseconds = os.environ.get('WATCHDOG_USEC')
         if (
             not self._systemd
@@ -69,5 +69,5 @@ class Notifier:
 
 
 def _line(text: str) -> str:
-    """sdnotify sends latin-1 (its _b()), a line break would begin another assignment, and NUL end all of them."""
+    """As one line of ASCII: sdnotify sends latin-1 (its _b()), line breaks and NUL end an assignment."""
     return ''.join(letter if letter.isprintable() else ' ' for letter in text).encode('ascii', 'replace').decode()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Remembers on disk the targets that somebody wants, and which slots of the kernel's maps they have."""
+"""Remembers in files which targets are enabled, and which slots of the kernel's maps they have."""
 
 import contextlib
 import json
@@ -18,14 +18,14 @@ log = structlog.stdlib.get_logger()
 
 _LASTING, _RUNTIME = 'targets.json', 'runtime.json'
 _VERSION = 1
-# A file beyond is none that we wrote: a target's name has at most PATH_MAX characters.
+# No file of ours is larger: there are 127 targets, and a name has at most PATH_MAX characters.
 _LARGEST = 4 << 20
 
 
 class StateFiles:
-    """Keeps what is wanted in two directories, of which the first outlives a reboot and the second a restart.
+    """Implements sockaccel.core.protocols.Memory. `lasting` is a directory that outlives a reboot, `runtime` not.
 
-    Each file is written anew beside the old one and takes its place, so that a crash leaves the one or the other.
+    A new file is written beside the old one and then takes its place, so that a crash leaves one of the two whole.
     """
 
     def __init__(self, lasting: Path, runtime: Path) -> None:
@@ -35,7 +35,7 @@ class StateFiles:
         self._fd = -1
 
     def lock(self) -> None:
-        """Be the only process with this state, as long as it runs. Raises AlreadyRunning."""
+        """Keep other daemons from this state until `close`. Raises AlreadyRunning."""
         directory = self._lasting.parent
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class StateFiles:
             self._fd = -1
 
     def read(self) -> Desired:
-        """What was written last. A damaged file is set aside; then nothing of it is wanted."""
+        """What was written last. A damaged file is renamed, and counts as empty."""
         desired = Desired()
         with contextlib.suppress(FileNotFoundError):
             self._read(self._lasting, lambda content: desired.lasting.update(_accepted(content['targets'])))
@@ -83,7 +83,7 @@ class StateFiles:
             self._written[path] = text
 
     def forget_runtime(self) -> None:
-        """When the daemon is stopped."""
+        """Remove the runtime file."""
         self._runtime.unlink(missing_ok=True)
         self._written.pop(self._runtime, None)
 
@@ -155,7 +155,7 @@ def _number(value: Any) -> int:
 
 
 def _replace(path: Path, text: str, *, lasting: bool) -> None:
-    """Let a file have this text, whenever the machine stops. OSError, and then the old file is untouched."""
+    """Replace a file. lasting: so that it survives a crash of the machine. OSError; then the old one is there."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(path.name + '.new')
     try:

@@ -203,17 +203,42 @@ def test_another_layout_gets_maps_of_its_own(root: Cgroup, tmp_path: Path, store
                     assert stats()['redirected_messages'] == 6
 
 
-def test_pins_of_somebody_else_are_not_adopted(root: Cgroup, tmp_path: Path) -> None:
-    PINS.mkdir(mode=0o777)
-    PINS.chmod(0o777)
+def maps_of(daemon: Daemon) -> set[str]:
+    """The ids of the BPF maps that a daemon holds."""
+    found: set[str] = set()
+    for path in Path(f'/proc/{daemon.process.pid}/fdinfo').iterdir():
+        found.update(line.split()[1] for line in path.read_text().splitlines() if line.startswith('map_id:'))
+    return found
+
+
+@pytest.mark.parametrize('whose', ['ours', 'writable for others', "another user's"])
+def test_pins_of_somebody_else_are_not_adopted(root: Cgroup, tmp_path: Path, whose: str) -> None:
+    """They are whole and fit: who could have made or changed them is all that tells one case from another."""
+    with start(root, tmp_path, None) as daemon:
+        daemon.ready()
+        harness.enable(root.path, *harness.every_issue())
+        maps = maps_of(daemon)
+        daemon.stop(signal.SIGKILL)
+    pinned = sorted(PINS.iterdir())
+    assert maps
+    assert pinned
+    if whose == 'writable for others':
+        PINS.chmod(0o777)
+    elif whose == "another user's":
+        os.chown(PINS, 65534, 65534)
     try:
-        with start(root, tmp_path, None) as daemon:
-            daemon.ready()
-            assert 'somebody else may write to it' in daemon.log_text
-            harness.enable(root.path, *harness.every_issue())
-            assert not list(PINS.iterdir())
+        with start(root, tmp_path, None) as second:
+            second.ready()
+            assert targets() == {root.path: 'active'}
+            if whose == 'ours':
+                assert maps_of(second) == maps
+            else:
+                assert 'somebody else may write to it' in second.log_text
+                assert not maps_of(second) & maps
+            second.stop()
+            assert sorted(PINS.iterdir() if PINS.exists() else []) == ([] if whose == 'ours' else pinned)
     finally:
-        PINS.rmdir()
+        shutil.rmtree(PINS, ignore_errors=True)
 
 
 @pytest.mark.parametrize('damage', ['a program is missing', 'a map is missing', 'a map is another'])

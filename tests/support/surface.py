@@ -1,134 +1,50 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The control surface over a core that only remembers: what the bus does to callers needs no kernel.
+"""The D-Bus interface over the real engine and a kernel in memory: what the bus does to callers needs no BPF.
 
-`python3 -m tests.support.surface CONNECTIONS` serves it until SIGTERM, and prints a line when it is ready.
+`python3 -m tests.support.surface CONNECTIONS` runs it until SIGTERM, and prints a line when it is ready.
 """
 
 import asyncio
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from sockaccel.bus import polkit
 from sockaccel.bus import server as bus
 from sockaccel.core import config
-from sockaccel.core.connection import ConnectionState, Counter, EventKind
-from sockaccel.core.engine import State, TargetStatus
-from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections
-from sockaccel.core.target import Target
-from sockaccel.errors import UnknownTarget
-from sockaccel.kernel import layout
-from sockaccel.kernel.layout import EVENT, FLOW
+from sockaccel.core.policy import Policy
+from sockaccel.kernel.abi import COUNTERS
+from sockaccel.kernel.ends import Ends
 from sockaccel.systemd import journal
 from tests.support.harness import ROOT, stop
-
-SERVER_PORT = 5432
-
-
-def ends(count: int, target_slot: int = 1) -> bytes:
-    """What the kernel prints of count joined connections; the later, the busier."""
-    loopback = bytes(10) + b'\xff\xff\x7f\0\0\1'
-    found = []
-    for number in range(count):
-        port = 10000 + number % 50000
-        # One network namespace has not enough ports.
-        netns = 1 + number // 50000
-        client = FLOW.pack(netns, loopback, loopback, port, SERVER_PORT, 0)
-        server = FLOW.pack(netns, loopback, loopback, SERVER_PORT, port, 0)
-        for flow, active, program in ((client, 1, b'psql'), (server, 0, b'postgres')):
-            cookie = 2 * number + active
-            found.append(
-                EVENT.pack(
-                    flow,
-                    1,
-                    cookie,
-                    cookie ^ 1,
-                    1,
-                    number,
-                    1,
-                    0,
-                    0,
-                    EventKind.CONNECTION,
-                    0,
-                    target_slot,
-                    1,
-                    active,
-                    100 + active,
-                    0,
-                    ConnectionState.JOINED,
-                    program,
-                )  # fmt: skip
-            )
-    return b''.join(found)
-
-
-@dataclass
-class Core:
-    """Answers what sockaccel.bus.server asks of an engine."""
-
-    counters: list[Counter]
-    findings: list[Finding] = field(default_factory=lambda: [Finding('fionread', 'issue', 'FIONREAD is wrong')])
-    enabled: dict[str, str] = field(default_factory=dict)
-    reset: int = 0
-    on_change: Any = None
-
-    async def enable(self, name: str, accept: Any = (), *, runtime: bool = False, by: str = '') -> None:
-        if name == '/defect':
-            raise ZeroDivisionError('a defect')
-        self.enabled[Target.parse(name).name] = f'{by} {sorted(accept)} {runtime}'
-        self.on_change()
-
-    async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None:
-        if self.enabled.pop(name, None) is None:
-            raise UnknownTarget(f'target "{name}" is not enabled')
-        self.on_change()
-
-    def stats(self) -> dict[str, int]:
-        prefix = {'total': '', 'connection': 'connection_reason_', 'message': 'message_reason_'}
-        return {prefix[counter.kind] + counter.name: 10 for counter in self.counters}
-
-    def target_stats(self, _name: str) -> dict[str, int]:
-        return self.stats()
-
-    def stats_since_reset(self, _name: str) -> dict[str, int]:
-        return {name: value - self.reset for name, value in self.stats().items()}
-
-    def reset_counters(self, _name: str) -> None:
-        self.reset = 10
-
-    def targets(self) -> list[TargetStatus]:
-        return [TargetStatus(name, State.ACTIVE, detail) for name, detail in self.enabled.items()]
-
-    def reason(self, _index: int) -> None:
-        return None
+from tests.support.memory_kernel import ISSUE, packed_ends, world
 
 
 async def _reload(_by: str) -> None:
     return
 
 
-async def serve(count: int) -> None:
+async def run(count: int) -> None:
+    """count: how many connections there are. An issue of the kernel is accepted, and each counter stands at 10."""
     journal.configure()
     journal.set_target('console')
-    counters = layout.counters(layout.source_directory())
-    core, settings = Core(counters), config.load([])
-    data = ends(count)
+    made = world([ISSUE], Policy(accepted_issues=frozenset({ISSUE.name})))
+    made.kernel.table[0] = [10] * len(COUNTERS)
+    engine, settings, data = made.engine, config.load([]), packed_ends(count)
+    await engine.start()
+    loop = asyncio.get_running_loop()
     system_bus = await bus.connect(polkit.Authority().authorise)
-    connections = Connections(lambda: data, lambda: {1: '/x.service'}, lambda _slot: 'x.service', counters)
-    manager = await bus.export(
-        system_bus,
-        core,
-        connections,
-        _reload,
-        lambda: settings,
-        lambda: None,
+    connections = Connections(
+        Ends(lambda: data), lambda: {1: '/x.service'}, lambda _slot: 'x.service', COUNTERS, loop
     )
-    core.on_change = manager.targets_changed
+    manager = await bus.export(
+        system_bus, engine, connections, _reload, lambda: settings, lambda: None, journal
+    )  # fmt: skip
+    engine.on_change, engine.on_event = manager.targets_changed, manager.publish
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
     system_bus.when_lost(ended.set)
     await system_bus.own_name()
     print('ready', flush=True)
@@ -170,4 +86,4 @@ class Surface:
 
 
 if __name__ == '__main__':
-    asyncio.run(serve(int(sys.argv[1])))
+    asyncio.run(run(int(sys.argv[1])))

@@ -8,18 +8,16 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
-from sockaccel.core.connection import ConnectionState, Event, EventKind, Flow
+from sockaccel.core.connection import Event, EventKind
 from sockaccel.core.story import Story
-from sockaccel.kernel import layout
-from sockaccel.systemd import journal
+from sockaccel.kernel.abi import COUNTERS
+from tests.support.memory_kernel import NAMES, end
 
-COUNTERS = layout.counters(layout.source_directory())
-MAP_FULL = [counter.name for counter in COUNTERS].index('map_full')
+MAP_FULL = NAMES.index('map_full')
 
 
 def event(kind: EventKind, reason: int = 0) -> Event:
-    flow = Flow(1, '127.0.0.1', '127.0.0.1', 40000, 5432)
-    return Event(flow, 0, 1, 2, 3, 100, 1, 7, 1, kind, reason, 1, 1, True, 42, 0, ConnectionState.JOINED, 'psql')
+    return end(kind=kind, reason=reason)
 
 
 class Told:
@@ -41,17 +39,21 @@ class Told:
 @pytest.fixture
 def told() -> Iterator[Told]:
     told = Told()
-    journal.configure('info')
 
     def keep(_logger: object, method: str, line: EventDict) -> str:
         told.lines.append({**line, 'method': method})
         raise structlog.DropEvent
 
-    before = structlog.get_config()['processors']
-    structlog.configure(processors=[structlog.stdlib.filter_by_level, keep])
+    before, level = structlog.get_config(), logging.getLogger().level
+    logging.getLogger().setLevel(logging.INFO)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, keep],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
     yield told
-    structlog.configure(processors=before)
-    logging.getLogger().setLevel(logging.WARNING)
+    structlog.configure(**before)
+    logging.getLogger().setLevel(level)
 
 
 def test_the_first_of_each_kind_then_one_an_hour(told: Told) -> None:
@@ -85,7 +87,7 @@ def test_a_day_of_a_busy_service_is_short(told: Told) -> None:
 
 
 def test_debug_tells_all(told: Told) -> None:
-    journal.set_level('debug')
+    logging.getLogger().setLevel(logging.DEBUG)
     for _connection in range(100):
         told.story.tell(event(EventKind.JOINED), 'x.service')
     assert len(told.lines) == 100

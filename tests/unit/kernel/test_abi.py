@@ -17,7 +17,6 @@ SOURCE = sources.directory()
     [
         (connection.EventKind, abi.EventKind, set()),
         (connection.ConnectionState, abi.EndState, set()),
-        (protocols.TargetFlag, abi.TargetFlag, set()),
         (protocols.Urgency, abi.Urgency, set()),
         (rules.RuleKind, abi.RuleKind, {'END'}),
     ],

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When the daemon sweeps and looks for open sockets, and what comes of it."""
+
+from collections.abc import Callable
+
+import structlog
+
+from sockaccel.core.connection import Event
+from sockaccel.core.protocols import Clock, Kernel, Timer
+from sockaccel.core.slots import Slots
+from sockaccel.core.stats import Statistics
+
+log = structlog.stdlib.get_logger()
+
+# A sweep starts SWEEP_AFTER_S after it is first requested, so that requests share one. After a sweep of t seconds
+# the daemon waits 10 t, so sweeping costs at most 9 % of a CPU.
+SWEEP_AFTER_S, REST = 0.005, 10
+
+
+class Sweeper:
+    """on_event: told of each end that a sweep took out of the map. on_drained: a sweep changed what drains."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        slots: Slots,
+        statistics: Statistics,
+        clock: Clock,
+        on_event: Callable[[Event], None],
+        on_drained: Callable[[], None],
+    ) -> None:
+        self._kernel = kernel
+        self._slots = slots
+        self._statistics = statistics
+        self._clock = clock
+        self._on_event = on_event
+        self._on_drained = on_drained
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._rest_until = 0.0
+        self._must_find_sockets = False
+
+    def sweep(self) -> list[Event]:
+        """Sweep now; returns the ends that drain."""
+        begun = self._clock.time()
+        result = self._kernel.sweep()
+        now = self._rest_since(begun)
+        for event in result.evicted:
+            self._on_event(event)
+        self._slots.set_draining(result.draining)
+        if result.next_due_s is not None and self._slots.enabled:
+            self.request(result.next_due_s - now)
+        # While ends drain the program stays attached: it takes a socket out of the map that connects anew.
+        if not self._slots.enabled and not self._slots.draining:
+            self._kernel.detach()
+        return result.draining
+
+    def request(self, seconds: float) -> None:
+        """Sweep so many seconds from now, or as soon after as the rest allows; earlier if that is requested."""
+        at = max(self._clock.time() + max(seconds, SWEEP_AFTER_S), self._rest_until)
+        if self._timer:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._clock.call_at(at, self._due)
+
+    def cancel(self) -> None:
+        """Forget what was requested."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def find_sockets_soon(self) -> None:
+        """With the next sweep, once for all who ask until then: it takes long where many files are open."""
+        self._must_find_sockets = True
+        self.request(0)
+
+    def find_sockets(self) -> None:
+        """Let the kernel side note listeners that were there before, and log the connections that were missed."""
+        begun = self._clock.time()
+        before = self._statistics.missed()
+        self._kernel.find_sockets()
+        for slot, (then, now) in enumerate(zip(before, self._statistics.missed(), strict=True)):
+            if now > then:
+                name = self._slots.name(slot)
+                log.info(
+                    f'Missed {now - then} connections of "{name}": they were made before its cgroup was covered, '
+                    'and stay with TCP until their programs connect anew',
+                    target=name,
+                )
+        self._must_find_sockets = False
+        self._rest_since(begun)
+
+    def _due(self) -> None:
+        self._timer = None
+        before = self._slots.draining
+        self.sweep()
+        if before != self._slots.draining:
+            self._on_drained()
+        if self._must_find_sockets:
+            self.find_sockets()
+
+    def _rest_since(self, begun: float) -> float:
+        """Let no sweep start for REST times as long as what began then has taken; returns the time now."""
+        now = self._clock.time()
+        self._rest_until = max(self._rest_until, now + REST * (now - begun))
+        return now

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The list of connections, put together from what the kernel prints of their ends."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sockaccel.core.connection import ConnectionState, EventKind
+from sockaccel.core.listing import PAGE, Connection, Connections, Filter, pairs
+from sockaccel.errors import InvalidArgument
+from sockaccel.kernel.abi import COUNTERS, EVENT
+from sockaccel.kernel.abi import EventRecord as Raw
+from sockaccel.kernel.ends import Ends
+from tests.support.memory_kernel import NAMES, SERVER_PORT, FakeClock
+from tests.support.memory_kernel import packed_ends as ends
+
+
+def changed(data: bytes, end: int, **values: Any) -> bytes:
+    """The same with other values for one end."""
+    at = end * EVENT.size
+    raw = Raw._make(EVENT.unpack(data[at : at + EVENT.size]))._replace(**values)
+    return data[:at] + EVENT.pack(*raw) + data[at + EVENT.size :]
+
+
+def connections_of(
+    read: Callable[[], bytes],
+    target_of_slot: Callable[[int], str] = lambda _slot: '',
+    paths: Callable[[], dict[int, str]] = dict,
+    clock: FakeClock | None = None,
+) -> Connections:
+    return Connections(Ends(read), paths, target_of_slot, COUNTERS, clock or FakeClock())
+
+
+def pairs_of(data: bytes) -> int:
+    return len(pairs(Ends(lambda: data), data))
+
+
+def listed(data: bytes, **wanted: Any) -> list[Connection]:
+    async def once() -> list[Connection]:
+        connections = connections_of(lambda: data, lambda slot: {1: 'x.service'}.get(slot, ''), lambda: {1: '/x'})
+        return (await connections.page(Filter.parse(wanted))).connections
+
+    return asyncio.run(once())
+
+
+def test_both_ends_make_a_row() -> None:
+    (row,) = listed(ends(1))
+    assert row.client
+    assert row.server
+    assert (row.client.program, row.server.program) == ('psql', 'postgres')
+    assert (row.client.flow.remote_port, row.server.flow.local_port) == (SERVER_PORT, SERVER_PORT)
+    assert (row.target, row.path, row.client_cgroup, row.server_cgroup) == ('x.service', 'redirect', '/x', '/x')
+
+
+def test_an_end_that_is_shown_twice_is_one() -> None:
+    data = ends(3)
+    assert pairs_of(data + data[: EVENT.size]) == 3
+
+
+def test_ends_of_different_network_namespaces_do_not_meet() -> None:
+    data = ends(1)
+    other = Raw._make(EVENT.unpack(data[EVENT.size :]))
+    flow = other.flow[:-1] + other.flow[-1:]
+    elsewhere = (99).to_bytes(8, 'little') + flow[8:]
+    assert pairs_of(changed(data, 1, flow=elsewhere)) == 2
+
+
+@pytest.mark.parametrize(
+    ('end', 'values', 'path', 'reasons'),
+    [
+        (0, {}, 'redirect', ('', '')),
+        (0, {'reason': NAMES.index('order')}, 'mixed', ('order', '')),
+        (1, {'reason': NAMES.index('backlog')}, 'mixed', ('', 'backlog')),
+        (0, {'marked': NAMES.index('drained')}, 'mixed', ('drained', '')),
+        (0, {'state': ConnectionState.LEFT, 'reason': NAMES.index('mptcp')}, 'tcp', ('mptcp', 'mptcp')),
+        (1, {'state': ConnectionState.CANDIDATE}, 'tcp', ('', '')),
+    ],
+)
+def test_the_way_and_the_reason(end: int, values: dict[str, int], path: str, reasons: tuple[str, str]) -> None:
+    (row,) = listed(changed(ends(1), end, **values))
+    assert (row.path, (row.client_reason, row.server_reason)) == (path, reasons)
+    assert listed(changed(ends(1), end, **values), path=path) == [row] or row.age_ns
+    for other in {'redirect', 'tcp', 'mixed'} - {path}:
+        assert listed(changed(ends(1), end, **values), path=other) == []
+
+
+def test_a_client_alone_has_its_reason() -> None:
+    left = changed(ends(1)[: EVENT.size], 0, state=ConnectionState.LEFT, reason=NAMES.index('excluded'))
+    (row,) = listed(left)
+    assert (row.server, row.path, row.server_reason) == (None, 'tcp', 'excluded')
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'expected'),
+    [
+        ({}, 4),
+        ({'port': 10002}, 1),
+        ({'port': SERVER_PORT}, 4),
+        ({'port': 1}, 0),
+        ({'address': '127.0.0.1'}, 4),
+        ({'address': '::ffff:127.0.0.1'}, 4),
+        ({'address': '::1'}, 0),
+        ({'program': 'psql'}, 4),
+        ({'program': 'psq'}, 0),
+        ({'pid': 100}, 4),
+        ({'target': 'x.service'}, 4),
+        ({'target': 'y.service'}, 0),
+        ({'reason': 'order'}, 0),
+        ({'port': 10001, 'program': 'postgres', 'path': 'redirect'}, 1),
+    ],
+)
+def test_filters(wanted: dict[str, Any], expected: int) -> None:
+    assert len(listed(ends(4), **wanted)) == expected
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'said'),
+    [
+        ({'nonsense': 1}, 'filter "nonsense" is unknown'),
+        ({'port': '80'}, 'filter "port" is not a number'),
+        ({'port': True}, 'filter "port" is not a number'),
+        ({'target': 1}, 'filter "target" is not a string'),
+        ({'path': 'x'}, 'path "x" is none of'),
+        ({'address': 'x'}, 'address "x" is not an IP address'),
+    ],
+)
+def test_a_wrong_filter_is_named(wanted: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidArgument, match=said):
+        Filter.parse(wanted)
+
+
+def test_pages_of_one_listing() -> None:
+    data = ends(2 * PAGE + 1)
+
+    async def read() -> None:
+        connections = connections_of(lambda: data)
+        page = await connections.page(Filter())
+        rows = list(page.connections)
+        while len(rows) < page.total:
+            page = await connections.page(Filter(), page.listing, len(rows))
+            rows += page.connections
+        sent = [row.client.redirected_bytes for row in rows if row.client]
+        assert sent == sorted(range(2 * PAGE + 1), reverse=True)
+        with pytest.raises(InvalidArgument, match='is not kept any more'):
+            await connections.page(Filter(), page.listing, 0)
+
+    asyncio.run(read())
+
+
+def test_a_listing_is_kept_while_it_is_read() -> None:
+    async def read() -> None:
+        clock = FakeClock()
+        connections = connections_of(lambda: ends(5 * PAGE), clock=clock)
+        page = await connections.page(Filter())
+        # Longer in all than it is kept without being asked for.
+        for number in range(1, 4):
+            clock.advance(20)
+            page = await connections.page(Filter(), page.listing, number * PAGE)
+        clock.advance(31)
+        with pytest.raises(InvalidArgument, match='not kept'):
+            await connections.page(Filter(), page.listing, 4 * PAGE)
+
+    asyncio.run(read())
+
+
+def test_only_so_many_listings_are_kept() -> None:
+    data = ends(PAGE + 1)
+
+    async def read() -> None:
+        connections = connections_of(lambda: data)
+        first, *others = [await connections.page(Filter()) for _listing in range(3)]
+        assert [len((await connections.page(Filter(), page.listing, PAGE)).connections) for page in others] == [
+            1,
+            1,
+        ]
+        with pytest.raises(InvalidArgument):
+            await connections.page(Filter(), first.listing, PAGE)
+
+    asyncio.run(read())
+
+
+def test_the_loop_goes_on_while_connections_are_listed() -> None:
+    """Reading waits for the loop; and nothing that is done for each connection is done in the loop's thread."""
+    data, loop_goes_on = ends(10), threading.Event()
+    threads: set[int] = set()
+
+    def read() -> bytes:
+        assert loop_goes_on.wait(60)
+        return data
+
+    def target_of_slot(_slot: int) -> str:
+        threads.add(threading.get_ident())
+        return 'x.service'
+
+    def paths() -> dict[int, str]:
+        threads.add(threading.get_ident())
+        return {}
+
+    async def story() -> None:
+        page = asyncio.ensure_future(connections_of(read, target_of_slot, paths).page(Filter(target='x.service')))
+        await asyncio.sleep(0)
+        loop_goes_on.set()
+        assert (await page).total == 10
+
+    asyncio.run(story())
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_an_unknown_cgroup_is_looked_for_now_and_then() -> None:
+    """To read the cgroup tree costs more than a page."""
+    looks: list[float] = []
+
+    async def story() -> None:
+        clock = FakeClock()
+
+        def paths() -> dict[int, str]:
+            looks.append(clock.time())
+            return {}
+
+        connections = connections_of(lambda: ends(1), paths=paths, clock=clock)
+        for _page in range(100):
+            await connections.page(Filter())
+            clock.advance(0.1)
+
+    asyncio.run(story())
+    assert 9 <= len(looks) <= 10
+
+
+def test_what_the_walk_prints_is_a_connection() -> None:
+    assert Raw._make(EVENT.unpack(ends(1)[: EVENT.size])).kind == EventKind.CONNECTION

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Parts of the daemon that need no daemon: its sentence for systemd, and the reload of its configuration."""
+
+import asyncio
+import dataclasses
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from sockaccel.core.config import Config
+from sockaccel.core.rules import ports
+from sockaccel.daemon import Configuration, main, policy_of, status
+from sockaccel.errors import InvalidConfiguration
+from tests.support.memory_kernel import world
+
+
+class Told:
+    """What the kernel side and systemd are told, in a row."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *values: self.calls.append((name, *values))
+
+
+def reload(before: Config, after: Config | Exception) -> tuple[Config, list[tuple[Any, ...]], list[str]]:
+    """What is in force after a reload, what it told others, and what it logged."""
+    told: Any = Told()
+
+    def read() -> Config:
+        if isinstance(after, Exception):
+            raise after
+        return after
+
+    async def story() -> Config:
+        made = world(policy=policy_of(before))
+        await made.engine.start()
+        await made.engine.enable('/x')
+        configuration = Configuration(read, before, made.engine, told, told)
+        configuration.reload_later()
+        await asyncio.gather(*configuration._reloads)
+        assert made.kernel.policies == {1: policy_of(configuration.in_force)}
+        return configuration.in_force
+
+    with capture_logs() as lines:
+        in_force = asyncio.run(story())
+    return in_force, told.calls, [line['event'] for line in lines]
+
+
+def test_the_sentence_for_systemd() -> None:
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        assert status(made.engine).startswith('Idle: no targets.')
+        await made.engine.enable('/x')
+        await made.engine.enable('late.service')
+        assert status(made.engine) == 'Accelerating: /x (active), late.service (waiting)'
+
+    asyncio.run(story())
+
+
+def test_a_reload_reaches_everybody() -> None:
+    after = Config(
+        blocking_readers=True, exclude_ports=ports('80', exclude=True), events_per_second=7, join_delay_ms=500
+    )
+    in_force, calls, lines = reload(Config(), after)
+    assert in_force == after
+    assert calls == [
+        ('reloading',),
+        ('tune', 7, 0.5),
+        ('set_rules', after.rules),
+        ('reloaded', 'Accelerating: /x (active)'),
+    ]
+    assert lines[-1] == 'Configuration reloaded'
+
+
+def test_a_reload_that_fails_changes_nothing_and_ends() -> None:
+    """systemd waits for READY=1 after RELOADING=1, whatever came of it."""
+    in_force, calls, lines = reload(Config(), InvalidConfiguration('line 3 is wrong'))
+    assert in_force == Config()
+    assert [name for name, *_values in calls] == ['reloading', 'reloaded']
+    assert lines[-1] == 'Configuration not reloaded, the previous one stays in force: line 3 is wrong'
+
+
+@pytest.mark.parametrize(
+    ('change', 'key'),
+    [({'maximum_connections': 5}, 'MaximumConnections'), ({'cgroup_root': '/x'}, 'CgroupRoot')],
+)
+def test_what_only_a_restart_changes_is_named(change: dict[str, Any], key: str) -> None:
+    _in_force, _calls, lines = reload(Config(), dataclasses.replace(Config(), **change))
+    assert lines[-1] == f'{key}= changes with the next restart, ignoring'
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(['--version'])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith('sockaccel ')
