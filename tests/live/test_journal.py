@@ -145,7 +145,7 @@ def test_every_message_id_has_an_entry_in_the_catalog() -> None:
 
 
 def test_every_message_id_is_used() -> None:
-    sources = ''.join(path.read_text() for path in (ROOT / 'sockaccel').glob('*.py'))
+    sources = ''.join(path.read_text() for path in (ROOT / 'sockaccel').rglob('*.py'))
     for name in identifiers():
         assert f'messages.{name}' in sources, name
 
@@ -248,4 +248,4 @@ def test_the_story_in_a_real_journal(journald: Journald) -> None:
     assert len(journald.lines(f'SOCKACCEL_TARGET={root.path}')) >= 6
     explained = journald.explained()
     assert f'{root.path} is accelerated' in explained
-    assert 'Mend the line' in explained
+    assert 'Correct the line' in explained
