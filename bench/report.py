@@ -99,7 +99,7 @@ def _table(cases: Iterable[Mapping[str, Any]]) -> str:
         cells = [_figure(found.get(way)) for way in (ways.PLAIN, ways.UNIX, ways.UNCHECKED)] + [_figure(subject)]
         times = samples.ratio(case, ways.PLAIN)
         share = '' if subject['share'] is None else f'{100 * subject["share"]:.0f} %'
-        cpu = ' / '.join(_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))
+        cpu = ' / '.join(filter(None, (_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))))
         cells = [_title(case), case['unit'], *cells, '' if times is None else f'{times:.2f}', share, cpu]
         rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows) + '\n'
