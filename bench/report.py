@@ -18,14 +18,14 @@ GOALS_BEGIN, GOALS_END = '<!-- Goals, made by bench.report. -->\n', '<!-- End of
 _HEAD = """\
 # Benchmarks
 
-Measured on {kernel}, {processor}, {cpus} CPUs, {memory:.0f} GiB, {date}. The machine is virtual and not quiet: a
-figure with a large spread says little. Yours are the ones that count: `sudo make bench` repeats all of it on
-Debian 12, in a quarter of an hour; it installs what it measures with, and writes this page, the plots and
-[results.json](results.json) anew. Then `sudo .venv/bin/python -m bench streams` repeats and prints a part, and
-`--help` names the parts.
+Measured on {kernel}, {processor}, {cpus} CPUs, {memory:.0f} GiB, {date}. The figures of your machine
+are the ones that count: `sudo make bench` measures all of it on Debian 12, in a quarter of an hour. It installs
+the programs that it measures, and writes this page, the plots and [results.json](results.json) anew. After it,
+`sudo .venv/bin/python -m bench streams` measures and prints a part; `--help` names the parts.
 
 Each figure is the median of {rounds} rounds. In each round every way takes its turn, in another order each time:
-whatever disturbs the machine disturbs all of them. ± is half the spread between the lowest and the highest round.
+whatever disturbs the machine disturbs all of them. ± is half the spread between the lowest and the highest round;
+a figure with a large spread says little.
 
 {ways}
 
