@@ -4,7 +4,30 @@
 SECONDS = 2
 SOAK_SECONDS = 600
 
-.PHONY: help demo check test test-apps test-system test-kernels soak bench compatibility lint format deb clean
+# Where "make install" puts things. With another PREFIX than /usr, dbus-daemon and polkit do not look into its share/.
+DESTDIR =
+PREFIX = /usr
+SYSCONFDIR = /etc
+BINDIR = $(PREFIX)/bin
+SBINDIR = $(PREFIX)/sbin
+DATADIR = $(PREFIX)/share
+MANDIR = $(DATADIR)/man
+DOCDIR = $(DATADIR)/doc/sockaccel
+DBUSDIR = $(DATADIR)/dbus-1
+BASHDIR = $(DATADIR)/bash-completion/completions
+ZSHDIR = $(DATADIR)/zsh/site-functions
+PYTHON = /usr/bin/python3
+# The first directory below PREFIX in which the interpreter looks for modules.
+PYTHONDIR = $(shell $(PYTHON) -c 'import site, sysconfig; \
+    found = [path for path in site.getsitepackages() if path.startswith("$(PREFIX)/lib/")]; \
+    print(found[0] if found else sysconfig.get_path("purelib", "posix_prefix", {"base": "$(PREFIX)"}))')
+UNITDIR = $(or $(if $(filter /usr,$(PREFIX)),$(shell pkg-config --variable=systemdsystemunitdir systemd 2>/dev/null)), \
+    $(PREFIX)/lib/systemd/system)
+# Whether "systemctl reload" can wait for the end of a reload: systemd 253 and newer.
+NOTIFY_RELOAD = $(shell pkg-config --atleast-version=253 systemd 2>/dev/null && echo yes || echo no)
+
+.PHONY: help demo check test test-apps test-system test-kernels soak bench compatibility lint format deb clean \
+    completions install uninstall
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
@@ -18,7 +41,9 @@ help:
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
 	@echo '     make format              rewrite the sources in the project style'
+	@echo '     make completions         the shell completions, from the argument parser of sockaccelctl'
 	@echo '     make deb                 the Debian package, in build/'
+	@echo 'sudo make install             without a package: DESTDIR=, PREFIX=, NOTIFY_RELOAD=yes|no; make uninstall'
 
 demo:
 	@tools/setup demo
@@ -77,9 +102,14 @@ lint:
 
 format:
 	@tools/setup test
-	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo
-	.venv/bin/ruff format --quiet sockaccel tests bench demo
+	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo tools/generate-completions tools/generate-abi
+	.venv/bin/ruff format --quiet sockaccel tests bench demo tools/generate-completions tools/generate-abi
 	clang-format -i bpf/*.c bpf/abi/*.h bpf/lib/*.[ch]
+
+# Checked in, so that an installation needs no run of the program.
+completions:
+	@tools/setup test
+	.venv/bin/python tools/generate-completions
 
 deb:
 	@tools/setup deb
@@ -87,3 +117,44 @@ deb:
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+
+# Each is SOURCE:DESTINATION. The Python modules, the BPF sources, the unit and the two programs are not among them.
+INSTALLED = \
+    packaging/catalog/sockaccel.catalog:$(PREFIX)/lib/systemd/catalog/sockaccel.catalog \
+    packaging/sysusers.d/sockaccel.conf:$(PREFIX)/lib/sysusers.d/sockaccel.conf \
+    packaging/dbus/org.sockaccel1.conf:$(DBUSDIR)/system.d/org.sockaccel1.conf \
+    packaging/dbus/org.sockaccel1.service:$(DBUSDIR)/system-services/org.sockaccel1.service \
+    packaging/dbus/org.sockaccel1.Manager.xml:$(DBUSDIR)/interfaces/org.sockaccel1.Manager.xml \
+    packaging/polkit/org.sockaccel1.policy:$(DATADIR)/polkit-1/actions/org.sockaccel1.policy \
+    packaging/completions/sockaccelctl:$(BASHDIR)/sockaccelctl \
+    packaging/completions/_sockaccelctl:$(ZSHDIR)/_sockaccelctl \
+    NEWS:$(DOCDIR)/NEWS \
+    SECURITY.md:$(DOCDIR)/SECURITY.md \
+    $(foreach page,$(wildcard packaging/man/*),$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+CONFIGURATION = $(SYSCONFDIR)/sockaccel/sockaccel.conf
+# $(call program,FILE,MODULE): a program that calls main() of a module.
+program = install -d '$(DESTDIR)$(dir $(1))' && \
+    printf '%s\n' '\#!$(PYTHON)' 'import sys' '' 'from $(2) import main' '' 'sys.exit(main())' >'$(DESTDIR)$(1)' && \
+    chmod 755 '$(DESTDIR)$(1)'
+
+# Needs nothing but Python, and no network: a distribution's package is made of this. Run as root without DESTDIR it
+# still leaves to you: systemd-sysusers, systemctl daemon-reload, journalctl --update-catalog.
+install:
+	find sockaccel -name '*.py' -exec install -D -m 644 '{}' '$(DESTDIR)$(PYTHONDIR)/{}' ';'
+	find bpf -name '*.[ch]' -exec install -D -m 644 '{}' '$(DESTDIR)$(DATADIR)/sockaccel/{}' ';'
+	set -e; for pair in $(INSTALLED); do install -D -m 644 "$${pair%%:*}" "$(DESTDIR)$${pair#*:}"; done
+	$(call program,$(SBINDIR)/sockaccel,sockaccel.daemon)
+	$(call program,$(BINDIR)/sockaccelctl,sockaccel.ctl.cli)
+	install -d '$(DESTDIR)$(UNITDIR)'
+	sed -e 's,=/usr/sbin/,=$(SBINDIR)/,' -e 's,=/usr/share/,=$(DATADIR)/,' \
+	    $(if $(filter yes,$(NOTIFY_RELOAD)),-e 's/^Type=notify$$/Type=notify-reload/' -e '/^ExecReload=/d') \
+	    packaging/sockaccel.service >'$(DESTDIR)$(UNITDIR)/sockaccel.service'
+	chmod 644 '$(DESTDIR)$(UNITDIR)/sockaccel.service'
+	test -e '$(DESTDIR)$(CONFIGURATION)' || install -D -m 644 packaging/sockaccel.conf '$(DESTDIR)$(CONFIGURATION)'
+	$(if $(DESTDIR),,$(PYTHON) -m compileall -q '$(PYTHONDIR)/sockaccel')
+
+# Leaves the configuration, the remembered targets and the system user.
+uninstall:
+	rm -rf '$(DESTDIR)$(PYTHONDIR)/sockaccel' '$(DESTDIR)$(DATADIR)/sockaccel'
+	set -e; for pair in $(INSTALLED); do rm -f "$(DESTDIR)$${pair#*:}"; done
+	rm -f '$(DESTDIR)$(SBINDIR)/sockaccel' '$(DESTDIR)$(BINDIR)/sockaccelctl' '$(DESTDIR)$(UNITDIR)/sockaccel.service'

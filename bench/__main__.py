@@ -3,7 +3,6 @@
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import daemon, samples, tools, ways, workload
+from bench import daemon, results, samples, tools, ways, workload
 from bench.samples import Case
 from sockaccel.ctl.client import NotRunning, Refused
 from tests.support import harness
@@ -62,7 +61,7 @@ def machine() -> dict[str, Any]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for; the results are there after each group, what failed among them."""
     wanted = options.group or [*OWN, *tools.ALL_TOOLS, DAEMON]
-    results: dict[str, Any] = {
+    found: dict[str, Any] = {
         'machine': machine(),
         'rounds': options.rounds,
         'missing': ways.missing(),
@@ -80,19 +79,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     full = f'{case.group}, {case.name}'
                     if options.match not in full:
                         continue
-                    with _noted(full, results['failed']):
-                        found = samples.measure(case, there, options.rounds)
-                        say(samples.line(found))
-                        results['cases'].append(found | {'tool': name in tools.ALL_TOOLS})
-                save(options.json, results)
+                    with _noted(full, found['failed']):
+                        measured = samples.measure(case, there, options.rounds)
+                        say(samples.line(measured))
+                        found['cases'].append(measured | {'tool': name in tools.ALL_TOOLS})
+                save(options.json, found)
                 say(f'{name}: done after {time.monotonic() - begun:.0f} s')
     if DAEMON in wanted:
-        with _noted(DAEMON, results['failed']):
-            results['daemon'] = {}
-            daemon.measure(say, results['daemon'], options.connections)
-        save(options.json, results)
+        with _noted(DAEMON, found['failed']):
+            found['daemon'] = {}
+            daemon.measure(say, found['daemon'], options.connections)
+        save(options.json, found)
         say(f'{DAEMON}: done after {time.monotonic() - begun:.0f} s')
-    return results
+    return found
 
 
 @contextlib.contextmanager
@@ -105,14 +104,14 @@ def _noted(name: str, failed: dict[str, str]) -> Iterator[None]:
         say(f'{name}: FAILED: {failed[name]}')
 
 
-def save(path: Path | None, results: dict[str, Any]) -> None:
+def save(path: Path | None, found: dict[str, Any]) -> None:
     """Put the results into a file, in the place of earlier ones; what was not measured now stays."""
     if not path:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text()) if path.exists() else {}
-    cases = {(case['group'], case['name']): case for case in [*before.get('cases', []), *results['cases']]}
-    path.write_text(json.dumps({**before, **results, 'cases': list(cases.values())}, indent=1) + '\n')
+    before = results.read(path) if path.exists() else {}
+    cases = {(case['group'], case['name']): case for case in [*before.get('cases', []), *found['cases']]}
+    results.write(path, {**before, **found, 'cases': list(cases.values())})
 
 
 def main() -> int:

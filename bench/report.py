@@ -1,61 +1,78 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""docs/benchmarks: a table and plots, made from the results alone."""
+"""docs/benchmarks, made of the results alone: README.md and plots for users, the goals in NOTES.md."""
 
 import argparse
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from bench import plots, results, samples, ways
 
-mpl.use('svg')
-from matplotlib import pyplot
-
-from bench import samples, ways
-
-NAME, PLOTS = 'README.md', {
+PLOTS = {
     'requests': ('request/response', 'Requests and responses'),
     'streams': ('stream', 'Streams'),
     'tools': ('', 'Standard tools'),
-}  # fmt: skip
-COLOURS = {ways.PLAIN: '#8c8c8c', ways.UNIX: '#4c9f70', ways.UNCHECKED: '#d1a054', ways.SOCKACCEL: '#2f6db5'}
-# The same results give the same files.
-mpl.rcParams['svg.hashsalt'] = 'sockaccel'
+}
+# What stands between these two lines of NOTES.md is replaced.
+GOALS_BEGIN, GOALS_END = '<!-- Goals, made by bench.report. -->\n', '<!-- End of the goals. -->\n'
 _HEAD = """\
 # Benchmarks
 
-Made by `make bench` on {kernel}, {processor}, {cpus} CPUs, {memory:.0f} GiB, {date}. Medians of {rounds} rounds;
-the rivals take turns in each round. ± is half the spread between the lowest and the highest round. The machine is
-virtual and not quiet: a figure with a large spread says little. [NOTES.md](NOTES.md) tells what was tried.
+Measured on {kernel}, {processor}, {cpus} CPUs, {memory:.0f} GiB, {date}. The figures of your machine
+are the ones that count: `sudo make bench` measures all of it on Debian 12, in a quarter of an hour. It installs
+the programs that it measures, and writes this page, the plots and [results.json](results.json) anew. After it,
+`sudo .venv/bin/python -m bench streams` measures and prints a part; `--help` names the parts.
+
+Each figure is the median of {rounds} rounds. In each round every way takes its turn, in another order each time:
+whatever disturbs the machine disturbs all of them. ± is half the spread between the lowest and the highest round;
+a figure with a large spread says little.
 
 {ways}
 
-"redirected" is the share of the bytes that did not go by TCP. CPU is that of client + server, in microseconds for
-each operation, by sockaccel and by plain TCP. A goal that was not reached is **bold**; the
-last column says how many of a row were.
+"× plain" is sockaccel by plain TCP. "redirected" is the share of the bytes that did not go by TCP. CPU is the time
+of client and server together for each operation, in microseconds: by sockaccel / by plain TCP. In the rows named
+"bystander" the figure of sockaccel is that of a bystander.
+"""
+_DAEMON = """\
+What the daemon itself takes. The kernel memory of a connection is that of both its ends.
 """
 
 
-def write(results: Mapping[str, Any], directory: Path) -> None:
-    """README.md and the plots."""
+def write(found: Mapping[str, Any], directory: Path) -> None:
+    """README.md and the plots, and the goals in NOTES.md where that has a place for them. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
-    parts = [_head(results), _summary(results)]
+    parts = [_head(found), *_failed(found)]
     for name, (prefix, title) in PLOTS.items():
-        cases = [case for case in results['cases'] if _plot_of(case) == name]
+        cases = [
+            (f'{case["group"].removeprefix(prefix).strip(", ")}, {case["name"]}'.removeprefix(', '), case['ways'])
+            for case in found['cases']
+            if _plot_of(case) == name
+        ]
         if cases:
-            _plot(cases, title, directory / f'{name}.svg', shortened=prefix)
+            (directory / f'{name}.svg').write_text(plots.bars(title, cases))
             parts.append(f'![{title}, by way, as a multiple of plain TCP]({name}.svg)\n')
-    parts.append(_table(results['cases']))
-    if 'daemon' in results:
-        parts.append(_daemon(results['daemon']))
-    (directory / NAME).write_text('\n'.join(parts))
+    parts.append(_table(found['cases']))
+    if 'daemon' in found:
+        parts += [_DAEMON, _daemon(found['daemon'])]
+    (directory / 'README.md').write_text('\n'.join(parts))
+    notes = directory / 'NOTES.md'
+    if notes.exists():
+        before, begin, rest = notes.read_text().partition(GOALS_BEGIN)
+        _old, end, after = rest.partition(GOALS_END)
+        if begin and end:
+            notes.write_text(f'{before}{begin}\n{_goals(found)}\n{end}{after}')
 
 
-def _head(results: Mapping[str, Any]) -> str:
-    known = ways.SENTENCES | results['missing']
-    machine = {**results['machine'], 'rounds': results['rounds']}
+def _head(found: Mapping[str, Any]) -> str:
+    known = ways.SENTENCES | found['missing']
+    machine = {**found['machine'], 'rounds': found['rounds']}
     return _HEAD.format(**machine, ways='\n'.join(f'* {name}: {sentence}' for name, sentence in known.items()))
+
+
+def _failed(found: Mapping[str, Any]) -> Iterator[str]:
+    if failed := found.get('failed'):
+        yield 'Not measured, because it failed:\n'
+        yield '\n'.join(f'* {name}: {text.splitlines()[0]}' for name, text in failed.items()) + '\n'
 
 
 def _plot_of(case: Mapping[str, Any]) -> str:
@@ -67,47 +84,23 @@ def _plot_of(case: Mapping[str, Any]) -> str:
     return 'tools' if case.get('tool') else ''
 
 
-def _plot(cases: list[Mapping[str, Any]], title: str, path: Path, shortened: str) -> None:
-    names = [way for way in COLOURS if any(way in case['ways'] for case in cases)]
-    figure, axes = pyplot.subplots(figsize=(9, 0.5 + 0.16 * (len(names) + 1) * len(cases)))
-    height = 0.8 / len(names)
-    for index, way in enumerate(names):
-        places: list[float] = []
-        values: list[float] = []
-        errors: tuple[list[float], list[float]] = ([], [])
-        for row, case in enumerate(cases):
-            if way in case['ways']:
-                plain, summary = case['ways'][ways.PLAIN]['median'], case['ways'][way]
-                places.append(row + (index - len(names) / 2 + 0.5) * height)
-                values.append(summary['median'] / plain)
-                errors[0].append((summary['median'] - summary['lowest']) / plain)
-                errors[1].append((summary['highest'] - summary['median']) / plain)
-        axes.barh(places, values, height, xerr=errors, label=way, color=COLOURS[way],
-                  error_kw={'linewidth': 0.6, 'ecolor': '#333333'})  # fmt: skip
-    labels = [f'{case["group"].removeprefix(shortened).strip(", ")}, {case["name"]}' for case in cases]
-    axes.set_yticks(range(len(cases)), labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.axvline(1, color='#333333', linewidth=0.6)
-    axes.set_xlabel('multiple of plain TCP')
-    axes.set_title(title)
-    axes.legend(fontsize=8)
-    figure.savefig(path, bbox_inches='tight', metadata={'Date': None})
-    pyplot.close(figure)
+def _title(case: Mapping[str, Any]) -> str:
+    return f'{case["group"]}, {case["name"]}'
 
 
 def _table(cases: Iterable[Mapping[str, Any]]) -> str:
     rows = [
-        '| work | unit | plain | unix | unchecked | sockaccel | redirected | CPU | goals | reached |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+        '| work | unit | plain | unix | unchecked | sockaccel | × plain | redirected | CPU |',
+        '|---|---|---|---|---|---|---|---|---|',
     ]
     for case in cases:
         found = case['ways']
         subject = found[case['subject']]
         cells = [_figure(found.get(way)) for way in (ways.PLAIN, ways.UNIX, ways.UNCHECKED)] + [_figure(subject)]
+        times = samples.ratio(case, ways.PLAIN)
         share = '' if subject['share'] is None else f'{100 * subject["share"]:.0f} %'
-        cpu = ' / '.join(_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))
-        cells = [f'{case["group"]}, {case["name"]}', case['unit'], *cells, share, cpu]
-        cells += [', '.join(text for text, _reached in _compared(case)), _of_all(_reached_in(case))]
+        cpu = ' / '.join(filter(None, (_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))))
+        cells = [_title(case), case['unit'], *cells, '' if times is None else f'{times:.2f}', share, cpu]
         rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows) + '\n'
 
@@ -116,74 +109,56 @@ def _figure(summary: Mapping[str, Any] | None) -> str:
     if not summary:
         return ''
     spread = 50 * (summary['highest'] - summary['lowest']) / (summary['median'] or 1)
-    value = summary['median']
-    return f'{value:,.0f} ±{spread:.0f} %' if value >= 100 else f'{value:.3g} ±{spread:.0f} %'
+    return f'{_number(summary["median"])} ±{spread:.0f} %'
+
+
+def _number(value: float) -> str:
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
 
 
 def _cpu(summary: Mapping[str, Any] | None) -> str:
     if not summary or summary['client_us'] is None:
         return ''
-    return f'{summary["client_us"] + summary["server_us"]:.3g}'
-
-
-def _compared(case: Mapping[str, Any]) -> list[tuple[str, bool | None]]:
-    """Each ratio in words, and whether its goal was reached, None if it has none."""
-    parts: list[tuple[str, bool | None]] = []
-    for way in case['ways']:
-        found = samples.ratio(case, way)
-        if way != case['subject'] and found is not None:
-            goal = case['goals'].get(way)
-            parts.append(_judged(f'{found:.2f} × {way}', '≥', goal, reached=goal is None or found >= goal))
-    share, goal = case['ways'][case['subject']]['share'], case.get('share_goal')
-    if goal is not None:
-        parts.append(_judged(f'{100 * (share or 0):.0f} % redirected', '>', f'{100 * goal:g} %',
-                             reached=(share or 0) > goal))  # fmt: skip
-    return parts
-
-
-def _judged(text: str, sign: str, goal: object, *, reached: bool) -> tuple[str, bool | None]:
-    if goal is None:
-        return text, None
-    text = f'{text} ({sign} {goal})'
-    return text if reached else f'**{text}**', reached
-
-
-def _reached_in(case: Mapping[str, Any]) -> list[bool]:
-    return [reached for _text, reached in _compared(case) if reached is not None]
-
-
-def _of_all(reached: Sequence[bool]) -> str:
-    if all(reached):
-        return 'yes' if reached else ''
-    return f'{sum(reached)} of {len(reached)}' if any(reached) else 'no'
+    microseconds = summary['client_us'] + summary['server_us']
+    return f'{microseconds:,.0f}' if microseconds >= 1000 else f'{microseconds:.3g}'
 
 
 def _daemon(figures: Mapping[str, Any]) -> str:
-    rows = ['| the daemon | measured | goal | reached |', '|---|---|---|---|']
-    for name, figure in figures.items():
-        value, goal = figure['value'], figure['goal']
-        text = f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
-        reached = _reached_by(figure)
-        if not all(reached):
-            text = f'**{text}**'
-        wanted = '' if goal is None else f'at most {goal:g}'
-        rows.append(f'| {name} | {text} | {wanted} | {_of_all(reached)} |')
+    rows = ['| the daemon | measured |', '|---|---|']
+    rows += [f'| {name} | {_number(figure["value"])} |' for name, figure in figures.items()]
     return '\n'.join(rows) + '\n'
 
 
-def _reached_by(figure: Mapping[str, Any]) -> list[bool]:
-    return [] if figure['goal'] is None else [figure['value'] <= figure['goal']]
-
-
-def _summary(results: Mapping[str, Any]) -> str:
-    """How many goals were reached, and what could not be measured at all."""
-    reached = [one for case in results['cases'] for one in _reached_in(case)]
-    reached += [one for figure in results.get('daemon', {}).values() for one in _reached_by(figure)]
-    lines = [f'{sum(reached)} of {len(reached)} goals were reached.']
-    if failed := results.get('failed'):
-        lines += ['', 'Not measured, because it failed:', '']
-        lines += [f'* {name}: {text.splitlines()[0]}' for name, text in failed.items()]
+def _goals(found: Mapping[str, Any]) -> str:
+    """What was measured beside what was wanted, what was missed in bold, and how much of it was reached."""
+    rows = [(_title(case), list(_judged(case))) for case in found['cases']]
+    for name, figure in found.get('daemon', {}).items():
+        value, goal = figure['value'], figure['goal']
+        rows.append((name, [] if goal is None else [(f'{_number(value)} (≤ {goal:g})', value <= goal)]))
+    every = [reached for _name, judged in rows for _text, reached in judged]
+    date = found['machine']['date']
+    lines = [
+        f'Of the run of {date}, {sum(every)} of {len(every)} goals were reached; the others are **bold**.',
+        '',
+    ]
+    lines += ['| work | measured (goal) |', '|---|---|']
+    for name, judged in rows:
+        if judged:
+            lines.append(
+                f'| {name} | {", ".join(text if reached else f"**{text}**" for text, reached in judged)} |'
+            )
     return '\n'.join(lines) + '\n'
+
+
+def _judged(case: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """For each goal of a case what was measured, with the goal, and whether it was reached."""
+    for way in case['ways']:
+        measured, goal = samples.ratio(case, way), case['goals'].get(way)
+        if way != case['subject'] and measured is not None and goal is not None:
+            yield f'{measured:.2f} × {way} (≥ {goal})', measured >= goal
+    if (goal := case.get('share_goal')) is not None:
+        share = case['ways'][case['subject']]['share'] or 0
+        yield f'{100 * share:.0f} % redirected (> {100 * goal:g} %)', share > goal
 
 
 if __name__ == '__main__':
@@ -191,4 +166,4 @@ if __name__ == '__main__':
     parser.add_argument('results', type=Path)
     parser.add_argument('directory', type=Path)
     options = parser.parse_args()
-    write(json.loads(options.results.read_text()), options.directory)
+    write(results.read(options.results), options.directory)

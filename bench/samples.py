@@ -50,17 +50,18 @@ def measure(case: Case, ways: Mapping[str, Any], rounds: int) -> dict[str, Any]:
         'subject': case.subject,
         'goals': dict(case.goals),
         'share_goal': case.share_goal,
-        'ways': {name: _summary(of) for name, of in samples.items()},
+        'ways': {name: summary(of) for name, of in samples.items()},
     }
 
 
-def _summary(samples: list[Sample]) -> dict[str, Any]:
+def summary(samples: list[Sample]) -> dict[str, Any]:
+    """The median of each figure, of the rate also the lowest and the highest round, and the samples themselves."""
     rates = [sample.rate for sample in samples]
-    summary: dict[str, Any] = {'median': median(rates), 'lowest': min(rates), 'highest': max(rates)}
+    found: dict[str, Any] = {'median': median(rates), 'lowest': min(rates), 'highest': max(rates)}
     for figure in ('client_us', 'server_us', 'share'):
         known = [value for sample in samples if (value := getattr(sample, figure)) is not None]
-        summary[figure] = median(known) if known else None
-    return summary | {'samples': [asdict(sample) for sample in samples]}
+        found[figure] = median(known) if known else None
+    return found | {'samples': [asdict(sample) for sample in samples]}
 
 
 def ratio(result: Mapping[str, Any], way: str) -> float | None:
@@ -74,15 +75,15 @@ def ratio(result: Mapping[str, Any], way: str) -> float | None:
 def line(result: Mapping[str, Any]) -> str:
     """A result in one line."""
     parts = []
-    for way, summary in result['ways'].items():
-        spread = 100 * (summary['highest'] - summary['lowest']) / (summary['median'] or 1)
-        part = f'{way} {summary["median"]:.4g} ±{spread / 2:.0f}%'
-        if summary['share'] is not None and summary['share'] > 0:
-            part += f' ({100 * summary["share"]:.0f}% redirected)'
+    for way, found in result['ways'].items():
+        spread = 100 * (found['highest'] - found['lowest']) / (found['median'] or 1)
+        part = f'{way} {found["median"]:.4g} ±{spread / 2:.0f}%'
+        if found['share'] is not None and found['share'] > 0:
+            part += f' ({100 * found["share"]:.0f}% redirected)'
         parts.append(part)
     ratios = [
-        f'{found:.2f} × {way}'
+        f'{times:.2f} × {way}'
         for way in result['ways']
-        if way != result['subject'] and (found := ratio(result, way)) is not None
+        if way != result['subject'] and (times := ratio(result, way)) is not None
     ]
     return f'{result["group"]}, {result["name"]} [{result["unit"]}]: {"; ".join(parts)} -> {", ".join(ratios)}'

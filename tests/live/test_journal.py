@@ -114,4 +114,4 @@ def test_the_story_in_a_real_journal(journald: Journald) -> None:
     assert len(journald.lines(f'SOCKACCEL_TARGET={root.path}')) >= 6
     explained = journald.explained()
     assert f'{root.path} is accelerated' in explained
-    assert 'Mend the line' in explained
+    assert 'Correct the line' in explained

@@ -14,7 +14,7 @@ import pytest
 from tests.support.harness import ROOT
 
 BIN = Path(sys.executable).parent
-PYTHON = ['sockaccel', 'tests', 'bench', 'demo']
+PYTHON = ['sockaccel', 'tests', 'bench', 'demo', 'tools/generate-completions']
 
 
 def tracked(*patterns: str) -> list[str]:

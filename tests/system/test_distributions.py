@@ -25,6 +25,17 @@ def test_lintian_is_silent(release: Release, machine: Container) -> None:
     assert said.returncode == 0
 
 
+def test_package_has_what_make_install_installs(packages: Path, machine: Container) -> None:
+    package = next(packages.glob('*.deb')).name
+    command = 'make --silent --directory /src install DESTDIR=/root/installed'
+    machine.run('sh', '-c', f'{command} ZSHDIR=/usr/share/zsh/vendor-completions')
+    installed = machine.run('sh', '-c', 'cd /root/installed && find . -type f').stdout.splitlines()
+    listed = machine.run('sh', '-c', f'dpkg-deb --fsys-tarfile /out/{package} | tar --list').stdout.splitlines()
+    packaged = {path.removesuffix('.gz') for path in listed if not path.endswith('/')}
+    of_debian = {f'./usr/share/doc/sockaccel/{name}' for name in ('changelog', 'copyright')}
+    assert packaged == {*installed, *of_debian}
+
+
 def test_autopkgtest(machine: Container) -> None:
     """DEP-8: apt installs the package, then tests/installed/ run."""
     machine.run('cp', '--recursive', '/src', '/root/tree')
