@@ -34,16 +34,16 @@ class NotPermitted(SockaccelError):
     """The caller, or the daemon itself, may not do this."""
 
 
-class MissingDependency(SockaccelError):
-    """A package that sockaccel needs is not installed, or another one has its name."""
-
-
 class LoaderEnded(SockaccelError):
     """A process that makes the BPF programs ended without an answer, most often for lack of memory."""
 
 
 class KernelRefused(SockaccelError):
     """A kernel call failed that works on a supported system: the message says which and why."""
+
+
+class MissingDependency(SockaccelError):
+    """A package that sockaccel needs is not installed, or has another version."""
 
 
 class InvalidConfiguration(SockaccelError):
