@@ -19,11 +19,14 @@ from typing import Any
 from bench import workload
 from bench.ways import PLAIN, SOCKACCEL, UNCHECKED, Way
 from sockaccel.ctl.client import Client, string
+from sockaccel.kernel import libbpf
 from tests.conformance import unchecked
-from tests.support import harness, latency
+from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
+from tests.support.patience import PATIENCE_S
 
 STARTS = 5
+RESTARTS, COMING_AND_GOING = 200, 10_000
 IDLE_S = 60
 # Connections per second of all generators together, and how many each of them keeps open: so few that they are
 # closed before they join, so many that each joins.
@@ -34,7 +37,6 @@ CONNECTIONS = 100_000
 PER_PROCESS = min(9000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
 # Its map has room for no more.
 UNCHECKED_CONNECTIONS = 50_000
-HELD_WITHIN_S = 120
 ASKED = 3
 # So that who asks meanwhile is not what keeps the daemon busy.
 PAUSE_S = 0.05
@@ -54,6 +56,7 @@ def measure(say: Callable[[str], None], figures: dict[str, Any], connections: in
     settings = f'MaximumConnections={connections + 10000}\n'
     with PrivateBus(), Cgroup(f'{name}-plain') as outside, Cgroup(name) as root:
         _starts(root, settings, note)
+        _restarted_targets(root, settings, note)
         with Daemon(root.path, settings) as daemon, Cgroup('target', root) as target:
             daemon.ready()
             harness.enable(target.path, *harness.every_issue())
@@ -86,6 +89,49 @@ def _starts(root: Cgroup, settings: str, note: Note) -> None:
                 daemon.stop(signal.SIGKILL)
     note('READY cold, s', median(cold), 1.0)
     note('READY adopted, s', median(adopted), 0.2)
+
+
+def _restarted_targets(root: Cgroup, settings: str, note: Note) -> None:
+    """How soon a target's cgroup that is made anew is covered, and what many of them leave in the daemon."""
+    service = root.directory / 'service'
+    with FdStore() as store, Daemon(root.path, settings, store=store) as daemon:
+        daemon.ready()
+        service.mkdir()
+        harness.enable(f'{root.path}/service', *harness.every_issue())
+        service.rmdir()
+        daemon.heard()
+        cgroups = next(fd for name, fd in store.fds.items() if name.endswith('-sa_cgroups'))
+        took = []
+        for _restart in range(RESTARTS):
+            took.append(1000 * _covered_after(cgroups, service))
+            service.rmdir()
+        note(f'covered after its cgroup is made anew, median of {RESTARTS}, ms', median(took))
+        note(f'covered after its cgroup is made anew, worst of {RESTARTS}, ms', max(took))
+        # Once for what it keeps for the next ones.
+        for measured in (False, True):
+            before = daemon.resident()
+            for _cgroup in range(COMING_AND_GOING):
+                service.mkdir()
+                service.rmdir()
+            # When it has seen one more come and go it has seen them all.
+            service.mkdir()
+            harness.wait_until(lambda: harness.call('ListTargets')[0][1] == 'active', 'it is active')
+            service.rmdir()
+            harness.wait_until(lambda: harness.call('ListTargets')[0][1] == 'waiting', 'it is waiting')
+            if measured:
+                note(f'resident memory that {COMING_AND_GOING:,} cgroups of a target leave, KiB',
+                     daemon.resident() - before)  # fmt: skip
+
+
+def _covered_after(cgroups: int, service: Path) -> float:
+    """Seconds from before mkdir() until the kernel's map has the cgroup. cgroups: fd of sa_cgroups."""
+    begun = time.monotonic()
+    service.mkdir()
+    key = service.stat().st_ino.to_bytes(8, sys.byteorder)
+    while libbpf.map_lookup(cgroups, key, 4) is None:
+        if time.monotonic() - begun > PATIENCE_S:
+            raise TimeoutError('the cgroup is never covered')
+    return time.monotonic() - begun
 
 
 def _many(daemon: Daemon, plain: Way, way: Way, connections: int, note: Note) -> None:
@@ -157,9 +203,15 @@ def _idle_switches(daemon: Daemon) -> int:
     tasks = f'/proc/{daemon.process.pid}/task'
     # What was asked for before, such as the walk after Enable, is done by then.
     time.sleep(2)
-    before = latency.switches(tasks)
+    before = _switches(tasks)
     time.sleep(IDLE_S)
-    return latency.switches(tasks) - before
+    return _switches(tasks) - before
+
+
+def _switches(tasks: str) -> int:
+    """Voluntary and other context switches of all threads so far."""
+    lines = (line for task in Path(tasks).iterdir() for line in (task / 'status').read_text().splitlines())
+    return sum(int(line.split()[1]) for line in lines if 'ctxt_switches' in line)
 
 
 def _churn(daemon: Daemon, way: Way, kept: int) -> tuple[float, float]:
@@ -221,8 +273,8 @@ def _held(way: Way, connections: int) -> Iterator[float]:
     with contextlib.ExitStack() as stack:
         while left > 0:
             count = min(left, PER_PROCESS)
-            warm = HELD_WITHIN_S * 1000 if way.redirects else 0
-            command = [str(workload.PROGRAM), '-h', '-S', '16', '-c', str(count), '-w', str(warm)]
+            warm = PATIENCE_S * 1000 if way.redirects else 0
+            command = [str(workload.PROGRAM), '-h', '-S', '16', '-c', str(count), '-w', str(round(warm))]
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=way.cgroup.enter
             )
@@ -231,8 +283,8 @@ def _held(way: Way, connections: int) -> Iterator[float]:
             left -= count
         for process in held:
             assert process.stdout
-            ready = select.select([process.stdout], [], [], HELD_WITHIN_S)[0]
-            assert ready, f'the connections are not there within {HELD_WITHIN_S} s'
+            ready = select.select([process.stdout], [], [], PATIENCE_S)[0]
+            assert ready, f'the connections are not there within {PATIENCE_S} s'
             # Empty if it failed, which it has said on its stderr.
             assert process.stdout.readline(), 'the connections could not be made'
         yield (_settled_kernel_bytes() - before) / connections
@@ -242,5 +294,5 @@ def _release(process: subprocess.Popen[bytes]) -> None:
     assert process.stdin
     assert process.stdout
     process.stdin.close()
-    process.wait(harness.STOP_WITHIN_S)
+    process.wait(PATIENCE_S)
     process.stdout.close()

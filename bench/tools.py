@@ -19,7 +19,6 @@ from tests.apps.place import NOBODY, Place, Results, free_port
 from tests.support import harness
 from tests.support.harness import Cgroup
 
-WITHIN_S = 60
 ALL = (PLAIN, UNIX, UNCHECKED, SOCKACCEL)
 TCP = (PLAIN, UNCHECKED, SOCKACCEL)
 PAIR = (PLAIN, SOCKACCEL)
@@ -79,7 +78,7 @@ class Tools:
         before = [_cpu_us(place.cgroup) for place in (client, server)]
         counted = dict(harness.call('Stats'))
         begun = time.monotonic()
-        printed = client.run(*map(str, command), within=WITHIN_S, user=user)
+        printed = client.run(*map(str, command), user=user)
         elapsed = time.monotonic() - begun
         after = [_cpu_us(place.cgroup) for place in (client, server)]
         found = rate(printed)
@@ -225,7 +224,7 @@ def _postgres(place: Place) -> Server:
     programs = postgresql.programs()
     place.run(
         programs / 'initdb', f'--pgdata={directory}/data', '--auth=trust', f'--username={postgresql.USER}',
-        '--no-sync', '--locale=C.UTF-8', '--encoding=UTF8', within=120, user=postgresql.USER,
+        '--no-sync', '--locale=C.UTF-8', '--encoding=UTF8', user=postgresql.USER,
     )  # fmt: skip
     options = [
         '--listen_addresses=127.0.0.1',
@@ -242,7 +241,7 @@ def _postgres(place: Place) -> Server:
         '--initialize',
         '--quiet',
     )
-    place.run(programs / fill[0], *fill[1:], 'postgres', within=120, user=postgresql.USER)
+    place.run(programs / fill[0], *fill[1:], 'postgres', user=postgresql.USER)
     return Server(place, port, directory / 'socket')
 
 

@@ -30,7 +30,7 @@
 
 #define MAX_EVENTS 256
 #define READ_SIZE 131072
-#define PATIENCE_MS 10000
+#define PATIENCE_MS 120000
 
 enum work { REQUESTS, STREAM, CONNECTS, HOLD };
 

@@ -4,13 +4,14 @@
 import asyncio
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import harness
+from tests.support import harness, patience
 
 # Of these a session has one each, whatever it runs.
 pytest_plugins = ['tests.support.fixtures']
@@ -32,6 +33,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_runtest_setup() -> None:
+    """Let the limit of a test strike again where its context managers hang too; pytest-timeout's strikes once."""
+    left, _again = signal.getitimer(signal.ITIMER_REAL)
+    if left:
+        signal.setitimer(signal.ITIMER_REAL, left, patience.STRIKE_AGAIN_S)
+
+
 @pytest.fixture(autouse=True)
 def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves something behind.
@@ -44,6 +52,7 @@ def _settled(request: pytest.FixtureRequest) -> Iterator[None]:
     before = harness.Surroundings.now()
     yield
     if left := before.left():
+        before.clear()
         pytest.fail(f'left behind: {left}')
 
 

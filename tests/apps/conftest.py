@@ -10,9 +10,17 @@ from _pytest.terminal import TerminalReporter
 
 from tests.apps.place import ACCELERATED, WAYS, Place, Results, opened
 from tests.support.harness import Cgroup
+from tests.support.patience import LONG_S
 
 HERE = Path(__file__).resolve().parent
 _results = Results()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole test suites of other projects take longer than our tests may."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(2 * LONG_S))
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:

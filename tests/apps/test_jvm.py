@@ -16,7 +16,7 @@ SOURCE = Path(__file__).with_name('Echo.java')
 def serve(place: Place) -> tuple[int, Path]:
     """Compile, and start the echo server; returns its port and where the classes are."""
     classes = place.directory()
-    place.run('javac', '-d', classes, SOURCE, within=120)
+    place.run('javac', '-d', classes, SOURCE)
     port = free_port()
     place.serve(port, 'java', '-Xshare:auto', '-cp', classes, 'Echo', 'serve', str(port))
     return port, classes
@@ -24,18 +24,14 @@ def serve(place: Place) -> tuple[int, Path]:
 
 def test_channels(somewhere: Place) -> None:
     port, classes = serve(somewhere)
-    printed = somewhere.run(
-        'java', '-cp', classes, 'Echo', 'channels', str(port), str(CONNECTIONS), str(SIZE), within=120
-    )
+    printed = somewhere.run('java', '-cp', classes, 'Echo', 'channels', str(port), str(CONNECTIONS), str(SIZE))
     assert printed.startswith('hash '), printed
     somewhere.same('Java NIO', f'{CONNECTIONS} connections, {CONNECTIONS * SIZE / 1e6:.0f} MB echoed', printed)
 
 
 def test_available(somewhere: Place) -> None:
     port, classes = serve(somewhere)
-    printed = somewhere.run(
-        'java', '-cp', classes, 'Echo', 'available', str(port), str(UNREAD), within=120
-    ).strip()
+    printed = somewhere.run('java', '-cp', classes, 'Echo', 'available', str(port), str(UNREAD)).strip()
     if somewhere.way == ACCELERATED and ISSUE in harness.every_issue() and printed != 'same':
         assert printed.startswith('available() says 0 after'), printed
         somewhere.note('Java available()', f'STALLS ({ISSUE})')

@@ -20,12 +20,12 @@ from sockaccel.ctl.cli import EX_REFUSED
 from sockaccel.ctl.client import Refused
 from tests.apps.place import ACCELERATED, Place, free_port
 from tests.support import harness
+from tests.support.patience import PATIENCE_S
 
 SIZES = {'one': 1, 'medium': 100_000, 'large': 50_000_000}
 REQUESTS = {'one': 300, 'medium': 100, 'large': 2}
 ISSUE = 'fionread'
 NGINX_MENDED = 'nginx with FIONREAD mended'
-PATIENCE_S = 10.0
 
 _CONFIGURATION = """\
 daemon off;
@@ -56,9 +56,9 @@ _FRONT = """
 _HAPROXY = """\
 defaults
     mode http
-    timeout connect 10s
-    timeout client 60s
-    timeout server 60s
+    timeout connect 120s
+    timeout client 120s
+    timeout server 120s
 listen proxy
     bind 127.0.0.1:{port}
     http-reuse always
@@ -92,7 +92,7 @@ def mended_fionread(place: Place) -> dict[str, str]:
     """The environment of a program for which FIONREAD is answered right."""
     library = place.directory() / 'fionread.so'
     source = Path(__file__).with_name('fionread.c')
-    place.run('gcc', '-shared', '-fPIC', '-O2', '-Wall', '-Werror', '-o', library, source, within=60)
+    place.run('gcc', '-shared', '-fPIC', '-O2', '-Wall', '-Werror', '-o', library, source)
     return {'LD_PRELOAD': str(library)}
 
 
@@ -124,13 +124,13 @@ class Found:
     wrong: list[str] = field(default_factory=list)
 
 
-def fetch_all(place: Place, port: int, files: Files) -> Found:
-    """Fetch each file many times by one connection."""
+def fetch_all(place: Place, port: int, files: Files, patience: float = PATIENCE_S) -> Found:
+    """Fetch each file many times by one connection. patience: seconds after which a response has stalled."""
     found = Found()
     for name, count in REQUESTS.items():
         found.right[name] = 0
         with place.cgroup.inside():
-            connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE_S)
+            connection = http.client.HTTPConnection('127.0.0.1', port, timeout=patience)
             connection.connect()
         try:
             for _number in range(count):
@@ -150,9 +150,8 @@ def fetch_all(place: Place, port: int, files: Files) -> Found:
 def load(place: Place, port: int, name: str) -> tuple[float, int]:
     """Many connections at once by wrk; returns the responses per second, and the number of errors."""
     printed = place.run(
-        'wrk', '--threads', '1', '--connections', '32', '--duration', '2', '--timeout', '5',
+        'wrk', '--threads', '1', '--connections', '32', '--duration', '2', '--timeout', f'{PATIENCE_S:.0f}',
         f'http://127.0.0.1:{port}/{name}',
-        within=60,
     )  # fmt: skip
     rate = re.search(r'Requests/sec: *([0-9.]+)', printed)
     assert rate, printed
@@ -172,11 +171,13 @@ def test_proxy(somewhere: Place, proxy: str) -> None:
 
 def test_nginx(somewhere: Place) -> None:
     port, files = proxied(somewhere, 'nginx')
-    found = fetch_all(somewhere, port, files)
+    may_stall = somewhere.way == ACCELERATED and ISSUE in harness.every_issue()
+    # Where it may stall slowness looks the same, and fails nothing.
+    found = fetch_all(somewhere, port, files, *((10,) if may_stall else ()))
     loads = {name: load(somewhere, port, name) for name in ('one', 'medium')}
     errors = sum(errors for _rate, errors in loads.values())
     assert not found.wrong, somewhere.explain()
-    if somewhere.way == ACCELERATED and ISSUE in harness.every_issue():
+    if may_stall:
         # Accepted for the target, but nobody gets there without having been told.
         with pytest.raises(Refused, match=ISSUE):
             harness.enable(somewhere.cgroup.path)

@@ -45,8 +45,8 @@ class Server:
     def address(self) -> tuple[str, ...]:
         return ('--host=127.0.0.1', f'--port={self.port}', f'--username={USER}')
 
-    def run(self, program: str, *arguments: str | Path, within: float = 120) -> str:
-        return self.place.run(programs() / program, *self.address, *arguments, within=within, user=USER)
+    def run(self, program: str, *arguments: str | Path) -> str:
+        return self.place.run(programs() / program, *self.address, *arguments, user=USER)
 
     def ask(self, statement: str, database: str = 'postgres') -> str:
         options = ('--no-psqlrc', '--quiet', '--tuples-only', '--no-align', '--set=ON_ERROR_STOP=1')
@@ -59,7 +59,7 @@ def serve(place: Place, locale: str = 'C.UTF-8') -> Server:
     place.run(
         programs() / 'initdb', f'--pgdata={data}', '--auth=trust', f'--username={USER}', '--no-sync',
         f'--locale={locale}', '--encoding=UTF8',
-        within=120, user=USER,
+        user=USER,
     )  # fmt: skip
     port = free_port()
     settings = {
@@ -130,25 +130,24 @@ def test_regression(somewhere: Place, sources: Path) -> None:
     package = f'postgresql-{programs().parent.name}'
     source = debian.source(package, sources) / 'src' / 'test' / 'regress'
     here = somewhere.directory()
-    somewhere.run('cp', '-r', source, here / 'regress', within=60)
+    somewhere.run('cp', '-r', source, here / 'regress')
     libraries = here / 'libraries'
     libraries.mkdir()
     for library in (programs().parent / 'lib').glob('*.so'):
         (libraries / library.name).symlink_to(library)
-    headers = somewhere.run(programs() / 'pg_config', '--includedir-server', within=10).strip()
+    headers = somewhere.run(programs() / 'pg_config', '--includedir-server').strip()
     somewhere.run(
         'gcc', '-shared', '-fPIC', '-O1', '-w', f'-I{headers}', '-o', libraries / 'regress.so',
         source / 'regress.c',
-        within=120,
     )  # fmt: skip
-    somewhere.run('chown', '-R', USER, here, within=60)
+    somewhere.run('chown', '-R', USER, here)
     server = serve(somewhere, 'C')
     runner = programs().parent / 'lib' / 'pgxs' / 'src' / 'test' / 'regress' / 'pg_regress'
     printed = somewhere.run(
         runner, '--host=127.0.0.1', f'--port={server.port}', f'--user={USER}', f'--bindir={programs()}',
         f'--dlpath={libraries}', '--inputdir=.', '--outputdir=.', '--schedule=parallel_schedule',
         '--max-connections=8', '--encoding=UTF8',
-        within=900, statuses=(0, 1), user=USER, cwd=here / 'regress',
+        statuses=(0, 1), user=USER, cwd=here / 'regress',
     )  # fmt: skip
     verdicts = dict(re.findall(r'^(?:test | {5})(\S+) +\.\.\. (ok|FAILED)', printed, re.MULTILINE))
     failed = sorted(name for name, verdict in verdicts.items() if verdict != 'ok')

@@ -13,6 +13,7 @@ from tests.apps import debian
 from tests.apps.place import ACCELERATED, NOBODY, Place, Results, free_port, opened
 from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, PrivateBus
+from tests.support.patience import LONG_S
 
 BENCHMARKS = 'ping_mbulk,set,get,incr,lpush,rpop,sadd,hset,zadd,lrange_300,mset'
 PROGRAMS = ('redis-server', 'redis-cli', 'redis-benchmark', 'redis-check-aof', 'redis-check-rdb')
@@ -45,7 +46,6 @@ def test_benchmark(somewhere: Place) -> None:
         printed = somewhere.run(
             'redis-benchmark', '-h', '127.0.0.1', '-p', str(port), '-c', '50', '-n', str(requests),
             '-P', str(pipeline), '-t', BENCHMARKS, '--csv', '-d', '100',
-            within=120,
         )  # fmt: skip
         assert 'Error' not in printed, printed
         rows = [line.replace('"', '').split(',') for line in printed.splitlines()[1:]]
@@ -58,15 +58,15 @@ def run_suite(place: Place, sources: Path) -> tuple[Counter[str], Counter[str]]:
     """The names of the tests that passed and of those that failed."""
     source = debian.source('redis-server', sources)
     here = place.directory()
-    place.run('cp', '-r', source / 'tests', source / 'utils', source / 'runtest', here, within=60)
+    place.run('cp', '-r', source / 'tests', source / 'utils', source / 'runtest', here)
     (here / 'src').mkdir()
     for program in PROGRAMS:
         (here / 'src' / program).symlink_to(Path('/usr/bin', program))
-    place.run('chown', '-R', NOBODY, here, within=60)
+    place.run('chown', '-R', NOBODY, here)
     units = [word for unit in UNITS for word in ('--single', unit)]
     printed = _COLOUR.sub('', place.run(
-        './runtest', '--clients', '4', '--timeout', '300', *units,
-        within=900, statuses=(0, 1), user=NOBODY, cwd=here, environment={'HOME': str(here)},
+        './runtest', '--clients', '4', '--timeout', f'{LONG_S:.0f}', *units,
+        statuses=(0, 1), user=NOBODY, cwd=here, environment={'HOME': str(here)},
     ))  # fmt: skip
     assert 'The End' in printed, printed[-4000:]
     verdicts: dict[str, Counter[str]] = {}

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from tests.conformance import syscalls
+from tests.support import patience
+from tests.support.patience import PATIENCE_S
 
-# 1 on bare metal; some 40 where the machine is emulated, of which a quarter is enough here.
-SLOWER = max(1.0, float(os.environ.get('SOCKACCEL_SLOWER', '1')) / 4)
-# Seconds. PATIENCE is for what must happen, QUIET shows that something does not happen.
-PATIENCE = 3.0 * SLOWER
-QUIET = 0.05
+# A quarter is enough here of what is some 40 where the machine is emulated.
+SLOWER = max(1.0, patience.SLOWER / 4)
 
 Option = tuple[int, int, int]
 
@@ -38,14 +37,15 @@ class Pair(NamedTuple):
 class Bench:
     """Makes the connections of one run of a behaviour and keeps its figures.
 
-    joins: seconds within which a connection of non-blocking readers is accelerated, 0 if it never is.
+    joins: whether connections of non-blocking readers are accelerated; stays_tcp: but not those of this behaviour.
     """
 
-    def __init__(self, family: str, reader: str, joins: float) -> None:
+    def __init__(self, family: str, reader: str, *, joins: bool, stays_tcp: bool = False) -> None:
         self.family = family
         self.nonblocking = reader == 'nonblocking'
         self.figures: dict[str, Any] = {}
-        self._joins = joins * SLOWER
+        self._joins = joins and self.nonblocking
+        self._stays_tcp = stays_tcp
         self._open: list[socket.socket] = []
 
     # Connections
@@ -93,7 +93,7 @@ class Bench:
 
     def accept(self, listener: socket.socket) -> socket.socket:
         """The next connection of the listener, in the reader's mode."""
-        listener.settimeout(PATIENCE)
+        listener.settimeout(PATIENCE_S)
         server, _ = listener.accept()
         self._open.append(server)
         self.set_mode(server)
@@ -141,24 +141,31 @@ class Bench:
 
         The figure 'warm' says which way the last message of each direction took, as TCP's own count shows.
         """
-        ways = ['tcp', 'tcp']
-        least = 64 if self.nonblocking else 8
-        patience = time.monotonic() + (self._joins if self.nonblocking else 0)
-        rounds = 0
-        while rounds < least or time.monotonic() < patience:
-            rounds += 1
-            if rounds > least:
-                # Nothing that an application can see tells when it joins.
-                time.sleep(0.002)
-            for direction, (sender, receiver) in enumerate(((one, other), (other, one))):
-                before = syscalls.TcpInfo(sender).bytes_sent
-                sender.sendall(b'sixteen bytes...')
-                if self.read_bytes(receiver, 16) != b'sixteen bytes...':
-                    raise RuntimeError('the warm-up was not echoed')
-                ways[direction] = 'redirect' if syscalls.TcpInfo(sender).bytes_sent == before else 'tcp'
-            if ways == ['redirect', 'redirect']:
+        both = ['redirect', 'redirect']
+        for _round in range(64 if self.nonblocking else 8):
+            if (ways := self._exchange(one, other)) == both:
                 break
+        if self._joins and self._stays_tcp:
+            # Another one that is accelerated, and is younger, shows that this one has been looked at.
+            younger = self.pair(warm=False)
+            self.wait_until(lambda: self._exchange(*younger) == both)
+            ways = self._exchange(one, other)
+        elif self._joins and ways != both:
+            # Nothing that an application can see tells when it joins.
+            self.wait_until(lambda: self._exchange(one, other) == both)
+            ways = self._exchange(one, other)
         self.figures.setdefault('warm', []).append(ways)
+
+    def _exchange(self, one: socket.socket, other: socket.socket) -> list[str]:
+        """A message in each direction, and which way each took: 'redirect' or 'tcp'."""
+        ways = []
+        for sender, receiver in ((one, other), (other, one)):
+            before = syscalls.TcpInfo(sender).bytes_sent
+            sender.sendall(b'sixteen bytes...')
+            if self.read_bytes(receiver, 16) != b'sixteen bytes...':
+                raise RuntimeError('the warm-up was not echoed')
+            ways.append('redirect' if syscalls.TcpInfo(sender).bytes_sent == before else 'tcp')
+        return ways
 
     def close(self) -> None:
         for sock in self._open:
@@ -173,15 +180,40 @@ class Bench:
 
     # Reading and writing in the reader's mode
 
-    def readable(self, sock: socket.socket, seconds: float | None = None, events: int = select.POLLIN) -> bool:
-        """Whether the events (or an error) come up within the time, by default with PATIENCE."""
+    def readable(self, sock: socket.socket, events: int = select.POLLIN) -> bool:
+        """Whether the events (or an error) come up at last: for what must happen."""
         poller = select.poll()
         poller.register(sock, events)
-        return bool(poller.poll((PATIENCE if seconds is None else seconds) * 1000))
+        return bool(poller.poll(PATIENCE_S * 1000))
 
-    def quiet(self, sock: socket.socket, events: int = select.POLLIN) -> bool:
-        """Whether the events do not come up for a short while."""
-        return not self.readable(sock, QUIET, events)
+    def readable_now(self, sock: socket.socket, events: int = select.POLLIN) -> bool:
+        """Whether the events (or an error) are there: for what must not happen, asked after something later."""
+        poller = select.poll()
+        poller.register(sock, events)
+        return bool(poller.poll(0))
+
+    def arrives(self, sender: socket.socket) -> None:
+        """Wait until all that was sent has arrived, or been redirected, and done what it does at the other end.
+
+        TCP has it acknowledged then. The kernel announces that nowhere.
+        """
+        self.wait_until(lambda: not _outstanding(sender))
+
+    def wait_until(self, condition: Callable[[], object]) -> bool:
+        """Whether the condition comes true at last, for what the kernel announces nowhere."""
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def makes_room(self, sender: socket.socket) -> bool:
+        """Whether a full socket takes more although nobody reads: not once all that TCP has sent is answered."""
+        self.wait_until(
+            lambda: self.readable_now(sender, select.POLLOUT) or not syscalls.TcpInfo(sender).unacknowledged
+        )
+        return self.readable_now(sender, select.POLLOUT)
 
     def read(self, sock: socket.socket, count: int = 65536, flags: int = 0) -> str:
         """What one recv() gives: the text, 'EOF', an errno's name, or 'nothing' if no data comes."""
@@ -239,7 +271,7 @@ class Bench:
                 view = view[sock.send(view, socket.MSG_NOSIGNAL) :]
             except BlockingIOError:
                 # A blocking socket never says so, unless something is wrong.
-                if sock.gettimeout() != 0 or not self.readable(sock, events=select.POLLOUT):
+                if sock.gettimeout() != 0 or not self.readable(sock, select.POLLOUT):
                     raise
         return 'all'
 
@@ -281,19 +313,48 @@ class Call(threading.Thread):
             self._result = syscalls.errno_name(error.errno or 0)
 
     def blocks_on(self, sock: socket.socket) -> Self:
-        """Start, and come back when the thread sleeps in a call on the socket (or has already returned).
-
-        The kernel announces this nowhere, so /proc is asked until it says so.
-        """
+        """Start, and come back when the thread sleeps in a call on the socket (or has already returned)."""
         self.start()
-        while self.is_alive() and not syscalls.blocked_on(self.native_id or 0, sock.fileno()):
-            time.sleep(0.001)
+        self.settles(sock)
         return self
 
-    def result(self, seconds: float = PATIENCE) -> Any:
-        """What the call returned, an errno's name, or 'still blocked' after the time."""
-        self.join(seconds)
+    def is_blocked_on(self, sock: socket.socket) -> bool:
+        return self.is_alive() and syscalls.blocked_on(self.native_id or 0, sock.fileno())
+
+    def settles(self, sock: socket.socket) -> Any:
+        """What the call returned, an errno's name, or 'still blocked' if the thread sleeps in a call on it.
+
+        For what must not wake it, after that has happened: a thread that the kernel wakes is runnable at once.
+        The kernel announces nowhere that one sleeps, so /proc is asked until it says so.
+        """
+        while self.is_alive() and not self.is_blocked_on(sock):
+            time.sleep(0.001)
+        return 'still blocked' if self.is_alive() else self.result()
+
+    def interrupted(self, sock: socket.socket, *, restart: bool = False) -> Any:
+        """The same after a signal, whose handler has returned. restart: with SA_RESTART."""
+        handled = threading.Event()
+        before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+        signal.siginterrupt(signal.SIGUSR1, not restart)
+        signal.pthread_kill(self.ident or 0, signal.SIGUSR1)
+        # Python calls the function in the main thread, after the real handler has run in the other one. Nothing
+        # wakes the main thread for it.
+        end = time.monotonic() + PATIENCE_S
+        while not handled.is_set() and time.monotonic() < end:
+            time.sleep(0.001)
+        signal.signal(signal.SIGUSR1, before)
+        return self.settles(sock)
+
+    def result(self) -> Any:
+        """What the call returned, an errno's name, or 'still blocked' if it never returns."""
+        self.join(PATIENCE_S)
         return self._result
+
+
+def _outstanding(sock: socket.socket) -> bool:
+    """Whether TCP has something that was not sent or not acknowledged."""
+    info = syscalls.TcpInfo(sock)
+    return bool(info.unacknowledged or info.unsent_bytes)
 
 
 def outcome(call: Callable[[], Any]) -> Any:

@@ -29,7 +29,7 @@ class Behaviour:
     families: tuple[str, ...]
     readers: tuple[str, ...]
     control_fails: tuple[str, ...]  # the readers under which the unchecked redirect must differ from TCP
-    limit: float  # seconds; a behaviour that takes longer hangs
+    limit: float  # seconds; one that takes longer hangs, but see the worker
     alone: bool  # it loads the machine, so nothing runs beside it
     slow: bool  # it takes long on a slow machine
     stays_tcp: bool  # its sockets are set up in a way that sockaccel leaves alone
@@ -68,7 +68,7 @@ def behaviour(
     """Enter a function into the catalogue under a name that a user understands.
 
     control_fails is True if the unchecked redirect shows a fault in every case, or names the readers
-    for which it does; limit is in seconds.
+    for which it does; limit is in seconds and for the control: others have far longer.
     """
 
     def enter(observe: Callable[[Bench], Observation]) -> Callable[[Bench], Observation]:

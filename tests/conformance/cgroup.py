@@ -9,6 +9,8 @@ import select
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_S
+
 _numbers = itertools.count(1)
 
 
@@ -30,8 +32,8 @@ def join(cgroup: Path) -> None:
     (cgroup / 'cgroup.procs').write_text(str(os.getpid()))
 
 
-def remove(cgroup: Path, seconds: float = 5.0) -> None:
-    """Remove the cgroup once its last process is reaped; OSError (EBUSY) after the given time."""
+def remove(cgroup: Path) -> None:
+    """Remove the cgroup once its last process is reaped; OSError (EBUSY) if that never comes."""
     try:
         events = os.open(cgroup / 'cgroup.events', os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -40,7 +42,7 @@ def remove(cgroup: Path, seconds: float = 5.0) -> None:
         poller = select.poll()
         poller.register(events, select.POLLPRI)
         while b'populated 1' in os.pread(events, 4096, 0):
-            if not poller.poll(seconds * 1000):
+            if not poller.poll(PATIENCE_S * 1000):
                 break
     finally:
         os.close(events)

@@ -20,8 +20,6 @@ from tests.conformance import results, runner
 from tests.conformance.results import WAYS, Results
 
 Counters = dict[str, int]
-# How long the first exchange of a connection goes on, at most, until it is accelerated.
-JOINS = {'sockaccel': ('--joins', '2')}
 
 
 class Measurements:
@@ -40,9 +38,7 @@ class Measurements:
         directory = self.cgroup(way)
         if (way, module) not in self._measured:
             before = self._stats()
-            self._measured[way, module] = runner.run(
-                directory, ['--module', module, *JOINS.get(way, ()), *self._options]
-            )
+            self._measured[way, module] = runner.run(way, directory, ['--module', module, *self._options])
             if way == 'sockaccel':
                 self.counters[module] = (before, self._stats())
             self._save(way)

@@ -114,7 +114,7 @@ DIFFERENCES = (
     Difference(
         f'SO_TIMESTAMPNS: a receive time with each recvmsg(), {IN_USE}',
         NONBLOCKING,
-        ('a time with the last message',),
+        ('a time with the message',),
         'tcp_bpf_recvmsg',
         'Let the program set it before it connects or listens: such a connection is left to TCP.',
         certain=False,

@@ -27,7 +27,9 @@ from pathlib import Path
 
 from tests.conformance import cgroup, syscalls
 from tests.conformance.bench import pattern
+from tests.conformance.runner import CONTROL_PATIENCE_S
 from tests.conformance.unchecked import REPOSITORY
+from tests.support.patience import PATIENCE_S
 
 # A stream repeats a block whose length no power of two divides, from a place of its own.
 BLOCK = pattern((1 << 20) - 1)
@@ -35,7 +37,6 @@ LARGEST = 1 << 20
 MOST_CONNECTIONS = 100_000
 # Bytes sent and not yet read; the kernel's default limits keep TCP below 10 MiB.
 OUTSTANDING_LIMIT = 24 << 20
-STALL_SECONDS = 10.0
 LIFE_SECONDS = (0.3, 6.0)
 BURST_SECONDS = 0.5
 HELLO = struct.Struct('=Q')
@@ -213,8 +214,10 @@ class End:
 class Station:
     """The process at one side: all its ends in one poll() loop."""
 
-    def __init__(self, side: str, ledger: Ledger, seed: int, seconds: float, pause: float) -> None:
+    def __init__(self, side: str, ledger: Ledger, seed: int, seconds: float, pause: float, other: int) -> None:
         self.is_client = side == 'client'
+        # Of a pipe: at its end when the process at the other side is done.
+        self._other = other
         self.ledger = ledger
         self.chance = random.Random(f'{side} {seed}')
         self.pause = pause
@@ -226,17 +229,20 @@ class Station:
         self._ends: dict[int, End] = {}
 
     def run(self, listeners: list[socket.socket], connections: int) -> None:
-        """Until the time is over and every connection has ended, or has stalled."""
-        last = self.ends_at + STALL_SECONDS
+        """Until the time is over, more were made than are open at a time, and all have ended, or stalled."""
+        last = self.ends_at + PATIENCE_S
         while time.monotonic() < last:
             now = time.monotonic()
-            if self.is_client and now < self.ends_at:
+            if self.is_client and (now < self.ends_at or self.opened <= connections):
                 while len(self._ends) < connections and self.opened < MOST_CONNECTIONS:
                     self._connect(listeners)
-            if not self._ends and now >= self.ends_at + (0 if self.is_client else 1):
+            if not self._ends and (now >= self.ends_at if self.is_client else self._other_is_done()):
                 break
             self._step(listeners if not self.is_client else [], now)
         self.faults['stalled'] += len(self._ends)
+
+    def _other_is_done(self) -> bool:
+        return bool(select.select([self._other], [], [], 0)[0])
 
     def _connect(self, listeners: list[socket.socket]) -> None:
         listener = self.chance.choice(listeners)
@@ -285,7 +291,7 @@ class Station:
                 end.full = False
             if not end.faulty and not end.shut and not end.full and now >= min(end.write_at, end.ends_at):
                 end.write(now)
-            if not end.faulty and now - end.moved_at > STALL_SECONDS:
+            if not end.faulty and now - end.moved_at > PATIENCE_S:
                 end.fault('stalled')
             if end.finished():
                 del self._ends[fd]
@@ -293,11 +299,11 @@ class Station:
 
 
 def _serve(
-    side: str, ledger: Ledger, arguments: argparse.Namespace, listeners: list[socket.socket], out: int
+    side: str, ledger: Ledger, arguments: argparse.Namespace, listeners: list[socket.socket], out: int, other: int
 ) -> None:
     """One side's process: run, write the result to the descriptor and exit."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    station = Station(side, ledger, arguments.seed, arguments.seconds, arguments.pause)
+    station = Station(side, ledger, arguments.seed, arguments.seconds, arguments.pause, other)
     station.run(listeners, arguments.connections)
     with os.fdopen(out, 'w') as result:
         json.dump({'faults': station.faults, 'digests': station.digests, 'opened': station.opened}, result)
@@ -327,12 +333,16 @@ def _in_cgroup(arguments: argparse.Namespace) -> Report:
     ledger = Ledger()
     listeners = _listen()
     outputs = []
+    client_runs, client_ends = os.pipe()
     for side in ('server', 'client'):
         output, write_end = os.pipe()
         if os.fork() == 0:
-            _serve(side, ledger, arguments, listeners, write_end)
+            if side == 'server':
+                os.close(client_ends)
+            _serve(side, ledger, arguments, listeners, write_end, client_runs)
         os.close(write_end)
         outputs.append(output)
+    os.close(client_ends)
     sides = []
     for output in outputs:
         with os.fdopen(output) as file:
@@ -359,8 +369,11 @@ def run(
     connections: int = 16,
     seed: int | None = None,
     hook: Callable[[], None] | None = None,
+    control: bool = False,
 ) -> Report:
     """Stress the connections of a cgroup for the given seconds, calling the hook at random times.
+
+    control: its connections are known to stall.
 
     Raises RuntimeError with the text of the process that failed, and whatever the hook raises.
     """
@@ -369,8 +382,9 @@ def run(
     command += ['--seconds', str(seconds), '--connections', str(connections)]
     command += ['--seed', str(chance.randrange(1 << 30) if seed is None else seed)]
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    )
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0,
+        env={**os.environ, **({'SOCKACCEL_PATIENCE': CONTROL_PATIENCE_S} if control else {})},
+    )  # fmt: skip
     with process:
         try:
             ends_at = time.monotonic() + seconds

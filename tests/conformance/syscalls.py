@@ -162,13 +162,21 @@ def queued(sock: socket.socket, request: int) -> int:
 
 
 class TcpInfo:
-    """The counters of struct tcp_info that the catalogue looks at, taken at one moment."""
+    """The parts of struct tcp_info (linux/tcp.h) that the tests look at, taken at one moment.
+
+    The kernel takes the socket's lock for them (tcp_get_info() in net/ipv4/tcp.c): what the last segment changed
+    has been changed.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256).ljust(256, b'\0')
         self.state = raw[0]
         self.options = raw[5]
+        # Segments that TCP has sent and that were not acknowledged yet.
+        self.unacknowledged = int.from_bytes(raw[24:28], 'little')
         self.bytes_received = int.from_bytes(raw[128:136], 'little')
         self.data_segments_in = int.from_bytes(raw[152:156], 'little')
         self.data_segments_out = int.from_bytes(raw[156:160], 'little')
+        self.segments_in = int.from_bytes(raw[140:144], 'little')
+        self.unsent_bytes = int.from_bytes(raw[144:148], 'little')
         self.bytes_sent = int.from_bytes(raw[200:208], 'little')

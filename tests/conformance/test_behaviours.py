@@ -7,7 +7,10 @@ from tests.conformance.catalogue import Case, catalogue
 from tests.conformance.conftest import Measurements
 from tests.conformance.differences import DIFFERENCES, declared, unknown
 from tests.conformance.results import Result, differences
+from tests.support.patience import LONG_S
 
+# The first test of a module measures all of it.
+pytestmark = pytest.mark.timeout(LONG_S)
 CATALOGUE = catalogue()
 CASES = sorted(
     (case for behaviour in CATALOGUE.values() for case in behaviour.cases()),

@@ -2,7 +2,7 @@
 """A client of echo.py that checks every byte, until SIGTERM; then a line of JSON tells how it went.
 
 argv: port, connections, file for the report. A fault is a byte that is lost, doubled or changed, an error, or a
-silence of 30 s. Connections last until the end; `connections` counts them.
+silence that does not end. Connections last until the end; `connections` counts them.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sdnotify
 
-PATIENCE_S = 30.0
+from tests.support.patience import PATIENCE_S
 
 
 async def converse(port: int, number: int, stopped: asyncio.Event) -> int:

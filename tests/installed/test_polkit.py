@@ -39,7 +39,6 @@ def test_ordinary_user(sockaccel: None, user: str) -> None:
             wait_until(
                 lambda: attempt(*as_user, *system.CALL, 'Enable', 's', target).returncode == 0,
                 'the rule is in force',
-                system.PATIENCE_S,
             )
             assert targets() == {target: 'active'}
             refused = attempt(*as_user, *system.CALL, 'Disable', 's', target)

@@ -43,7 +43,7 @@ def test_unit_that_does_not_exist_waits_until_it_does(sockaccel: None) -> None:
     text = '[Service]\nExecStart=/bin/sleep infinity\nSlice=sa-other.slice\n'
     with system.service('sa-late.service', text) as late:
         run('systemctl', 'start', late)
-        wait_until(lambda: targets() == {late: 'active'}, 'its start is noticed', system.PATIENCE_S)
+        wait_until(lambda: targets() == {late: 'active'}, 'its start is noticed')
 
 
 def test_journal_has_fields(sockaccel: None) -> None:
@@ -67,7 +67,7 @@ def test_unit_restart_is_followed(sockaccel: None) -> None:
             redirects()
         for _time in range(2):
             run('systemctl', 'restart', target)
-            wait_until(lambda: targets() == {target: 'active'}, 'the new cgroup is found', system.PATIENCE_S)
+            wait_until(lambda: targets() == {target: 'active'}, 'the new cgroup is found')
             with system.load():
                 redirects()
 
@@ -81,7 +81,6 @@ def test_unit_that_moves_to_another_slice_is_followed(sockaccel: None) -> None:
         wait_until(
             lambda: f'/sa.slice/sa-other.slice/{target}' in run('sockaccelctl', 'status'),
             'its new place is found',
-            system.PATIENCE_S,
         )
         with system.load():
             redirects()
@@ -91,9 +90,9 @@ def test_stopped_unit_waits(sockaccel: None) -> None:
     with system.echo() as target:
         run('sockaccelctl', 'enable', target)
         run('systemctl', 'stop', target)
-        wait_until(lambda: targets() == {target: 'waiting'}, 'its end is noticed', system.PATIENCE_S)
+        wait_until(lambda: targets() == {target: 'waiting'}, 'its end is noticed')
         run('systemctl', 'start', target)
-        wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed', system.PATIENCE_S)
+        wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed')
         with system.load():
             redirects()
 
@@ -106,7 +105,7 @@ def test_socket_activated_service(sockaccel: None) -> None:
         run('sockaccelctl', 'enable', target)
         assert targets() == {target: 'waiting'}
         with system.load(port=7712):
-            wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed', system.PATIENCE_S)
+            wait_until(lambda: targets() == {target: 'active'}, 'its start is noticed')
         # Its first connections came before there was a cgroup to know them by.
         with system.load(port=7712):
             redirects()

@@ -7,18 +7,21 @@ import pytest
 
 from tests.kernels import archive, guest
 from tests.kernels.guest import Outcome
+from tests.support.patience import LONG_S
 
 LINE = '6.12'
+pytestmark = pytest.mark.timeout(2 * LONG_S)
 
 
 @pytest.mark.parametrize(
     ('script', 'outcome', 'seconds'),
     [
-        ('exit 0', Outcome.PASSED, 200),
-        ('exit 1', Outcome.FAILED, 200),
-        ('echo "<4>WARNING: CPU: 0 PID: 1 at a test" >/dev/kmsg', Outcome.WARNING, 200),
-        ('echo c >/proc/sysrq-trigger; sleep infinity', Outcome.PANIC, 200),
-        ('systemctl poweroff --force --force; sleep infinity', Outcome.NO_RESULT, 200),
+        ('exit 0', Outcome.PASSED, LONG_S),
+        ('exit 1', Outcome.FAILED, LONG_S),
+        ('echo "<4>WARNING: CPU: 0 PID: 1 at a test" >/dev/kmsg', Outcome.WARNING, LONG_S),
+        ('echo c >/proc/sysrq-trigger; sleep infinity', Outcome.PANIC, LONG_S),
+        ('systemctl poweroff --force --force; sleep infinity', Outcome.NO_RESULT, LONG_S),
+        # Whether it has come to its job by then or not.
         ('sleep infinity', Outcome.HANG, 40),
     ],
     ids=lambda value: value.value if isinstance(value, Outcome) else '',

@@ -3,16 +3,16 @@
 
 import json
 import os
-import signal
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
+from typing import Any
 
 import pytest
 
 from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, PrivateBus
-from tests.support.traffic import exchange, pair
+from tests.support.tracing import Trace
+from tests.support.traffic import exchange, pair, ports
 
 pytestmark = pytest.mark.usefixtures('daemon')
 
@@ -173,30 +173,24 @@ def test_exit_status_without_daemon() -> None:
     assert harness.control('nonsense').returncode == 2
 
 
-def test_trace_follows_both_ends(target: Cgroup, bus: PrivateBus) -> None:
-    trace = subprocess.Popen(
-        [sys.executable, '-m', 'sockaccel.ctl.cli', 'trace', '--json', f'--target={target.path}'],
-        cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert trace.stdout
-    assert trace.stderr
-    assert 'Following' in trace.stderr.readline()
-    events: list[dict[str, object]] = []
-    try:
+def test_trace_follows_both_ends(target: Cgroup) -> None:
+    with Trace('--json', f'--target={target.path}') as trace:
         with pair(target) as made:
-            port = made.client.getsockname()[1]
+            client, server = ports(made.client), ports(made.server)
             exchange(made)
-        while not any(event['kind'] == 'closed' and event['local_port'] == port for event in events):
-            events.append(json.loads(trace.stdout.readline()))
-    finally:
-        harness.stop(trace, signal.SIGINT)
-        trace.stdout.close()
-        trace.stderr.close()
-    ours = [event for event in events if port in (event['local_port'], event['remote_port'])]
-    joined = [event['active'] for event in ours if event['kind'] == 'joined']
-    assert len(joined) == 2
-    assert set(joined) == {False, True}
-    assert {event['target'] for event in ours} == {target.path}
+
+        def ours(lines: list[str]) -> list[dict[str, Any]]:
+            events = [json.loads(line) for line in lines]
+            return [event for event in events if (event['local_port'], event['remote_port']) in (client, server)]
+
+        trace.wait_until(
+            lambda lines: [event['kind'] for event in ours(lines)].count('closed') == 2,
+            'event for each closed end',
+        )
+        events = ours(trace.lines)
+        assert trace.interrupt() == ''
+    assert sorted(event['active'] for event in events if event['kind'] == 'joined') == [False, True]
+    assert {event['target'] for event in events} == {target.path}
 
 
 def test_the_documented_interface_is_the_real_one(bus: PrivateBus) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
+from tests.support.tracing import Trace
 from tests.support.traffic import exchange, fill, pair, read, write
 
 PYTHON = sys.executable
@@ -111,16 +112,9 @@ def test_after_stop_no_byte_is_redirected(root: Cgroup) -> None:
         with pair(root) as made:
             exchange(made)
             daemon.stop()
-            received = _segments()
+            before = traffic.sent_by_tcp(made)
             exchange(made, rounds=20)
-            assert _segments() - received >= 40
-
-
-def _segments() -> int:
-    """TCP segments that this host received so far (/proc/net/snmp InSegs)."""
-    with open('/proc/net/snmp') as file:
-        lines = [line.split() for line in file if line.startswith('Tcp:')]
-    return int(dict(zip(*lines, strict=True))['InSegs'])
+            assert traffic.sent_by_tcp(made) - before == 160
 
 
 def test_disable_gives_connections_back_to_tcp(root: Cgroup) -> None:
@@ -324,15 +318,8 @@ def test_trace_says_what_was_left_out(root: Cgroup) -> None:
     with Daemon(root.path, 'EventsPerSecond=0\nJoinDelayMs=0\n') as daemon:
         daemon.ready()
         harness.enable(root.path, *harness.every_issue())
-        trace = subprocess.Popen(
-            [PYTHON, '-m', 'sockaccel.ctl.cli', 'trace'],
-            cwd=harness.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert trace.stderr
-        assert 'Following' in trace.stderr.readline()
-        with pair(root) as made:
-            exchange(made)
-        trace.send_signal(signal.SIGINT)
-        stdout, stderr = trace.communicate(timeout=30)
-        assert stdout == ''
-        assert 'events were left out, see EventsPerSecond=' in stderr
+        with Trace() as trace:
+            with pair(root) as made:
+                exchange(made)
+            assert 'events were left out, see EventsPerSecond=' in trace.interrupt()
+            assert not trace.lines

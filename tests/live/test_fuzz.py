@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sockaccel.bus import server as served
 from sockaccel.bus.polkit import ACTIONS
 from sockaccel.ctl.client import Client, NotRunning, Refused
 from tests.support.harness import PrivateBus, call, control
+from tests.support.patience import PATIENCE_S
 from tests.support.surface import Surface
 
 pytestmark = pytest.mark.usefixtures('surface')
@@ -167,28 +169,33 @@ def raw(
     return head + bytes(-len(head) % 8) + body
 
 
+# The answer to GetId.
+BUS_ID = re.compile(rb'[0-9a-f]{32}\0?$')
+
+
 def to_the_bus(member: str) -> bytes:
     bus = 'org.freedesktop.DBus'
     return raw(member, path='/org/freedesktop/DBus', destination=bus, interface=bus)
 
 
-def send_raw(message: bytes) -> bytes:
-    """Send it; returns what came back until the broker answered a last call, or threw us out."""
+def send_raw(message: bytes, expected: bytes) -> bytes:
+    """Send it and a call to the broker; returns what came until that was answered, or the broker threw us out.
+
+    What is expected of the daemon comes before the end too.
+    """
     path = os.environ['DBUS_SYSTEM_BUS_ADDRESS'].split('path=')[1].split(',')[0]
     received = b''
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(2)
+        client.settimeout(PATIENCE_S)
         client.connect(path)
         client.sendall(b'\0AUTH EXTERNAL ' + str(os.getuid()).encode().hex().encode() + b'\r\n')
         client.recv(4096)
         client.sendall(b'BEGIN\r\n' + to_the_bus('Hello'))
         assert b':1.' in client.recv(4096)
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            client.sendall(message)
-            # An answer of the daemon's, or the end of the connection; some messages get neither.
-            while chunk := client.recv(65536):
+        with contextlib.suppress(ConnectionError):
+            client.sendall(message + to_the_bus('GetId'))
+            while not (expected in received and BUS_ID.search(received)) and (chunk := client.recv(65536)):
                 received += chunk
-                client.settimeout(0.2)
     return received
 
 
@@ -211,7 +218,7 @@ def send_raw(message: bytes) -> bytes:
     ],
 )
 def test_any_bytes(message: bytes, expected: bytes) -> None:
-    assert expected in send_raw(message)
+    assert expected in send_raw(message, expected)
     assert answer('Stats', '') == ''
 
 

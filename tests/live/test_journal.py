@@ -34,7 +34,11 @@ class Journald:
         socket_path = f'/proc/{self.process.pid}/root/run/systemd/journal/socket'
         ours = Path('/run').stat().st_dev
         run = Path(f'/proc/{self.process.pid}/root/run')
-        wait_until(lambda: run.stat().st_dev != ours and Path(socket_path).exists(), 'journald listens')
+        try:
+            wait_until(lambda: run.stat().st_dev != ours and Path(socket_path).exists(), 'journald listens')
+        except BaseException:
+            stop(self.process)
+            raise
 
     def inside(self, *command: str) -> tuple[str, ...]:
         """A command for its namespace."""

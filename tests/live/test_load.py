@@ -12,6 +12,7 @@ import pytest
 from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.support.load import Load
+from tests.support.patience import LONG_S, PATIENCE_S
 from tests.support.systemd import Systemd
 
 # make soak asks for more.
@@ -19,6 +20,7 @@ ROUNDS = int(os.environ.get('SOCKACCEL_ROUNDS', '3'))
 ECHOING, IDLE = 200, 50
 SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread\n'
 UNIT = 'sockaccel.service'
+pytestmark = pytest.mark.timeout(LONG_S + ROUNDS * PATIENCE_S)
 
 
 class Life:

@@ -6,24 +6,23 @@ import ctypes
 import fcntl
 import os
 import select
-import signal
 import socket
 import struct
 import termios
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from dbus_next import Variant
 
-from tests.support import harness, traffic
+from tests.conformance import syscalls
+from tests.conformance.bench import Call
+from tests.support import harness, network, traffic
 from tests.support.harness import Cgroup
+from tests.support.network import TwoHosts
+from tests.support.patience import PATIENCE_S
 from tests.support.traffic import FAMILIES, Pair, accelerate, exchange, is_member, members, pair, read, write
 
 Stats = Callable[[], dict[str, int]]
-CLONE_NEWNET = 0x40000000
-SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 IPPROTO_MPTCP = 262
 
 
@@ -140,38 +139,11 @@ def _splice(end: socket.socket) -> bytes:
         os.close(into)
 
 
-def _interrupted_recv(end: socket.socket) -> str:
-    """What a blocking recv() gives when a signal arrives whose handler returns: '' if it goes on to wait."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    buffer = ctypes.create_string_buffer(10)
-    results: list[str] = []
-    started = threading.Event()
-
-    def receive() -> None:
-        started.set()
-        count = libc.recv(end.fileno(), buffer, 10, 0)
-        results.append(os.strerror(ctypes.get_errno()) if count < 0 else buffer.raw[:count].decode())
-
-    before = signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.siginterrupt(signal.SIGUSR1, False)
-    thread = threading.Thread(target=receive)
-    thread.start()
-    started.wait()
-    task = thread.native_id
-    assert task
-    harness.wait_until(lambda: sleeps(task), 'recv() blocks')
-    assert thread.ident
-    signal.pthread_kill(thread.ident, signal.SIGUSR1)
-    # Long enough to show that nothing happens.
-    thread.join(0.2)
-    outcome = results[0] if results else 'still waits'
-    signal.signal(signal.SIGUSR1, before)
-    return outcome
-
-
-def sleeps(task: int) -> bool:
-    with open(f'/proc/self/task/{task}/stat') as file:
-        return file.read().rpartition(')')[2].split()[0] == 'S'
+def _interrupted_recv(end: socket.socket) -> Call:
+    """A blocking recv() to which a signal has come whose handler has returned."""
+    call = Call(lambda: syscalls.raw_recv(end.fileno(), 10)).blocks_on(end)
+    call.interrupted(end, restart=True)
+    return call
 
 
 def test_a_bystander_behaves_as_without_sockaccel(bystander: Cgroup) -> None:
@@ -179,21 +151,22 @@ def test_a_bystander_behaves_as_without_sockaccel(bystander: Cgroup) -> None:
     for name, cgroup in (('without', None), ('bystander', bystander)):
         with pair(cgroup, blocking=True) as made:
             made.client.sendall(b'12345')
-            select.select([made.server], [], [], 10)
+            select.select([made.server], [], [], PATIENCE_S)
             unread, spliced = _unread(made.server), _splice(made.server)
             if not spliced:
                 made.server.recv(5)
-            interrupted = _interrupted_recv(made.server)
+            call = _interrupted_recv(made.server)
+            interrupted = call.settles(made.server)
             made.client.sendall(b'end')
-            seen[name] = (unread, spliced, interrupted)
+            seen[name] = (unread, spliced, interrupted, call.result())
     assert seen['bystander'] == seen['without']
     assert seen['without'][0] == 5
-    assert seen['without'][2] == 'still waits'
+    assert seen['without'][2:] == ('still blocked', b'end')
 
 
 def test_a_connection_to_another_host_does_not_join(target: Cgroup, stats: Stats) -> None:
     """The other host is another network namespace, behind a veth pair."""
-    with two_hosts() as (here, there):
+    with TwoHosts() as (here, there):
         listener = there.submit(lambda: socket.create_server(('10.99.0.2', 0))).result()
 
         def connect() -> Pair:
@@ -212,46 +185,6 @@ def test_a_connection_to_another_host_does_not_join(target: Cgroup, stats: Stats
     assert stats()['connection_reason_not_local'] == 1
 
 
-class two_hosts:  # noqa: N801 - used as a context manager
-    """Two threads in network namespaces of their own, joined by a veth pair: 10.99.0.1 and 10.99.0.2."""
-
-    def __enter__(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-        self._pools = (network_namespace(), network_namespace())
-        first, second = (pool.submit(threading.get_native_id).result() for pool in self._pools)
-        commands = (
-            (first, f'link add veth0 type veth peer name veth0 netns /proc/{os.getpid()}/task/{second}/ns/net'),
-            (first, 'addr add 10.99.0.1/24 dev veth0'),
-            (first, 'link set veth0 up'),
-            (second, 'addr add 10.99.0.2/24 dev veth0'),
-            (second, 'link set veth0 up'),
-        )
-        for task, command in commands:
-            namespace = f'/proc/{os.getpid()}/task/{task}/ns/net'
-            status = os.waitstatus_to_exitcode(os.system(f'nsenter --net={namespace} ip {command}'))
-            assert status == 0, command
-        return self._pools
-
-    def __exit__(self, *_exc: object) -> None:
-        for pool in self._pools:
-            pool.shutdown()
-
-
-def network_namespace() -> ThreadPoolExecutor:
-    """One thread in a network namespace of its own with the loopback interface up."""
-
-    def enter() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), 'unshare')
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            request = struct.pack('16sH14x', b'lo', IFF_UP)
-            fcntl.ioctl(any_socket, SIOCSIFFLAGS, request)
-
-    pool = ThreadPoolExecutor(1)
-    pool.submit(enter).result()
-    return pool
-
-
 def test_the_same_addresses_in_two_namespaces_never_meet(target: Cgroup) -> None:
     """127.0.0.1:5001 -> 127.0.0.1:5000 in both, the second without an accepting end in the map."""
 
@@ -264,7 +197,7 @@ def test_the_same_addresses_in_two_namespaces_never_meet(target: Cgroup) -> None
         server.setblocking(False)
         return Pair(client, server), listener
 
-    pools = (network_namespace(), network_namespace())
+    pools = (network.namespace(), network.namespace())
     made = [pool.submit(make).result() for pool in pools]
     accelerate(*(connection for connection, _listener in made))
     harness.wait_until(lambda: len(_namespaces()) == 2, 'both join')

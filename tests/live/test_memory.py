@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.test_membership import network_namespace
-from tests.support import traffic
+from tests.support import network, traffic
 from tests.support.harness import Cgroup
 from tests.support.traffic import Pair, accelerate, fill, read, write
 
@@ -153,10 +152,10 @@ def _dropped_while_late(cgroup: Cgroup | None, message: int) -> tuple[int, int]:
     # So that the sender uses the whole window.
     made.client.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 16 << 20)
     _open_the_window(made)
-    before = _dropped()
+    before = network.dropped()
     accepted = fill(made.client, message)
     assert len(read(made.server, accepted)) == accepted
-    dropped = _dropped() - before
+    dropped = network.dropped() - before
     made.close()
     return dropped, accepted
 
@@ -173,17 +172,10 @@ def _open_the_window(made: Pair) -> None:
     assert len(read(made.server, rest)) == rest
 
 
-def _dropped() -> int:
-    """TcpExt RcvPruned of the namespace that this thread is in."""
-    with open('/proc/thread-self/net/netstat') as file:
-        lines = [line.split() for line in file if line.startswith('TcpExt:')]
-    return int(dict(zip(*lines, strict=True))['RcvPruned'])
-
-
 @pytest.fixture
 def namespace() -> Iterator[ThreadPoolExecutor]:
     """A thread whose network counters nobody else touches."""
-    with network_namespace() as pool:
+    with network.namespace() as pool:
         yield pool
 
 

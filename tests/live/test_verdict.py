@@ -5,11 +5,13 @@ import errno
 import select
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.support import harness, traffic
+from tests.support import harness, network, traffic
 from tests.support.harness import Cgroup
+from tests.support.patience import PATIENCE_S
 from tests.support.traffic import FAMILIES, Pair, accelerate, exchange, fill, no_delay, pair, read, write
 
 Stats = Callable[[], dict[str, int]]
@@ -50,7 +52,7 @@ def test_every_byte_arrives_once_and_in_order(target: Cgroup, stats: Stats, size
 def _send_while_reading(made: traffic.Pair, data: bytes) -> None:
     got, view = bytearray(), memoryview(data)
     while len(got) < len(data):
-        readable, writable, _ = select.select([made.server], [made.client] if view else [], [], 10)
+        readable, writable, _ = select.select([made.server], [made.client] if view else [], [], PATIENCE_S)
         assert readable or writable
         if writable:
             view = view[made.client.send(view) :]
@@ -117,10 +119,12 @@ def test_defer_accept_keeps_the_order(target: Cgroup, stats: Stats) -> None:
                 assert stats()['redirected_bytes'] == redirected + 1
 
 
-def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Stats, fast_open: None) -> None:
+def _write_in_the_syn(target: Cgroup) -> None:
+    """In a namespace where servers do TCP Fast Open too (Documentation/networking/ip-sysctl.rst)."""
+    Path('/proc/sys/net/ipv4/tcp_fastopen').write_text('3')
     with target.inside(), traffic.listen() as listener:
         listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
-        # The first connection fetches the cookie, if the kernel has none yet; the second one's SYN carries data.
+        # The first connection fetches the cookie; the second one's SYN carries data.
         for _connection in range(2):
             with socket.socket() as client:
                 client.sendto(b'in the SYN;', socket.MSG_FASTOPEN, listener.getsockname())
@@ -131,20 +135,12 @@ def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Sta
                     server.setblocking(False)
                     write(client, b'after')
                     assert read(server, 16) == b'in the SYN;after'
+
+
+def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Stats) -> None:
+    with network.namespace() as pool:
+        pool.submit(_write_in_the_syn, target).result()
     assert stats()['connection_reason_fast_open'] >= 1
-
-
-@pytest.fixture
-def fast_open() -> object:
-    """TCP Fast Open for servers too (net.ipv4.tcp_fastopen, Documentation/networking/ip-sysctl.rst)."""
-    path = '/proc/sys/net/ipv4/tcp_fastopen'
-    with open(path) as file:
-        before = file.read()
-    with open(path, 'w') as file:
-        file.write('3')
-    yield
-    with open(path, 'w') as file:
-        file.write(before)
 
 
 def test_both_sides_write_first(target: Cgroup) -> None:
@@ -169,11 +165,9 @@ def test_a_sleeping_reader_stops_its_sender_as_with_tcp(target: Cgroup, stats: S
     assert stats()['message_reason_backlog'] >= 1
 
 
-@pytest.mark.parametrize('receive_buffer', [32768, 262144, 1 << 20])
-@pytest.mark.parametrize('message', [1000, 30000, 100000])
-def test_what_waits_for_a_slow_reader_is_not_dropped(target: Cgroup, receive_buffer: int, message: int) -> None:
-    """With a buffer of a fixed size: bytes inside TCP's window must find room beside redirected ones."""
-    dropped = _dropped()
+def _dropped_while_late(target: Cgroup, receive_buffer: int, message: int) -> int:
+    """Fill a receive buffer of a fixed size, then read all; returns how many times the kernel dropped segments."""
+    before = network.dropped()
     with target.inside(), traffic.listen() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         made = traffic.connect(listener)
@@ -181,14 +175,15 @@ def test_what_waits_for_a_slow_reader_is_not_dropped(target: Cgroup, receive_buf
     accepted = fill(made.client, message)
     assert len(read(made.server, accepted)) == accepted
     made.close()
-    assert _dropped() == dropped
+    return network.dropped() - before
 
 
-def _dropped() -> int:
-    """Segments that the kernel dropped because a receive buffer was full (TcpExt RcvPruned)."""
-    with open('/proc/net/netstat') as file:
-        lines = [line.split() for line in file if line.startswith('TcpExt:')]
-    return int(dict(zip(*lines, strict=True))['RcvPruned'])
+@pytest.mark.parametrize('receive_buffer', [32768, 262144, 1 << 20])
+@pytest.mark.parametrize('message', [1000, 30000, 100000])
+def test_what_waits_for_a_slow_reader_is_not_dropped(target: Cgroup, receive_buffer: int, message: int) -> None:
+    """Bytes inside TCP's window must find room beside redirected ones."""
+    with network.namespace() as pool:
+        assert pool.submit(_dropped_while_late, target, receive_buffer, message).result() == 0
 
 
 @pytest.mark.parametrize('option', ['SO_RCVLOWAT', 'SO_PEEK_OFF', 'SO_ZEROCOPY', 'TCP_CORK'])
@@ -262,7 +257,7 @@ def _sends_after_close(cgroup: Cgroup | None) -> list[str]:
             except OSError as exc:
                 results.append(errno.errorcode[exc.errno or 0])
             # The answer to the first send is a reset; it is there when the socket is readable.
-            select.select([made.client], [], [], 10)
+            select.select([made.client], [], [], PATIENCE_S)
     return results
 
 

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -21,10 +22,11 @@ from typing import Any, Self
 
 from sockaccel.core.cgroup import cgroup2_mount
 from sockaccel.ctl.client import Client, NotRunning, strings
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-READY_WITHIN_S = 60
-STOP_WITHIN_S = 30
+# How long what is left is looked at by id alone.
+UNNAMED_FOR_S = min(10.0, PATIENCE_S)
 OUR_NAMES = ('sockaccel_', 'bpf_iter__', 'sa_')
 
 _BUS_CONFIG = """\
@@ -67,12 +69,8 @@ class Cgroup:
         self.remove()
 
     def remove(self) -> None:
-        """End what still runs in it and remove it, nested ones first. Raises OSError if it cannot be removed."""
-        for directory, _names, _files in os.walk(self.directory, topdown=False):
-            wait_until(lambda directory=directory: _emptied(Path(directory)), 'the processes of a cgroup end')
-            # Those of a container go with its systemd.
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(directory)
+        """End what still runs in it and remove it, with all that is nested. Raises OSError, AssertionError."""
+        wait_until(lambda: _removed(self.directory), f'the processes of "{self.directory}" end')
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -94,18 +92,25 @@ def _own_cgroup(mount: Path) -> Path:
     return mount / line[3:].lstrip('/')
 
 
-def _emptied(directory: Path) -> bool:
-    try:
-        pids = (directory / 'cgroup.procs').read_text().split()
-    except FileNotFoundError:
-        return True
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
-    return not pids
+def _removed(top: Path) -> bool:
+    """End what runs in a cgroup and those below, and remove them; False if somebody has not ended yet."""
+    for directory, _names, _files in os.walk(top, topdown=False):
+        try:
+            for pid in Path(directory, 'cgroup.procs').read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            os.rmdir(directory)
+        except OSError as exc:
+            # ENOENT, ENODEV: a container's systemd removes its own too. EBUSY: a process is not gone yet, which
+            # cgroup.procs need not show any more, or it has made another cgroup below meanwhile.
+            if exc.errno == errno.EBUSY:
+                return False
+            if exc.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+    return True
 
 
-def wait_until(condition: Any, what: str, seconds: float = 10) -> None:
+def wait_until(condition: Any, what: str, seconds: float = PATIENCE_S) -> None:
     """For what the kernel does later and tells nobody of (RCU, work queues). Raises AssertionError."""
     end = time.monotonic() + seconds
     while not condition():
@@ -155,10 +160,16 @@ class PrivateBus:
 
 
 def stop(process: subprocess.Popen[Any], number: int = signal.SIGTERM) -> int:
-    """End a child and wait for it; returns its exit status."""
+    """End a child and wait for it; returns its exit status. Raises TimeoutExpired after a SIGKILL if it hangs."""
     if process.poll() is None:
         process.send_signal(number)
-    return process.wait(STOP_WITHIN_S)
+    try:
+        return process.wait(PATIENCE_S)
+    finally:
+        # Whatever keeps it from ending, it is not left behind.
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 # Lets a process find fds as systemd hands them over (sd_listen_fds(3)).
@@ -294,7 +305,7 @@ class Daemon:
     def ready(self) -> Self:
         """Wait for READY=1; AssertionError with the log if the process ends before."""
         if not self._systemd:
-            wait_until(self._answers, 'the daemon answers', READY_WITHIN_S)
+            wait_until(self._answers, 'the daemon answers')
             self.ready_after = time.monotonic() - self.started
             return self
         ended = os.pidfd_open(self.process.pid)
@@ -303,8 +314,8 @@ class Daemon:
         poll.register(self._news, select.POLLIN)
         try:
             while not any(line == 'READY=1' for line in self.notified):
-                happened = dict(poll.poll(READY_WITHIN_S * 1000))
-                assert happened, f'not ready within {READY_WITHIN_S} s: {self.log.read_text()}'
+                happened = dict(poll.poll(PATIENCE_S * 1000))
+                assert happened, f'not ready within {PATIENCE_S} s: {self.log.read_text()}'
                 if self._news not in happened:
                     raise AssertionError(f'the daemon ended before it was ready: {self.log.read_text()}')
                 os.eventfd_read(self._news)
@@ -355,7 +366,7 @@ class Daemon:
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith('VmRSS')))
 
     def wait(self) -> int:
-        return self.process.wait(READY_WITHIN_S)
+        return self.process.wait(PATIENCE_S)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         return stop(self.process, number)
@@ -444,16 +455,32 @@ class Surroundings:
         def nothing() -> bool:
             return not (new_objects(self.objects) or children() - self.children or cgroups() - self.cgroups)
 
-        try:
-            wait_until(nothing, 'the kernel frees what closed sockets held')
-        except AssertionError:
-            ours = {
+        def ours() -> str:
+            found = {
                 'objects': _named_as_ours(new_objects(self.objects)),
                 'processes': children() - self.children,
                 'cgroups': cgroups() - self.cgroups,
             }
-            return ', '.join(f'{kind} {left}' for kind, left in ours.items() if left)
-        return ''
+            return ', '.join(f'{kind} {left}' for kind, left in found.items() if left)
+
+        # By name only what has been there for a while, see objects(): whoever else uses the machine has some too.
+        with contextlib.suppress(AssertionError):
+            wait_until(nothing, 'the kernel frees what closed sockets held', UNNAMED_FOR_S)
+            return ''
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not ours(), 'the kernel frees what is ours')
+            return ''
+        return ours()
+
+    def clear(self) -> None:
+        """End the processes and remove the cgroups that were left, so that no later test is blamed for them."""
+        for pid in children() - self.children:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        mount = cgroup2_mount()
+        for path in sorted(cgroups() - self.cgroups):
+            wait_until(lambda path=path: _removed(mount / path), f'the processes of "{path}" end')
 
 
 def _named_as_ours(left: dict[str, set[int]]) -> list[str]:

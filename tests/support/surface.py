@@ -20,6 +20,7 @@ from sockaccel.kernel.ends import Ends
 from sockaccel.systemd import journal
 from tests.support.harness import ROOT, stop
 from tests.support.memory_kernel import ISSUE, packed_ends, world
+from tests.support.patience import PATIENCE_S
 
 
 async def _reload(_by: str) -> None:
@@ -68,7 +69,7 @@ class Surface:
         """End it; returns what it said to stderr."""
         if self.process.poll() is None:
             self.process.terminate()
-        _stdout, self.said = self.process.communicate(timeout=30)
+        _stdout, self.said = self.process.communicate(timeout=PATIENCE_S)
         return self.said
 
     def forgive(self, defect: str) -> None:

@@ -7,11 +7,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.conformance.syscalls import TcpInfo
 from tests.support import harness
 from tests.support.harness import Cgroup
+from tests.support.patience import PATIENCE_S
 
 FAMILIES = ('ipv4', 'ipv6', 'mapped')
-PATIENCE_S = 10.0
 
 
 @dataclass
@@ -130,6 +131,11 @@ def exchange(pair: Pair, rounds: int = 3) -> None:
             assert read(receiver, 4) == b'ping'
 
 
+def sent_by_tcp(pair: Pair) -> int:
+    """How many bytes TCP has sent for both ends so far; redirected ones are not among them."""
+    return TcpInfo(pair.client).bytes_sent + TcpInfo(pair.server).bytes_sent
+
+
 def fill(sender: socket.socket, message: int = 65536, limit: int = 64 << 20) -> int:
     """Send without anybody reading, until EAGAIN; returns the bytes accepted, at most about limit."""
     sent, data = 0, b'x' * message
@@ -137,7 +143,18 @@ def fill(sender: socket.socket, message: int = 65536, limit: int = 64 << 20) -> 
         try:
             sent += sender.send(data)
         except BlockingIOError:
-            # TCP may still make room when the first bytes are on their way.
-            if not select.select([], [sender], [], 0.2)[1]:
+            if not makes_room(sender):
                 break
     return sent
+
+
+def makes_room(sender: socket.socket) -> bool:
+    """Whether a full socket takes more although nobody reads: not once all that TCP has sent is answered."""
+
+    def writable() -> bool:
+        return bool(select.select([], [sender], [], 0)[1])
+
+    harness.wait_until(
+        lambda: writable() or not TcpInfo(sender).unacknowledged, 'TCP has an answer to all that it has sent'
+    )
+    return writable()

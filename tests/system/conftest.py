@@ -42,7 +42,7 @@ def packages(release: roots.Release, source: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     with Container(roots.root(release), {'/src': source, '/out': directory}, frozenset({'/out'})) as machine:
-        machine.run('/src/packaging/build-deb', '--output', '/out', seconds=300)
+        machine.run('/src/packaging/build-deb', '--output', '/out')
     return directory
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.harness import Cgroup
+from tests.support.patience import LONG_S, PATIENCE_S
 
-BOOTED_WITHIN_S = 60
 # On hosts where systemd is not PID 1, or cgroups are those of both versions, systemd-nspawn needs the world to
 # look as it expects; all of this is in a mount namespace that goes away with the container.
 _PREPARE = """
@@ -94,14 +94,14 @@ class Container:
         poll.register(notify, select.POLLIN)
         try:
             while True:
-                happened = dict(poll.poll(BOOTED_WITHIN_S * 1000))
+                happened = dict(poll.poll(PATIENCE_S * 1000))
                 assert notify.fileno() in happened, f'the container did not boot: {self.console.read_text()}'
                 if 'READY=1' in notify.recv(4096).decode().splitlines():
                     return
         finally:
             os.close(ended)
 
-    def run(self, *command: str, check: bool = True, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as a service of the container: one that only entered it would stay in our cgroup.
 
         Raises AssertionError with its output if it fails and `check` is set.
@@ -113,7 +113,7 @@ class Container:
                 '--', *command,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            timeout=seconds,
+            timeout=LONG_S,
         )  # fmt: skip
         assert not check or result.returncode == 0, f'{" ".join(command)}: {result.returncode}\n{result.stdout}'
         return result

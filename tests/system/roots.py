@@ -15,8 +15,8 @@ MIRROR = 'http://deb.debian.org'
 # network, so that nothing else can slip in.
 _PACKAGES = """
     systemd systemd-sysv dbus-daemon polkitd libbpf1 python3 python3-bpfcc python3-dbus-next python3-sdnotify
-    python3-structlog bpftool iproute2 kmod man-db procps python3-pytest autopkgtest lintian dpkg-dev debhelper
-    dh-python pkgconf pybuild-plugin-pyproject python3-all python3-setuptools
+    python3-structlog bpftool iproute2 kmod man-db procps python3-pytest python3-pytest-timeout autopkgtest lintian
+    dpkg-dev debhelper dh-python pkgconf pybuild-plugin-pyproject python3-all python3-setuptools
 """.split()
 
 

@@ -4,9 +4,14 @@
 import os
 from pathlib import Path
 
+import pytest
+
+from tests.support.patience import LONG_S
 from tests.system.container import Container
 from tests.system.roots import Release
 
+# The first test of a release builds the package, and may make the release's root before.
+pytestmark = pytest.mark.timeout(3 * LONG_S)
 # Unit names, the descriptor store and the journal are systemd's; elsewhere the daemon runs in the foreground.
 # Debian 13's lintian knows the tag no more, and would complain of an override in the package.
 NO_INIT_SCRIPT = 'package-supports-alternative-init-but-no-init.d-script'
@@ -19,7 +24,6 @@ def test_lintian_is_silent(release: Release, machine: Container) -> None:
         '-c',
         f'lintian --allow-root --pedantic --display-info {suppress} /out/*.changes',
         check=False,
-        seconds=120,
     )
     assert said.stdout.strip() == ''
     assert said.returncode == 0
@@ -44,7 +48,7 @@ def test_autopkgtest(machine: Container) -> None:
         'sh', '-c',
         'autopkgtest --no-built-binaries --ignore-restrictions=isolation-machine --output-dir /root/results '
         '/root/tree /out/*.deb -- null',
-        check=False, seconds=600,
+        check=False,
     )  # fmt: skip
     print(tested.stdout)
     # 8: there were no tests, or they were skipped.
@@ -58,7 +62,7 @@ def test_package_comes_and_goes(packages: Path, machine: Container) -> None:
     tested = machine.run(
         'env', '--chdir=/run/src', f'SOCKACCEL_PACKAGE=/out/{package}', f'CI={os.environ.get("CI", "")}',
         'python3', '-m', 'pytest', '-p', 'no:cacheprovider', 'tests/installed/test_package.py',
-        check=False, seconds=600,
+        check=False,
     )  # fmt: skip
     print(tested.stdout)
     assert tested.returncode == 0, tested.stdout[-20000:]

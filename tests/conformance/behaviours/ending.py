@@ -9,8 +9,9 @@ import struct
 import time
 
 from tests.conformance import syscalls
-from tests.conformance.bench import PATIENCE, QUIET, Bench, Call, outcome, pattern, text, verdict
+from tests.conformance.bench import Bench, Call, outcome, pattern, text, verdict
 from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, Observation, behaviour
+from tests.support.patience import PATIENCE_S
 
 EVENTS = {
     select.POLLIN: 'IN',
@@ -83,7 +84,7 @@ def sigpipe_after_shutdown(bench: Bench) -> Observation:
     pair.client.shutdown(socket.SHUT_WR)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     result = outcome(lambda: pair.client.send(b'too late'))
-    caught = signal.sigtimedwait([signal.SIGPIPE], QUIET)
+    caught = signal.sigtimedwait([signal.SIGPIPE], 0)
     return {'send() gives': result, 'SIGPIPE': caught is not None}
 
 
@@ -149,7 +150,7 @@ def send_after_close(bench: Bench) -> Observation:
     pair.server.close()
     end = bench.read(pair.client)
     first = bench.write(pair.client, b'x')
-    bench.readable(pair.client, 10 * QUIET, select.POLLERR)
+    bench.readable(pair.client, select.POLLERR)
     return {'the sender reads': end, 'its sends give': [first, bench.write(pair.client, b'x')]}
 
 
@@ -206,7 +207,7 @@ def reset(bench: Bench) -> Observation:
     bench.write_all(pair.client, b'data')
     bench.readable(pair.server)
     abort(pair.client)
-    bench.readable(pair.server, events=select.POLLERR)
+    bench.readable(pair.server, select.POLLERR)
     received, end = bench.read_to_end(pair.server)
     return {'the server reads': text(received), 'and then': end, 'and then again': bench.read(pair.server)}
 
@@ -217,7 +218,7 @@ def reset_events(bench: Bench) -> Observation:
     abort(pair.client)
     poller = select.poll()
     poller.register(pair.server, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
-    events = poller.poll(PATIENCE * 1000)
+    events = poller.poll(PATIENCE_S * 1000)
     error = pair.server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return {
         'events': event_names(events[0][1] if events else 0),
@@ -263,21 +264,16 @@ def fin(bench: Bench) -> Observation:
 
 @behaviour('blocked recv(): a signal without SA_RESTART', readers=BLOCKING, control_fails=True)
 def interrupted(bench: Bench) -> Observation:
-    signal.signal(signal.SIGUSR1, lambda *_: None)
     client, server, call = blocked_recv(bench)
-    signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-    result = call.result()
+    result = call.interrupted(server)
     bench.write_all(client, b'data')
     return {'recv() gives': result, 'the next recv() gives': text(syscalls.raw_recv(server.fileno(), 100))}
 
 
 @behaviour('blocked recv(): a signal with SA_RESTART', readers=BLOCKING, control_fails=True)
 def restarted(bench: Bench) -> Observation:
-    signal.signal(signal.SIGUSR1, lambda *_: None)
-    signal.siginterrupt(signal.SIGUSR1, False)
-    client, _, call = blocked_recv(bench)
-    signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-    before = call.result(QUIET)
+    client, server, call = blocked_recv(bench)
+    before = call.interrupted(server, restart=True)
     bench.write_all(client, b'data')
     return {'recv() after the signal': before, 'recv() after data': call.result()}
 
@@ -287,7 +283,8 @@ def two_readers(bench: Bench) -> Observation:
     client, server, one = blocked_recv(bench)
     other = Call(lambda: text(syscalls.raw_recv(server.fileno(), 100))).blocks_on(server)
     bench.write_all(client, b'one message')
-    results = sorted([one.result(QUIET), other.result(QUIET)])
+    bench.wait_until(lambda: not (one.is_alive() and other.is_alive()))
+    results = sorted([one.settles(server), other.settles(server)])
     bench.write_all(client, b'another')
     return {'their recv()s give': results, 'after another message': sorted([one.result(), other.result()])}
 
@@ -297,7 +294,7 @@ def half_close_beside(bench: Bench) -> Observation:
     client, server, call = blocked_recv(bench)
     server.shutdown(socket.SHUT_WR)
     end = bench.read(client)
-    before = call.result(QUIET)
+    before = call.settles(server)
     bench.write_all(client, b'answer')
     return {'the peer reads': end, 'recv() then': before, 'recv() after the answer': call.result()}
 
@@ -306,11 +303,9 @@ def half_close_beside(bench: Bench) -> Observation:
 def sender_beside(bench: Bench) -> Observation:
     client, server, call = blocked_recv(bench)
     sent = bytes(16 << 20)
-    sender = Call(lambda: bench.write_all(server, sent))
-    sender.start()
-    sender.result(4 * QUIET)
+    Call(lambda: bench.write_all(server, sent)).blocks_on(server)
     received = bench.read_bytes(client, len(sent))
-    before = call.result(QUIET)
+    before = call.settles(server)
     bench.write_all(client, b'answer')
     return {'sent': verdict(received, sent), 'recv() then': before, 'recv() after the answer': call.result()}
 
@@ -330,12 +325,10 @@ def peer_killed(bench: Bench) -> Observation:
     'blocked recv(): a signal after the socket was switched to blocking', readers=NONBLOCKING, control_fails=True
 )
 def signal_after_switch(bench: Bench) -> Observation:
-    signal.signal(signal.SIGUSR1, lambda *_: None)
     pair = bench.pair()
     pair.server.setblocking(True)
     call = Call(lambda: text(syscalls.raw_recv(pair.server.fileno(), 100))).blocks_on(pair.server)
-    signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-    return {'recv() gives': call.result()}
+    return {'recv() gives': call.interrupted(pair.server)}
 
 
 @behaviour('disconnect: connect() to AF_UNSPEC and to another listener', readers=BOTH, control_fails=True)

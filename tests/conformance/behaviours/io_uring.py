@@ -10,8 +10,9 @@ import struct
 from typing import NamedTuple
 
 from tests.conformance import syscalls
-from tests.conformance.bench import PATIENCE, Bench, Unsupported, pattern, verdict
+from tests.conformance.bench import Bench, Unsupported, pattern, verdict
 from tests.conformance.catalogue import BOTH, Observation, behaviour
+from tests.support.patience import PATIENCE_S
 
 # The numbers are the same on every architecture.
 IO_URING_SETUP, IO_URING_ENTER = 425, 426
@@ -52,7 +53,7 @@ class Ring:
         self._sq = mmap.mmap(self._fd, self._sq_array + 4 * sq_entries, offset=IORING_OFF_SQ_RING)
         self._cq = mmap.mmap(self._fd, self._cqes + CQE_SIZE * cq_entries, offset=IORING_OFF_CQ_RING)
         self._sqe = mmap.mmap(self._fd, SQE_SIZE * sq_entries, offset=IORING_OFF_SQES)
-        self._timeout = ctypes.create_string_buffer(struct.pack('qq', int(PATIENCE), 0))
+        self._timeout = ctypes.create_string_buffer(struct.pack('qq', int(PATIENCE_S), 0))
 
     def _number(self, ring: mmap.mmap, offset: int) -> int:
         value: int = struct.unpack_from('I', ring, offset)[0]

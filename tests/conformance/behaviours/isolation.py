@@ -7,7 +7,7 @@ import json
 import socket
 
 from tests.conformance import syscalls
-from tests.conformance.bench import QUIET, Bench, Option, outcome
+from tests.conformance.bench import Bench, Option, outcome
 from tests.conformance.catalogue import BOTH, Observation, behaviour
 
 SERVER_PORT, CLIENT_PORT = 5000, 5001
@@ -37,12 +37,12 @@ class Station:
             case 'client reads':
                 return self._whatever_comes(self._client)
             case _:
-                if not self._server and self._bench.readable(self._listener, 4 * QUIET):
+                if not self._server and self._bench.readable(self._listener):
                     self._server = self._bench.accept(self._listener)
                 return self._whatever_comes(self._server) if self._server else 'nothing'
 
     def _whatever_comes(self, sock: socket.socket) -> str:
-        return self._bench.read(sock) if self._bench.readable(sock, 4 * QUIET) else 'nothing'
+        return self._bench.read(sock) if self._bench.readable(sock) else 'nothing'
 
 
 def run_station(bench: Bench, name: str, orders: socket.socket, options: tuple[Option, ...]) -> None:

@@ -3,6 +3,7 @@
 
 import socket
 import struct
+import time
 
 from tests.conformance import syscalls
 from tests.conformance.bench import Bench, Unsupported, outcome
@@ -13,6 +14,8 @@ TLS_TX, TLS_RX = 1, 2
 TLS_1_2, AES_GCM_128 = 0x0303, 51
 # struct tls12_crypto_info_aes_gcm_128: version, cipher, iv, key, salt, record number
 CRYPTO_INFO = struct.pack('HH8s16s4s8s', TLS_1_2, AES_GCM_128, b'initvect', b'sixteen byte key', b'salt', bytes(8))
+# In tests/conftest.py, and no less anywhere.
+JOIN_DELAY_S = 0.1
 APPLICATION_DATA = b'\x17\x03\x03'
 
 
@@ -45,9 +48,14 @@ def sender_only(bench: Bench) -> Observation:
 @behaviour('kTLS: set up on a new connection, both ends', readers=BOTH, control_fails=True)
 def both_ends(bench: Bench) -> Observation:
     listener = bench.listen()
-    client = bench.connect(listener)
-    server = bench.accept(listener)
-    results = [set_up(client, TLS_TX), set_up(server, TLS_RX)]
+    while True:
+        began = time.monotonic()
+        client = bench.connect(listener)
+        server = bench.accept(listener)
+        results = [set_up(client, TLS_TX), set_up(server, TLS_RX)]
+        # An accelerated connection may join after so long (JoinDelayMs=): a try that took longer shows nothing.
+        if results == ['done', 'done'] or time.monotonic() - began < JOIN_DELAY_S:
+            break
     if results != ['done', 'done']:
         return {'set-up': results}
     bench.write_all(client, b'secret')

@@ -5,6 +5,7 @@ import select
 import socket
 import struct
 
+from tests.conformance import syscalls
 from tests.conformance.behaviours.ending import abort
 from tests.conformance.bench import Bench, pattern, verdict
 from tests.conformance.catalogue import BOTH, Observation, behaviour
@@ -34,7 +35,7 @@ def reuse_port(bench: Bench) -> Observation:
     served = 0
     names = set()
     for listener in listeners:
-        while bench.readable(listener, 0):
+        while bench.readable_now(listener):
             server = bench.accept(listener)
             names.add(bench.read_text(server, 4))
             served += exchange(bench, clients[server.getpeername()[1]], server, served)
@@ -88,7 +89,7 @@ def same_ports_after_unread_data(bench: Bench) -> Observation:
         bench.write_all(client, b'left over from %d' % number)
         bench.readable(server)
         abort(server)
-        bench.readable(client, events=select.POLLERR)
+        bench.readable(client, select.POLLERR)
         client.close()
     return {'connections right': right}
 
@@ -145,8 +146,11 @@ def keepalive(bench: Bench) -> Observation:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
-    quiet = not bench.readable(pair.server, 1.5)
-    return {'quiet for 1.5 s': quiet, 'exchanged': exchange(bench, pair.client, pair.server, 1)}
+    before = syscalls.TcpInfo(pair.client).segments_in
+    # The answers to two of its probes, a second apart.
+    probed = bench.wait_until(lambda: syscalls.TcpInfo(pair.client).segments_in - before >= 2)
+    quiet = not bench.readable_now(pair.server)
+    return {'probed': probed, 'stays quiet': quiet, 'exchanged': exchange(bench, pair.client, pair.server, 1)}
 
 
 @behaviour('options: SO_LINGER, buffer sizes and TCP_NODELAY set on a connection in use', readers=BOTH)

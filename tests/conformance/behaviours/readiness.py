@@ -7,14 +7,22 @@ import select
 import signal
 import socket
 import struct
+import threading
 
 from tests.conformance import syscalls
 from tests.conformance.behaviours.ending import abort, event_names
 from tests.conformance.behaviours.send import fill
-from tests.conformance.bench import AT_ONCE, IN_USE, PATIENCE, QUIET, Bench, Call, outcome
+from tests.conformance.bench import AT_ONCE, IN_USE, Bench, Call, outcome
 from tests.conformance.catalogue import BOTH, NONBLOCKING, Observation, behaviour
+from tests.support.patience import PATIENCE_S
 
+F_SETOWN_EX, F_OWNER_TID = 15, 0
 EVERYTHING = select.POLLIN | select.POLLOUT | select.POLLPRI | select.POLLRDHUP
+
+
+def signals_come_here(sock: socket.socket) -> None:
+    """Have the socket's signals sent to this thread: the worker's other one would swallow them, see fcntl(2)."""
+    fcntl.fcntl(sock, F_SETOWN_EX, struct.pack('ii', F_OWNER_TID, threading.get_native_id()))
 
 
 def events_now(sock: socket.socket) -> list[str]:
@@ -73,7 +81,7 @@ def select_call(bench: Bench) -> Observation:
     pair = bench.pair()
     before = bool(select.select([pair.server], [], [], 0)[0])
     bench.write_all(pair.client, b'data')
-    data = bool(select.select([pair.server], [], [], PATIENCE)[0])
+    data = bool(select.select([pair.server], [], [], PATIENCE_S)[0])
     bench.read(pair.server)
     return {'before': before, 'with data': data, 'all read': bool(select.select([pair.server], [], [], 0)[0])}
 
@@ -86,7 +94,7 @@ def epoll_level(bench: Bench) -> Observation:
         epoll.register(pair.server, select.EPOLLIN)
         seen.append(bool(epoll.poll(0)))
         bench.write_all(pair.client, b'data')
-        seen.append(bool(epoll.poll(PATIENCE)))
+        seen.append(bool(epoll.poll(PATIENCE_S)))
         bench.read(pair.server, 2)
         seen.append(bool(epoll.poll(0)))
         bench.read(pair.server, 2)
@@ -100,15 +108,16 @@ def epoll_edge(bench: Bench) -> Observation:
     seen = []
     with select.epoll() as epoll:
         epoll.register(pair.server, select.EPOLLIN | select.EPOLLET)
-        seen.append(bool(epoll.poll(QUIET)))
+        seen.append(bool(epoll.poll(0)))
         for _ in range(3):
             bench.write_all(pair.client, b'data')
-            seen.append(bool(epoll.poll(PATIENCE)))
-            seen.append(bool(epoll.poll(QUIET)))
+            seen.append(bool(epoll.poll(PATIENCE_S)))
+            bench.arrives(pair.client)
+            seen.append(bool(epoll.poll(0)))
         bench.read(pair.server, 4)
-        seen.append(bool(epoll.poll(QUIET)))
+        seen.append(bool(epoll.poll(0)))
         pair.client.close()
-        seen.append(bool(epoll.poll(PATIENCE)))
+        seen.append(bool(epoll.poll(PATIENCE_S)))
     return {'edges': seen}
 
 
@@ -120,9 +129,10 @@ def epoll_one_shot(bench: Bench) -> Observation:
         epoll.register(pair.server, select.EPOLLIN | select.EPOLLONESHOT)
         for _ in range(2):
             bench.write_all(pair.client, b'data')
-            seen.append(bool(epoll.poll(PATIENCE if not seen else QUIET)))
+            bench.arrives(pair.client)
+            seen.append(bool(epoll.poll(0)))
         epoll.modify(pair.server, select.EPOLLIN | select.EPOLLONESHOT)
-        seen.append(bool(epoll.poll(PATIENCE)))
+        seen.append(bool(epoll.poll(PATIENCE_S)))
     return {'first, unarmed, armed again': seen}
 
 
@@ -136,7 +146,7 @@ def epoll_room(bench: Bench) -> Observation:
         epoll.poll(0)
         full = 'OUT' not in events_now(pair.client)
         received = bench.read_bytes(pair.server, accepted)
-        edge = bool(epoll.poll(PATIENCE))
+        edge = bool(epoll.poll(PATIENCE_S))
     return {'send() ends with': end, 'full': full, 'all came': len(received) == accepted, 'an edge for room': edge}
 
 
@@ -145,7 +155,7 @@ def after_fin(bench: Bench) -> Observation:
     pair = bench.pair()
     bench.write_all(pair.client, b'data')
     pair.client.shutdown(socket.SHUT_WR)
-    bench.readable(pair.server, events=select.POLLRDHUP)
+    bench.readable(pair.server, select.POLLRDHUP)
     unread = events_now(pair.server)
     bench.read(pair.server)
     return {'data unread': unread, 'all read': events_now(pair.server)}
@@ -157,7 +167,7 @@ def after_both_fins(bench: Bench) -> Observation:
     for sock in pair:
         sock.shutdown(socket.SHUT_WR)
     for sock in pair:
-        bench.readable(sock, events=select.POLLHUP)
+        bench.readable(sock, select.POLLHUP)
     return {'the client': events_now(pair.client), 'the server': events_now(pair.server)}
 
 
@@ -165,7 +175,7 @@ def after_both_fins(bench: Bench) -> Observation:
 def after_rst(bench: Bench) -> Observation:
     pair = bench.pair()
     abort(pair.client)
-    bench.readable(pair.server, events=select.POLLERR)
+    bench.readable(pair.server, select.POLLERR)
     return {'events': events_now(pair.server)}
 
 
@@ -174,7 +184,7 @@ def rst_wakes_poll(bench: Bench) -> Observation:
     pair = bench.pair()
     poller = select.poll()
     poller.register(pair.server, select.POLLIN)
-    call = Call(lambda: event_names(sum(events for _, events in poller.poll(PATIENCE * 1000))))
+    call = Call(lambda: event_names(sum(events for _, events in poller.poll(PATIENCE_S * 1000))))
     call.start()
     abort(pair.client)
     return {'poll() gives': call.result(), 'recv() gives': bench.read(pair.server)}
@@ -184,12 +194,17 @@ def rst_wakes_poll(bench: Bench) -> Observation:
 def sigio(bench: Bench) -> Observation:
     pair = bench.pair()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
-    fcntl.fcntl(pair.server, fcntl.F_SETOWN, os.getpid())
+    signals_come_here(pair.server)
     fcntl.fcntl(pair.server, fcntl.F_SETFL, fcntl.fcntl(pair.server, fcntl.F_GETFL) | os.O_ASYNC)
-    while signal.sigtimedwait([signal.SIGIO], QUIET):
+    for sock in pair:
+        bench.arrives(sock)
+    while signal.sigtimedwait([signal.SIGIO], 0):
         pass
     bench.write_all(pair.client, b'data')
-    return {'SIGIO': bool(signal.sigtimedwait([signal.SIGIO], PATIENCE)), 'recv() gives': bench.read(pair.server)}
+    return {
+        'SIGIO': bool(signal.sigtimedwait([signal.SIGIO], PATIENCE_S)),
+        'recv() gives': bench.read(pair.server),
+    }
 
 
 @behaviour('MSG_OOB: an urgent byte between others', readers=BOTH, control_fails=True)
@@ -198,7 +213,8 @@ def out_of_band(bench: Bench) -> Observation:
     bench.write_all(pair.client, b'ab')
     bench.write(pair.client, b'X', socket.MSG_OOB)
     bench.write_all(pair.client, b'cd')
-    urgent = bench.readable(pair.server, 10 * QUIET, select.POLLPRI)
+    bench.arrives(pair.client)
+    urgent = bench.readable_now(pair.server, select.POLLPRI)
     byte = outcome(lambda: pair.server.recv(1, socket.MSG_OOB | socket.MSG_DONTWAIT).decode())
     before = bench.read(pair.server, 2)
     at_mark = bool(syscalls.queued(pair.server, syscalls.SIOCATMARK))
@@ -222,7 +238,8 @@ def in_line(moment: str) -> None:
         pair = bench.pair_with(moment, server=[(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)])
         bench.write_all(pair.client, b'ab')
         bench.write(pair.client, b'X', socket.MSG_OOB)
-        urgent = bench.readable(pair.server, 10 * QUIET, select.POLLPRI)
+        bench.arrives(pair.client)
+        urgent = bench.readable_now(pair.server, select.POLLPRI)
         return {
             'POLLPRI': urgent,
             'before the mark': bench.read(pair.server),
@@ -238,9 +255,10 @@ in_line(IN_USE)
 def sigurg(bench: Bench) -> Observation:
     pair = bench.pair()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
-    fcntl.fcntl(pair.server, fcntl.F_SETOWN, os.getpid())
+    signals_come_here(pair.server)
     bench.write(pair.client, b'X', socket.MSG_OOB)
-    return {'SIGURG': bool(signal.sigtimedwait([signal.SIGURG], 10 * QUIET))}
+    bench.arrives(pair.client)
+    return {'SIGURG': bool(signal.sigtimedwait([signal.SIGURG], 0))}
 
 
 @behaviour('SO_ERROR and TCP_INFO state: an open connection', readers=BOTH)

@@ -11,7 +11,7 @@ import threading
 import time
 
 from tests.conformance import syscalls
-from tests.conformance.bench import QUIET, Bench, Call, Unsupported, outcome, pattern, text, verdict
+from tests.conformance.bench import Bench, Call, Unsupported, outcome, pattern, text, verdict
 from tests.conformance.catalogue import BLOCKING, BOTH, NONBLOCKING, Observation, behaviour
 
 PAGE = mmap.PAGESIZE
@@ -123,7 +123,8 @@ def low_water_mark(bench: Bench) -> Observation:
     pair = bench.pair()
     pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10)
     bench.write_all(pair.client, b'first')
-    below = not bench.quiet(pair.server)
+    bench.arrives(pair.client)
+    below = bench.readable_now(pair.server)
     bench.write_all(pair.client, b'other')
     return {'readable with 5 of 10': below, 'readable with 10': bench.readable(pair.server)}
 
@@ -133,8 +134,10 @@ def low_water_mark_blocks(bench: Bench) -> Observation:
     pair = bench.pair()
     pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 10)
     bench.write_all(pair.client, b'first')
-    call = Call(lambda: pair.server.recv(100).decode()).blocks_on(pair.server)
-    before = call.result(QUIET)
+    bench.arrives(pair.client)
+    call = Call(lambda: pair.server.recv(100).decode())
+    call.start()
+    before = call.settles(pair.server)
     # recv() has taken the first 5 already, so that only 10 more wake it.
     bench.write_all(pair.client, b'ten others')
     return {'recv() with 5 of 10': before, 'recv() with 10 more': call.result()}

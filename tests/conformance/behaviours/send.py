@@ -3,21 +3,20 @@
 
 import os
 import select
-import signal
 import socket
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 
 from tests.conformance import syscalls
 from tests.conformance.behaviours.receive import timeval
 from tests.conformance.bench import (
     AT_ONCE,
     IN_USE,
-    PATIENCE,
-    QUIET,
     Bench,
     Call,
+    Pair,
     outcome,
     pattern,
     verdict,
@@ -29,20 +28,18 @@ CAP = 64 << 20
 CHUNK = 65536
 
 
-def completions(sock: socket.socket) -> list[list[int]]:
-    """The ranges of MSG_ZEROCOPY sends that the error queue reports, waiting for the first."""
-    poller = select.poll()
-    poller.register(sock, 0)
+def completions(bench: Bench, sock: socket.socket) -> list[list[int]]:
+    """The ranges of MSG_ZEROCOPY sends that the error queue reports once all has arrived and been read."""
+    bench.arrives(sock)
     ranges: list[list[int]] = []
-    while poller.poll(QUIET * 1000 if ranges else PATIENCE * 100):
+    while True:
         try:
-            _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE)
+            _, ancillary, _, _ = sock.recvmsg(1, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
         except BlockingIOError:
-            break
+            return ranges
         for _, _, data in ancillary:
             _, _, _, _, _, first, last = struct.unpack('=IBBBBII', data[:16])
             ranges.append([first, last])
-    return ranges
 
 
 def zerocopy(moment: str) -> None:
@@ -59,7 +56,7 @@ def zerocopy(moment: str) -> None:
             sent = pattern(CHUNK, seed)
             sends.append(bench.write(pair.client, sent, syscalls.MSG_ZEROCOPY))
             content.append(verdict(bench.read_bytes(pair.server, CHUNK), sent))
-            completed.append(completions(pair.client))
+            completed.append(completions(bench, pair.client))
         return {'send() gives': sends, 'completions': completed, 'the server reads': content}
 
 
@@ -67,17 +64,27 @@ zerocopy(AT_ONCE)
 zerocopy(IN_USE)
 
 
-def held_back(bench: Bench, pair: tuple[socket.socket, socket.socket]) -> bool:
-    """Whether nothing arrives for a time well below the 200 ms after which TCP sends a partial segment."""
-    return bench.quiet(pair[1])
+def held_back(bench: Bench, write: Callable[[Pair], object]) -> tuple[Pair, bool]:
+    """A pair with a message that its sender has asked TCP to hold back, and whether TCP does.
+
+    TCP sends a partial segment after 200 ms (TCP_RTO_MIN) all the same: a try that took longer shows nothing.
+    """
+    while True:
+        pair = bench.pair()
+        began = time.monotonic()
+        write(pair)
+        held = syscalls.TcpInfo(pair.client).unsent_bytes > 0 and not bench.readable_now(pair.server)
+        if held or time.monotonic() - began < 0.2:
+            return pair, held
 
 
 @behaviour('TCP_CORK: held back, then sent', readers=BOTH, control_fails=True)
 def cork(bench: Bench) -> Observation:
-    pair = bench.pair()
-    pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-    bench.write_all(pair.client, b'head ')
-    held = held_back(bench, pair)
+    def write(pair: Pair) -> None:
+        pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        bench.write_all(pair.client, b'head ')
+
+    pair, held = held_back(bench, write)
     bench.write_all(pair.client, b'body')
     pair.client.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
     return {'held back': held, 'one recv() gives': bench.read(pair.server)}
@@ -85,9 +92,7 @@ def cork(bench: Bench) -> Observation:
 
 @behaviour('MSG_MORE: held back, then sent', readers=BOTH, control_fails=True)
 def more(bench: Bench) -> Observation:
-    pair = bench.pair()
-    bench.write(pair.client, b'head ', socket.MSG_MORE)
-    held = held_back(bench, pair)
+    pair, held = held_back(bench, lambda pair: bench.write(pair.client, b'head ', socket.MSG_MORE))
     bench.write_all(pair.client, b'body')
     return {'held back': held, 'the server reads': bench.read_text(pair.server, 9)}
 
@@ -106,7 +111,7 @@ def sendfile(bench: Bench) -> Observation:
                 try:
                     offset += os.sendfile(pair.client.fileno(), file.fileno(), offset, len(sent) - offset)
                 except BlockingIOError:
-                    bench.readable(pair.client, events=select.POLLOUT)
+                    bench.readable(pair.client, select.POLLOUT)
             return 'all'
 
         call = Call(send)
@@ -136,7 +141,7 @@ def into_socket(bench: Bench, sock: socket.socket, pipe: int, count: int) -> str
         try:
             count -= os.splice(pipe, sock.fileno(), count)
         except BlockingIOError:
-            if not bench.readable(sock, events=select.POLLOUT):
+            if not bench.readable(sock, select.POLLOUT):
                 return 'stuck'
     return 'all'
 
@@ -213,7 +218,8 @@ def large(bench: Bench) -> Observation:
 def zero_length(bench: Bench) -> Observation:
     pair = bench.pair()
     result = bench.write(pair.client, b'')
-    quiet = bench.quiet(pair.server)
+    bench.arrives(pair.client)
+    quiet = not bench.readable_now(pair.server)
     bench.write_all(pair.client, b'data')
     return {'it gives': result, 'the server stays quiet': quiet, 'and then reads': bench.read(pair.server)}
 
@@ -233,7 +239,7 @@ def fill(bench: Bench, sock: socket.socket) -> tuple[int, str]:
         result = bench.write(sock, bytes(CHUNK), socket.MSG_DONTWAIT)
         if isinstance(result, int):
             accepted += result
-        elif result != 'EAGAIN' or not bench.readable(sock, 4 * QUIET, select.POLLOUT):
+        elif result != 'EAGAIN' or not bench.makes_room(sock):
             return accepted, result
     return accepted, 'the cap'
 
@@ -262,12 +268,9 @@ def send_timeout(bench: Bench) -> Observation:
 
 @behaviour('send(): a signal while it waits for room', readers=BOTH, control_fails=True)
 def interrupted(bench: Bench) -> Observation:
-    signal.signal(signal.SIGUSR1, lambda *_: None)
     pair = bench.pair()
     pair.client.setblocking(True)
     buffer = bytes(CAP // 2)
     call = Call(lambda: syscalls.raw_send(pair.client.fileno(), buffer)).blocks_on(pair.client)
-    if call.is_alive():
-        signal.pthread_kill(call.ident or 0, signal.SIGUSR1)
-    result = call.result()
+    result = call.interrupted(pair.client) if call.is_alive() else call.result()
     return {'send() of 32 MB gives': 'a part' if result in range(1, len(buffer)) else result}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What systemd is told (sd_notify(3))."""
 
+import contextlib
 import re
 import socket
 from pathlib import Path
@@ -37,5 +38,15 @@ def test_a_manager_that_does_not_read_stops_nobody(tmp_path: Path, monkeypatch: 
         systemd.bind(str(tmp_path / 'notify'))
         monkeypatch.setenv('NOTIFY_SOCKET', str(tmp_path / 'notify'))
         notifier = Notifier()
-        for _status in range(10000):
-            notifier.status('x' * 1000)
+        for number in range(10_000):
+            notifier.status(f'{number} {"x" * 1000}')
+        systemd.setblocking(False)
+        told = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                assert systemd.recv(4096).startswith(b'STATUS=%d x' % told)
+                told += 1
+        # It was not waited for, and when it reads again it hears what comes then.
+        assert 0 < told < 10_000
+        notifier.status('again')
+        assert systemd.recv(4096) == b'STATUS=again'
