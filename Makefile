@@ -108,7 +108,7 @@ format:
 
 # Checked in, so that an installation needs no run of the program.
 completions:
-	@tools/setup test
+	@tools/setup check
 	.venv/bin/python tools/generate-completions
 
 deb:
