@@ -23,7 +23,7 @@ from sockaccel.core.listing import Connections
 from sockaccel.core.policy import Policy
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
-from sockaccel.errors import InvalidConfiguration, KernelRefused, SockaccelError, UnsupportedKernel
+from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
 from sockaccel.kernel import abi, adoption, probe, programs
 from sockaccel.kernel.ends import Ends
 from sockaccel.kernel.live import Kernel
@@ -330,7 +330,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SockaccelError as exc:
         return _fail(exc, notifier, 1)
     except OSError as exc:
-        return _fail(KernelRefused(f'the system refused a call ({exc})'), notifier, 1)
+        return _fail(SystemRefused(f'the system refused a call ({exc})'), notifier, 1)
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong, in whole sentences: what, why, what to do. The edges translate, they add nothing."""
+"""One class for each kind of failure. Its text says in a sentence what failed, why, and what to do about it."""
 
 
 class SockaccelError(Exception):
@@ -39,7 +39,15 @@ class LoaderEnded(SockaccelError):
 
 
 class KernelRefused(SockaccelError):
-    """A kernel call failed that works on a supported system: the message says which and why."""
+    """The kernel refused a BPF program, map or link that it takes on a supported system."""
+
+
+class SystemRefused(SockaccelError):
+    """A system call failed that works on a supported system: the message says which and why."""
+
+
+class NoSystemBus(SockaccelError):
+    """There is no connection to the system bus."""
 
 
 class MissingDependency(SockaccelError):
@@ -51,7 +59,11 @@ class InvalidConfiguration(SockaccelError):
 
 
 class AskFailed(SockaccelError):
-    """A D-Bus call to somebody else was answered with an error, or not in time."""
+    """A D-Bus call to another program was answered with an error, whose D-Bus name is `name`; '' for no answer."""
+
+    def __init__(self, message: str, name: str = '') -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class StateNotSaved(SockaccelError):
@@ -59,4 +71,4 @@ class StateNotSaved(SockaccelError):
 
 
 class AlreadyRunning(SockaccelError):
-    """Another daemon has what only one can have."""
+    """Another daemon owns the bus name, or has locked a directory that only one may use."""

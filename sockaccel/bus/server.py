@@ -47,10 +47,11 @@ from sockaccel.bus.polkit import ACTIONS
 from sockaccel.core.listing import Filter
 from sockaccel.core.target import quote
 from sockaccel.errors import (
+    AlreadyRunning,
     AskFailed,
     InvalidArgument,
-    KernelRefused,
     LimitExceeded,
+    NoSystemBus,
     NotPermitted,
     SockaccelError,
 )
@@ -401,7 +402,7 @@ class Bus(MessageBus):
         await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'AddMatch', 's', [rule])
 
     async def own_name(self):
-        """Become org.sockaccel1. Raises KernelRefused where another instance is."""
+        """Become org.sockaccel1. Raises AlreadyRunning."""
         reply = await self.request_name(NAME, NameFlag.DO_NOT_QUEUE)
         if reply is not RequestNameReply.PRIMARY_OWNER:
             raise already_running()
@@ -441,7 +442,9 @@ def _error(msg, exc):
 
 
 def already_running() -> SockaccelError:
-    return KernelRefused(f'another sockaccel owns the bus name "{NAME}": stop it first, or use it by sockaccelctl')
+    return AlreadyRunning(
+        f'another sockaccel owns the bus name "{NAME}": stop it first, or use it by sockaccelctl'
+    )
 
 
 def caller():
@@ -678,12 +681,12 @@ def _options(options, **types):
 
 
 async def connect(authorise: Any) -> Any:
-    """A connection to the system bus. Raises KernelRefused with the reason why there is none."""
+    """A connection to the system bus. Raises NoSystemBus."""
     try:
         bus = Bus(authorise)
         await bus.connect()
     except Exception as exc:
-        raise KernelRefused(
+        raise NoSystemBus(
             f'cannot connect to the system bus ({exc}): is dbus-daemon or dbus-broker running, and '
             'DBUS_SYSTEM_BUS_ADDRESS right?'
         ) from exc
