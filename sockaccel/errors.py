@@ -11,11 +11,11 @@ class InvalidTarget(SockaccelError):
 
 
 class InvalidArgument(SockaccelError):
-    """An option of a D-Bus method that does not exist, or is of another type."""
+    """An option, filter or property that does not exist, or has another type or value."""
 
 
 class UnknownTarget(SockaccelError):
-    """Disable of a target that is not enabled."""
+    """The target is not enabled."""
 
 
 class LimitExceeded(SockaccelError):
@@ -23,7 +23,7 @@ class LimitExceeded(SockaccelError):
 
 
 class KernelIssue(SockaccelError):
-    """The kernel has a fault that ordinary programs stumble over, and the caller has not accepted it."""
+    """The kernel has a fault that ordinary programs can meet, and nobody has accepted it for the target."""
 
 
 class UnsupportedKernel(SockaccelError):
@@ -55,7 +55,7 @@ class MissingDependency(SockaccelError):
 
 
 class InvalidConfiguration(SockaccelError):
-    """A line of the configuration that cannot be used; names file and line."""
+    """A line of the configuration cannot be used; the text names file and line."""
 
 
 class AskFailed(SockaccelError):
@@ -67,7 +67,7 @@ class AskFailed(SockaccelError):
 
 
 class StateNotSaved(SockaccelError):
-    """What was enabled or disabled cannot be remembered; the change was undone."""
+    """What is enabled could not be written down, so the change was undone."""
 
 
 class AlreadyRunning(SockaccelError):
