@@ -9,6 +9,7 @@ import pytest
 
 from sockaccel.dbus import library
 from sockaccel.errors import MissingDependency
+from tests.support.harness import ROOT
 
 
 def test_another_version_is_refused() -> None:
@@ -32,3 +33,9 @@ def test_the_import_says_it(tmp_path: Path, version: str | None, said: str) -> N
     last = answer.stderr.splitlines()[-1]
     assert last.startswith('sockaccel.errors.MissingDependency: ')
     assert said in last
+
+
+def test_one_module_imports_it() -> None:
+    for path in (ROOT / 'sockaccel').rglob('*.py'):
+        if path.name != 'library.py':
+            assert 'dbus_next' not in path.read_text(), path
