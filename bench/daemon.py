@@ -115,9 +115,9 @@ def _restarted_targets(root: Cgroup, settings: str, note: Note) -> None:
                 service.rmdir()
             # When it has seen one more come and go it has seen them all.
             service.mkdir()
-            harness.wait_until(lambda: harness.call('ListTargets')[0][1] == 'active', 'it is active')
+            harness.wait_until(lambda: harness.targets()[0][1] == 'active', 'it is active')
             service.rmdir()
-            harness.wait_until(lambda: harness.call('ListTargets')[0][1] == 'waiting', 'it is waiting')
+            harness.wait_until(lambda: harness.targets()[0][1] == 'waiting', 'it is waiting')
             if measured:
                 note(f'resident memory that {COMING_AND_GOING:,} cgroups of a target leave, KiB',
                      daemon.resident() - before)  # fmt: skip

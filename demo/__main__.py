@@ -149,10 +149,10 @@ def show(plain: list[Run], accelerated: list[Run]) -> None:
     for name, *values, ratio in rows:
         print(f'{name:38} {values[0]:>12} {values[1]:>12} {ratio:>8}')
     print('\nMessages that went by TCP although accelerated, by reason:')
-    for name, kind, sentence in harness.call('Reasons'):
-        count = sum(run.stats.get(f'message_reason_{name}', 0) for run in accelerated)
-        if kind == 'message' and count:
-            print(f'{count:12}  {sentence}')
+    for counter in harness.call('DescribeCounters'):
+        count = sum(run.stats.get(f'message_reason_{counter["name"]}', 0) for run in accelerated)
+        if counter['kind'] == 'message' and count:
+            print(f'{count:12}  {counter["sentence"]}')
     shares = sorted(run.share for run in accelerated)
     if shares[0] <= MOST:
         print(

@@ -13,9 +13,8 @@ from pathlib import Path
 import structlog
 
 from sockaccel import __version__
-from sockaccel.bus import polkit
-from sockaccel.bus import server as bus
-from sockaccel.core import config, messages
+from sockaccel.bus.service import Service
+from sockaccel.core import config, messages, words
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
@@ -23,7 +22,7 @@ from sockaccel.core.listing import Connections
 from sockaccel.core.policy import Policy
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
-from sockaccel.errors import InvalidConfiguration, KernelRefused, SockaccelError, UnsupportedKernel
+from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
 from sockaccel.kernel import abi, adoption, probe, programs
 from sockaccel.kernel.ends import Ends
 from sockaccel.kernel.live import Kernel
@@ -81,7 +80,7 @@ class Daemon:
         self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
         self._engine.on_change, self._engine.on_event = self._targets_changed, self._connection_event
         self._loop.add_signal_handler(signal.SIGHUP, self._configuration.reload_later)
-        await self._bus.own_name()
+        await self._service.take_name()
         _introduce(self._findings)
         self._notifier.ready(status(self._engine))
 
@@ -90,11 +89,9 @@ class Daemon:
         await self._ended
 
     async def _connect(self) -> None:
-        self._bus = await bus.connect(polkit.Authority().authorise)
-        self._stack.push_async_callback(self._bus.close)
-        if await self._bus.has_owner(bus.NAME):
-            raise bus.already_running()
-        self._units = SystemdUnits(self._bus)
+        self._service = await Service.open()
+        self._stack.push_async_callback(self._service.close)
+        self._units = SystemdUnits(self._service.connection)
 
     def _find_state(self) -> None:
         """Find the cgroup tree, what an earlier daemon remembered, and where it kept its kernel objects."""
@@ -130,8 +127,7 @@ class Daemon:
         self._configuration = Configuration(
             self._read_settings, self._settings, self._engine, self._kernel, self._notifier
         )
-        self._manager = await bus.export(
-            self._bus,
+        self._manager = await self._service.export(
             self._engine,
             Connections(
                 Ends(self._kernel.read_connections),
@@ -142,10 +138,11 @@ class Daemon:
             ),
             self._configuration.reload,
             lambda: self._configuration.in_force,
-            lambda: self._end(BusLost(f'the bus name "{bus.NAME}" was taken away')),
             journal,
+            lambda: self._end(BusLost(f'the bus name "{words.BUS_NAME}" was taken away')),
         )
-        self._bus.when_lost(lambda: self._end(BusLost('the connection to the system bus was lost')))
+        lost = BusLost('the connection to the system bus was lost')
+        self._service.connection.when_lost(lambda: self._end(lost))
 
     def _targets_changed(self) -> None:
         self._manager.targets_changed()
@@ -330,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SockaccelError as exc:
         return _fail(exc, notifier, 1)
     except OSError as exc:
-        return _fail(KernelRefused(f'the system refused a call ({exc})'), notifier, 1)
+        return _fail(SystemRefused(f'the system refused a call ({exc})'), notifier, 1)
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What can go wrong, in whole sentences: what, why, what to do. The edges translate, they add nothing."""
+"""One class for each kind of failure. Its text says in a sentence what failed, why, and what to do about it."""
 
 
 class SockaccelError(Exception):
@@ -11,11 +11,11 @@ class InvalidTarget(SockaccelError):
 
 
 class InvalidArgument(SockaccelError):
-    """An option of a D-Bus method that does not exist, or is of another type."""
+    """An option, filter or property that does not exist, or has another type or value."""
 
 
 class UnknownTarget(SockaccelError):
-    """Disable of a target that is not enabled."""
+    """The target is not enabled."""
 
 
 class LimitExceeded(SockaccelError):
@@ -23,7 +23,7 @@ class LimitExceeded(SockaccelError):
 
 
 class KernelIssue(SockaccelError):
-    """The kernel has a fault that ordinary programs stumble over, and the caller has not accepted it."""
+    """The kernel has a fault that ordinary programs can meet, and nobody has accepted it for the target."""
 
 
 class UnsupportedKernel(SockaccelError):
@@ -39,7 +39,15 @@ class LoaderEnded(SockaccelError):
 
 
 class KernelRefused(SockaccelError):
-    """A kernel call failed that works on a supported system: the message says which and why."""
+    """The kernel refused a BPF program, map or link that it takes on a supported system."""
+
+
+class SystemRefused(SockaccelError):
+    """A system call failed that works on a supported system: the message says which and why."""
+
+
+class NoSystemBus(SockaccelError):
+    """There is no connection to the system bus."""
 
 
 class MissingDependency(SockaccelError):
@@ -47,16 +55,20 @@ class MissingDependency(SockaccelError):
 
 
 class InvalidConfiguration(SockaccelError):
-    """A line of the configuration that cannot be used; names file and line."""
+    """A line of the configuration cannot be used; the text names file and line."""
 
 
 class AskFailed(SockaccelError):
-    """A D-Bus call to somebody else was answered with an error, or not in time."""
+    """A D-Bus call to another program was answered with an error, whose D-Bus name is `name`; '' for no answer."""
+
+    def __init__(self, message: str, name: str = '') -> None:
+        super().__init__(message)
+        self.name = name
 
 
 class StateNotSaved(SockaccelError):
-    """What was enabled or disabled cannot be remembered; the change was undone."""
+    """What is enabled could not be written down, so the change was undone."""
 
 
 class AlreadyRunning(SockaccelError):
-    """Another daemon has what only one can have."""
+    """Another daemon owns the bus name, or has locked a directory that only one may use."""

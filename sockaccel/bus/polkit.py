@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may: polkit is asked for every change, with the caller as subject; without polkit only uid 0 may."""
+"""Who may change something: polkit is asked, with the caller as subject; without polkit only uid 0 may."""
 
 import asyncio
 import itertools
 from collections import Counter
-from typing import Any
 
+from sockaccel.dbus.connection import Connection
+from sockaccel.dbus.message import Variant
+from sockaccel.dbus.serving import Request
 from sockaccel.errors import AskFailed, LimitExceeded, NotPermitted
+
+# Each has an <action> in packaging/polkit/org.sockaccel1.policy.
+ENABLE = 'org.sockaccel1.enable'
+DISABLE = 'org.sockaccel1.disable'
+RESET_COUNTERS = 'org.sockaccel1.reset-counters'
+RELOAD = 'org.sockaccel1.reload'
+SET_LOG_LEVEL = 'org.sockaccel1.set-log-level'
 
 _NAME = 'org.freedesktop.PolicyKit1'
 _PATH = '/org/freedesktop/PolicyKit1/Authority'
@@ -14,85 +23,55 @@ _INTERFACE = f'{_NAME}.Authority'
 # A dialogue stays open while a person looks for a password.
 _TIMEOUT_S = 300.0
 _ALLOW_USER_INTERACTION = 1
-# Questions to polkit that a user may leave open; everybody else's calls go on meanwhile.
+# Questions to polkit that one user may leave open; calls of other users go on meanwhile.
 _MAXIMUM_OPEN = 64
-
-# Every D-Bus method, and every property that can be set, with the action that it needs; None is for reading.
-ACTIONS: dict[str, str | None] = {
-    'Enable': 'org.sockaccel1.enable',
-    'EnableWithOptions': 'org.sockaccel1.enable',
-    'Disable': 'org.sockaccel1.disable',
-    'DisableWithOptions': 'org.sockaccel1.disable',
-    'ResetCounters': 'org.sockaccel1.reset-counters',
-    'Reload': 'org.sockaccel1.reload',
-    'LogLevel': 'org.sockaccel1.set-log-level',
-    'LogTarget': 'org.sockaccel1.set-log-level',
-    'Stats': None,
-    'TargetStats': None,
-    'StatsSinceReset': None,
-    'ListTargets': None,
-    'ListConnections': None,
-    'ListEnds': None,
-    'Findings': None,
-    'Reasons': None,
-    'Configuration': None,
-    'Subscribe': None,
-    'Unsubscribe': None,
-}
 
 
 class Authority:
-    """Asks polkit, and remembers how many answers each user waits for."""
+    """Asks polkit, and counts the answers that each user waits for."""
 
     def __init__(self) -> None:
         self._open: Counter[int] = Counter()
         self._numbers = itertools.count(1)
 
-    async def authorise(self, bus: Any, sender: str, member: str, interactive: bool, subject: str) -> None:  # noqa: FBT001
-        """Return if a caller may call a member. Raises NotPermitted, LimitExceeded.
-
-        bus: a sockaccel.bus.server.Bus; sender: a unique bus name; interactive: the caller allows a dialogue;
-        subject: what is to be changed, shown in the dialogue.
-        """
-        action = ACTIONS[member]
-        if action is None:
-            return
-        user = await bus.user_of(sender)
+    async def authorise(self, connection: Connection, request: Request) -> None:
+        """Return if the caller may. Raises NotPermitted, LimitExceeded."""
+        user = await connection.user_of(request.sender)
         if user == 0:
             return
         if self._open[user] >= _MAXIMUM_OPEN:
             raise LimitExceeded(f'uid {user} waits for {_MAXIMUM_OPEN} answers of polkit: answer those first')
         self._open[user] += 1
         try:
-            await self._ask(bus, sender, member, action, subject, interactive=interactive)
+            await self._ask(connection, request)
         finally:
             self._open[user] -= 1
             self._open += Counter()
 
-    async def _ask(
-        self, bus: Any, sender: str, member: str, action: str, subject: str, *, interactive: bool
-    ) -> None:
-        if not await bus.available(_NAME):
+    async def _ask(self, connection: Connection, request: Request) -> None:
+        member = request.member
+        if not await connection.available(_NAME):
             raise NotPermitted(f'{member} needs root, because no polkit is there to ask whether this user may')
         cancellation = f'sockaccel-{next(self._numbers)}'
-        flags = _ALLOW_USER_INTERACTION if interactive else 0
+        flags = _ALLOW_USER_INTERACTION if request.interactive else 0
         # What the messages of the actions have as $(target).
-        details = {'target': subject[:256]} if subject else {}
+        details = {'target': request.subject[:256]} if request.subject else {}
+        subject = ['system-bus-name', {'name': Variant('s', request.sender)}]
         try:
-            body = await bus.ask(
+            body = await connection.ask(
                 _NAME, _PATH, _INTERFACE, 'CheckAuthorization', '(sa{sv})sa{ss}us',
-                [['system-bus-name', {'name': bus.variant('s', sender)}], action, details, flags, cancellation],
+                [subject, request.action, details, flags, cancellation],
                 timeout=_TIMEOUT_S,
             )  # fmt: skip
         except asyncio.CancelledError:
-            # The caller has left, or we are about to: the dialogue should not stay.
-            bus.tell(_NAME, _PATH, _INTERFACE, 'CancelCheckAuthorization', 's', [cancellation])
+            # The caller has left, or the daemon is about to: nobody needs the dialogue any more.
+            connection.tell(_NAME, _PATH, _INTERFACE, 'CancelCheckAuthorization', 's', [cancellation])
             raise
         except AskFailed as exc:
-            bus.tell(_NAME, _PATH, _INTERFACE, 'CancelCheckAuthorization', 's', [cancellation])
+            connection.tell(_NAME, _PATH, _INTERFACE, 'CancelCheckAuthorization', 's', [cancellation])
             raise NotPermitted(f'polkit could not say whether this user may call {member} ({exc})') from exc
         authorised, challenge, _details = body[0]
         if not authorised:
-            missing = 'there is no agent to ask for it' if interactive else 'the call does not allow to ask for it'
-            hint = f'; it would with a password, but {missing}' if challenge else ''
-            raise NotPermitted(f'polkit does not let this user call {member} (action {action}){hint}')
+            missing = 'no agent is there to ask for it' if request.interactive else 'the call allows no dialogue'
+            hint = f'; a password would allow it, but {missing}' if challenge else ''
+            raise NotPermitted(f'polkit does not let this user call {member} (action {request.action}){hint}')

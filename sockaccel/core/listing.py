@@ -161,16 +161,6 @@ class Connections:
                 self._keep(listing, found)
             return Page(rows, len(found), listing)
 
-    async def joined_ends(self, count: int) -> tuple[list[tuple[Event, str]], int]:
-        """Up to `count` joined ends with the names of their targets, and how many there are."""
-        async with self._one_at_a_time:
-            found = await asyncio.to_thread(self._joined)
-            return [(self._ends.event(end), self._target_of_slot(end.slot)) for end in found[:count]], len(found)
-
-    def _joined(self) -> list[RawEnd]:
-        rows = self._ends.rows(self._ends.read())
-        return list({end.flow: end for end in rows if end.state == ConnectionState.JOINED}.values())
-
     def _keep(self, listing: int, found: list[Packed]) -> None:
         """The time begins anew with each page: to ask for all of them may take longer than a listing is kept."""
         while len(self._listings) >= _MAXIMUM_LISTINGS:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`sockaccelctl bench`: what acceleration brings on this machine, for two processes of our own.
 
-Each measurement is a process of its own in a cgroup of its own, one that is a target of the daemon's meanwhile and
-one that is not. Run as a program it is that process.
+Each measurement runs in a process of its own, in one of two cgroups, of which one is a target meanwhile. Run as a
+program, this module is that process.
 """
 
 import argparse
@@ -64,13 +64,16 @@ WORKS = (
 
 async def bench(client: Client, options: argparse.Namespace) -> int:
     """The command. Raises BenchFailed, and what the daemon refuses."""
-    for name, _state, _detail in await client.call('ListTargets'):
-        if name in (EVERYTHING, '/'):
-            raise BenchFailed(f'all of this host is the target "{name}", so there is no plain TCP to compare with')
-    configuration = {name: value for name, value, _origin in await client.call('Configuration')}
-    issues = [name for name, severity, _sentence in await client.call('Findings') if severity == 'issue']
+    for row in await client.call('ListTargets'):
+        if row['name'] in (EVERYTHING, '/'):
+            raise BenchFailed(
+                f'all of this host is the target "{row["name"]}", so there is no plain TCP to compare with'
+            )
+    configuration = {row['key']: row['value'] for row in await client.call('ListConfiguration')}
+    findings = await client.call('ListFindings')
+    issues = [finding['name'] for finding in findings if finding['severity'] == 'issue']
     with _cgroups(configuration.get('CgroupRoot') or '/') as (plain, target, name):
-        # Neither of our own processes does what a kernel's issue is about.
+        # Our own processes do nothing that an issue of the kernel concerns.
         chosen = {'accept': strings(issues), 'runtime': boolean(True)}
         await client.call('EnableWithOptions', 'sa{sv}', name, chosen)
         try:
@@ -90,7 +93,7 @@ async def bench(client: Client, options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _cgroups(root: str) -> Iterator[tuple[Path, Path, str]]:
-    """A cgroup that is no target, one that shall become one, and the latter's name."""
+    """Two new cgroups, and the name of the second as a target."""
     mount = cgroup2_mount()
     parent = mount / root.lstrip('/') / f'sockaccel-bench-{os.getpid()}'
     made = [parent, parent / 'plain', parent / 'target']
@@ -179,7 +182,7 @@ def _connection(way: str) -> tuple[socket.socket, socket.socket]:
 def _ask(client: socket.socket, work: Work, way: str) -> tuple[float, float]:
     request, notice = (first + bytes(work.size - 1) for first in (REQUEST, NOTICE))
     warm_until = time.monotonic() + WARM_S
-    # What it takes to be redirected is an exchange; how long it takes is the daemon's affair.
+    # The first exchanges go by TCP, until the daemon has let the connection join.
     while True:
         before = _by_tcp(client)
         _exchange(client, request)

@@ -6,25 +6,24 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
-from dbus_next import BusType, Message, MessageType, Variant
-from dbus_next.aio import MessageBus
+from sockaccel.core.words import BUS_NAME, MANAGER, OBJECT_PATH
+from sockaccel.dbus.connection import Connection
+from sockaccel.dbus.message import DBUS, PROPERTIES, Message, Variant, plain
+from sockaccel.errors import AskFailed, NoSystemBus, SockaccelError
 
-from sockaccel.bus.server import be_patient
-from sockaccel.errors import SockaccelError
-
-NAME, PATH, INTERFACE = 'org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager'
-_DBUS = 'org.freedesktop.DBus'
-_ALLOW_INTERACTIVE_AUTHORIZATION = 0x4
 # No such name; systemd has no such unit, or cannot start it; and the same without systemd.
 _NOT_RUNNING = (
-    f'{_DBUS}.Error.ServiceUnknown',
-    f'{_DBUS}.Error.NameHasNoOwner',
-    f'{_DBUS}.Error.Spawn.',
+    f'{DBUS}.Error.ServiceUnknown',
+    f'{DBUS}.Error.NameHasNoOwner',
+    f'{DBUS}.Error.Spawn.',
     'org.freedesktop.systemd1.',
 )
-# polkit's dialogue is part of a call.
+# A call may last as long as polkit's dialogue.
 _TIMEOUT_S = 330.0
 _MAXIMUM_PENDING_EVENTS = 10000
+
+# Events; None is the end.
+Queue = asyncio.Queue[dict[str, Any] | None]
 
 
 class NotRunning(SockaccelError):
@@ -43,64 +42,58 @@ class Client:
     """A connection to the daemon; an async context manager. Raises NotRunning on entry."""
 
     def __init__(self) -> None:
-        self._bus: Any = None
-        self._followers: list[asyncio.Queue[dict[str, Any] | None]] = []
+        self._followers: list[Queue] = []
 
     async def __aenter__(self) -> Self:
         try:
-            self._bus = MessageBus(bus_type=BusType.SYSTEM)
-            be_patient(self._bus)
-            await self._bus.connect()
-            self._bus._disconnect_future.add_done_callback(self._disconnected)
-        except Exception as exc:
-            raise NotRunning(f'cannot connect to the system bus ({exc})') from exc
+            self.connection = await Connection.open()
+        except NoSystemBus as exc:
+            raise NotRunning(str(exc)) from exc
+        self.connection.when_lost(self._lost)
+        self.connection.on_signal(self._receive)
         return self
 
     async def __aexit__(
         self, _type: type[BaseException] | None, _exc: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self._bus.disconnect()
-
-    def _disconnected(self, future: 'asyncio.Future[None]') -> None:
-        # Asked for, so that asyncio does not complain that nobody did.
-        future.cancelled() or future.exception()
-        for queue in self._followers:
-            if not queue.full():
-                queue.put_nowait(None)
+        await self.connection.close()
 
     async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:
         """Call a method of the manager; returns its value, or a list of them. Raises Refused, NotRunning."""
-        return await self.ask(NAME, PATH, INTERFACE, member, signature, arguments)
+        return await self.ask(BUS_NAME, OBJECT_PATH, MANAGER, member, signature, arguments)
 
     async def properties(self) -> dict[str, Any]:
         """All properties of the manager. Raises Refused, NotRunning."""
-        answer = await self.ask(NAME, PATH, f'{_DBUS}.Properties', 'GetAll', 's', (INTERFACE,))
+        answer = await self.ask(BUS_NAME, OBJECT_PATH, PROPERTIES, 'GetAll', 's', (MANAGER,))
         return dict(answer)
+
+    async def connections(self, wanted: dict[str, Variant], limit: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Rows of ListConnections, page by page: the first `limit`, 0 for all; and how many there are in all.
+
+        wanted: see "filter" of ListConnections. Raises Refused, NotRunning.
+        """
+        rows, total, listing = await self.call('ListConnections', 'a{sv}tt', wanted, 0, 0)
+        while len(rows) < min(limit or total, total):
+            more, total, listing = await self.call('ListConnections', 'a{sv}tt', {}, listing, len(rows))
+            rows += more
+        return rows[: limit or total], total
 
     async def subscribe(self) -> AsyncIterator[dict[str, Any]]:
         """Returns once the daemon sends its connection events here; they end when it leaves the bus.
 
         Raises Refused, NotRunning.
         """
-        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MAXIMUM_PENDING_EVENTS)
-
-        self._followers.append(queue)
-
-        def receive(message: Any) -> bool:
-            if message.message_type is MessageType.SIGNAL and not queue.full():
-                if message.member == 'ConnectionEvent' and message.interface == INTERFACE:
-                    queue.put_nowait(_plain(message.body[0]))
-                elif message.member == 'NameOwnerChanged' and message.body[0] == NAME and not message.body[2]:
-                    queue.put_nowait(None)
-            return False
-
-        self._bus.add_message_handler(receive)
         rules = (
-            f"type='signal',sender='{NAME}',interface='{INTERFACE}',member='ConnectionEvent'",
-            f"type='signal',sender='{_DBUS}',member='NameOwnerChanged',arg0='{NAME}'",
+            f"type='signal',sender='{BUS_NAME}',interface='{MANAGER}',member='ConnectionEvent'",
+            f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{BUS_NAME}'",
         )
-        for rule in rules:
-            await self.ask(_DBUS, '/org/freedesktop/DBus', _DBUS, 'AddMatch', 's', (rule,))
+        try:
+            for rule in rules:
+                await self.connection.match(rule)
+        except AskFailed as exc:
+            raise NotRunning(str(exc)) from exc
+        queue = Queue(_MAXIMUM_PENDING_EVENTS)
+        self._followers.append(queue)
         await self.call('Subscribe')
         return _until_none(queue)
 
@@ -113,56 +106,57 @@ class Client:
         signature: str = '',
         arguments: tuple[Any, ...] = (),
     ) -> Any:
-        """Call a method of anybody; interface: '' for any. Raises Refused, NotRunning."""
-        message: Any = Message(
-            destination=destination, path=path, member=member, signature=signature, body=list(arguments)
-        )
-        message.interface = interface or None
-        # dbus-next's MessageFlag has a name for this flag; its value is the protocol's.
-        message.flags = type(message.flags)(_ALLOW_INTERACTIVE_AUTHORIZATION)
+        """Call a method of any program; interface: '' for any. Raises Refused, NotRunning."""
         try:
-            reply = await asyncio.wait_for(self._bus.call(message), _TIMEOUT_S)
-        except (TimeoutError, EOFError, OSError) as exc:
-            raise NotRunning(f'the daemon gave no answer to {member} ({exc or "time is up"})') from exc
-        if reply.message_type is MessageType.ERROR:
-            text = reply.body[0] if reply.body else reply.error_name
-            if reply.error_name.startswith(_NOT_RUNNING):
-                raise NotRunning('the sockaccel daemon is not running')
-            raise Refused(reply.error_name, text)
-        values = [_plain(value) for value in reply.body]
+            body = await self.connection.ask(
+                destination, path, interface, member, signature, arguments, timeout=_TIMEOUT_S, interactive=True
+            )
+        except AskFailed as exc:
+            if not exc.name:
+                raise NotRunning(f'the daemon gave no answer to {member} ({exc})') from exc
+            if exc.name.startswith(_NOT_RUNNING):
+                raise NotRunning('the sockaccel daemon is not running') from exc
+            raise Refused(exc.name, str(exc)) from exc
+        values = [plain(value) for value in body]
         return values[0] if len(values) == 1 else values
 
+    def _lost(self) -> None:
+        for queue in self._followers:
+            if not queue.full():
+                queue.put_nowait(None)
 
-async def _until_none(queue: 'asyncio.Queue[dict[str, Any] | None]') -> AsyncIterator[dict[str, Any]]:
+    def _receive(self, message: Message) -> None:
+        if message.member == 'ConnectionEvent' and message.interface == MANAGER:
+            event = plain(message.body[0])
+        elif message.member == 'NameOwnerChanged' and message.body[0] == BUS_NAME and not message.body[2]:
+            event = None
+        else:
+            return
+        for queue in self._followers:
+            if not queue.full():
+                queue.put_nowait(event)
+
+
+async def _until_none(queue: Queue) -> AsyncIterator[dict[str, Any]]:
     while (event := await queue.get()) is not None:
         yield event
 
 
-def strings(values: list[str]) -> Any:
+def strings(values: list[str]) -> Variant:
     """A list of strings for an option, such as EnableWithOptions takes."""
     return Variant('as', values)
 
 
-def string(value: str) -> Any:
+def string(value: str) -> Variant:
     """A string for an option."""
     return Variant('s', value)
 
 
-def integer(value: int) -> Any:
+def integer(value: int) -> Variant:
     """A number for an option."""
     return Variant('t', value)
 
 
-def boolean(value: bool) -> Any:  # noqa: FBT001
+def boolean(value: bool) -> Variant:  # noqa: FBT001
     """Yes or no for an option."""
     return Variant('b', value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Variant):
-        return _plain(value.value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value

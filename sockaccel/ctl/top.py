@@ -31,11 +31,11 @@ _COLUMNS = 4
 
 @dataclass
 class Sample:
-    """What the daemon said at one time. time: seconds, monotonic."""
+    """What the daemon said at one time. time: seconds, monotonic. targets: by name, the state and the counters."""
 
     time: float = 0.0
     stats: dict[str, int] = field(default_factory=dict)
-    targets: dict[str, tuple[str, str, dict[str, int]]] = field(default_factory=dict)
+    targets: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
     connections: dict[tuple[Any, ...], dict[str, Any]] = field(default_factory=dict)
     total: int = 0
 
@@ -43,12 +43,12 @@ class Sample:
 async def sample(client: Client) -> Sample:
     """Raises what a call raises."""
     now = Sample(time.monotonic(), await client.call('Stats'))
-    for name, state, detail in await client.call('ListTargets'):
+    for row in await client.call('ListTargets'):
         stats = {}
         # It may have been disabled since.
         with contextlib.suppress(Refused):
-            stats = await client.call('TargetStats', 's', name)
-        now.targets[name] = (state, detail, stats)
+            stats = await client.call('TargetStats', 's', row['name'])
+        now.targets[row['name']] = (row['state'], stats)
     rows, now.total, _listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
     for row in rows:
         now.connections[_key(row)] = row
@@ -77,8 +77,8 @@ def frame(before: Sample, now: Sample, columns: int, lines: int) -> list[str]:
         '',
     ]
     rows = [['TARGET', 'STATE', 'REDIRECTED/s', 'TCP/s', 'SHARE']]
-    for name, (state, _detail, stats) in now.targets.items():
-        old = before.targets.get(name, ('', '', stats))[2]
+    for name, (state, stats) in now.targets.items():
+        old = before.targets.get(name, ('', stats))[1]
         redirected, tcp = (
             max(0, stats.get(counter, 0) - old.get(counter, 0)) for counter in ('redirected_bytes', 'tcp_bytes')
         )

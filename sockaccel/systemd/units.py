@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 
 from sockaccel.core.target import quote
+from sockaccel.dbus.connection import Connection
+from sockaccel.dbus.message import PROPERTIES, Message
 from sockaccel.errors import AskFailed, InvalidTarget
 
 log = structlog.stdlib.get_logger()
@@ -19,8 +21,7 @@ log = structlog.stdlib.get_logger()
 _NAME = 'org.freedesktop.systemd1'
 _PATH = '/org/freedesktop/systemd1'
 _MANAGER = f'{_NAME}.Manager'
-_PROPERTIES = 'org.freedesktop.DBus.Properties'
-# For an answer at the end, when systemd waits for us too.
+# How long to wait for systemd's answer while the daemon ends, for which systemd waits in turn.
 _PATIENCE_S = 5.0
 _INTERFACES = {
     '.service': 'Service', '.slice': 'Slice', '.scope': 'Scope', '.socket': 'Socket', '.mount': 'Mount',
@@ -30,7 +31,7 @@ _INTERFACES = {
 
 @dataclass
 class _Followed:
-    """path: of the unit's object. rules: what the bus was asked to pass on for it."""
+    """path: of the unit's object. rules: those that the bus has for its signals."""
 
     path: str
     moved: Callable[[], None]
@@ -38,12 +39,12 @@ class _Followed:
 
 
 class SystemdUnits:
-    """sockaccel.systemd.cgroups.Units by way of the system bus. bus: a sockaccel.bus.server.Bus.
+    """sockaccel.systemd.cgroups.Units by way of the system bus.
 
-    UnitNew is not listened to: asking for a unit loads it, which is what UnitNew tells.
+    The signal UnitNew is of no use: systemd sends it whenever it loads a unit, and to ask about a unit loads it.
     """
 
-    def __init__(self, bus: Any) -> None:
+    def __init__(self, bus: Connection) -> None:
         self._bus = bus
         self._followed: dict[str, _Followed] = {}
         self._subscribed = False
@@ -56,8 +57,8 @@ class SystemdUnits:
         try:
             await self._subscribe()
             (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'LoadUnit', 's', [unit])
-            changes = f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',path='{path}'"
-            # A job is there before the unit starts, and tells of units that did not exist when they were enabled.
+            changes = f"type='signal',sender='{_NAME}',interface='{PROPERTIES}',path='{path}'"
+            # systemd makes a job before it starts a unit, also one that did not exist when it was enabled.
             jobs = [
                 f"type='signal',sender='{_NAME}',interface='{_MANAGER}',member='Job{what}',arg2='{unit}'"
                 for what in ('New', 'Removed')
@@ -117,25 +118,27 @@ class SystemdUnits:
         try:
             if not await self._bus.has_owner(_NAME):
                 return ''
-            (path,) = await self._bus.ask(_NAME, _PATH, _MANAGER, 'GetUnitByPID', 'u', [os.getpid()], _PATIENCE_S)
+            (path,) = await self._bus.ask(
+                _NAME, _PATH, _MANAGER, 'GetUnitByPID', 'u', [os.getpid()], timeout=_PATIENCE_S
+            )
             number, job = await self._property(path, 'Unit', 'Job')
             return str(await self._property(job, 'Job', 'JobType')) if number else ''
-        except (AskFailed, EOFError, OSError):
+        except AskFailed:
             return ''
 
     async def _subscribe(self) -> None:
         """Systemd sends signals once a client asks for them."""
         if self._subscribed:
             return
-        self._bus.add_message_handler(self._receive)
+        self._bus.on_signal(self._receive)
         await self._bus.match(
             f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='Reloading'"
         )
         await self._bus.ask(_NAME, _PATH, _MANAGER, 'Subscribe')
         self._subscribed = True
 
-    def _receive(self, message: Any) -> bool:
-        """Whoever sent it: all that follows is a question to systemd."""
+    def _receive(self, message: Message) -> None:
+        """Anybody can send these signals; all that follows is that systemd is asked again."""
         if message.member == 'PropertiesChanged':
             concerned = [followed for followed in self._followed.values() if followed.path == message.path]
         elif message.member in ('JobNew', 'JobRemoved') and len(message.body) > 2:
@@ -143,16 +146,13 @@ class SystemdUnits:
         elif message.member == 'Reloading' and message.body == [False]:
             concerned = list(self._followed.values())
         else:
-            return False
+            return
         for followed in concerned:
             followed.moved()
-        return False
 
     async def _unmatch(self, rule: str) -> None:
         try:
-            await self._bus.ask(
-                'org.freedesktop.DBus', '/org/freedesktop/DBus', 'org.freedesktop.DBus', 'RemoveMatch', 's', [rule]
-            )
+            await self._bus.unmatch(rule)
         except AskFailed as exc:
             log.debug(f'The bus keeps a rule of a unit that is not followed any more ({exc}), ignoring')
 
@@ -162,7 +162,7 @@ class SystemdUnits:
         task.add_done_callback(self._tasks.discard)
 
     async def _property(self, path: str, interface: str, name: str) -> Any:
-        body = await self._bus.ask(_NAME, path, _PROPERTIES, 'Get', 'ss', [f'{_NAME}.{interface}', name])
+        body = await self._bus.ask(_NAME, path, PROPERTIES, 'Get', 'ss', [f'{_NAME}.{interface}', name])
         return body[0].value
 
 

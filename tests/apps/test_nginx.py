@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.ctl.cli import EX_REFUSED
 from sockaccel.ctl.client import Refused
+from sockaccel.ctl.exits import EX_REFUSED
 from tests.apps.place import ACCELERATED, Place, free_port
 from tests.support import harness
 from tests.support.patience import PATIENCE_S

@@ -32,7 +32,7 @@ def test_measures_every_way(
         assert min(row[way] for way in (bench.PLAIN, bench.UNIX, bench.ACCELERATED)) > 0
         # How much depends on what else the machine does.
         assert row['redirected'] > 0, row
-    assert not harness.call('ListTargets')
+    assert not harness.targets()
     assert not list(own_daemon.directory.glob('sockaccel-bench-*'))
 
 
@@ -40,5 +40,5 @@ def test_where_all_is_a_target(own_daemon: Cgroup) -> None:
     harness.enable('*', *harness.every_issue())
     with pytest.raises(bench.BenchFailed, match='no plain TCP'):
         run()
-    assert [name for name, _state, _detail in harness.call('ListTargets')] == ['*']
+    assert [name for name, _state, _detail in harness.targets()] == ['*']
     assert not list(own_daemon.directory.glob('sockaccel-bench-*'))

@@ -34,9 +34,8 @@ def _stats() -> dict[str, int]:
 
 
 def _total() -> int:
-    """How many ends are joined; a list of them may be cut short."""
-    _rows, total = harness.call('ListEnds')
-    return int(total)
+    """How many ends are joined."""
+    return len(traffic.members())
 
 
 def _inside(cgroup: Cgroup | None) -> contextlib.AbstractContextManager[None]:
@@ -135,7 +134,7 @@ def _attached(cgroup: Cgroup) -> bool:
 
 
 def _draining() -> list[str]:
-    return [detail for _name, state, detail in harness.call('ListTargets') if state == 'draining']
+    return [detail for _name, state, detail in harness.targets() if state == 'draining']
 
 
 def _reconnect(

@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 from dbus_next import Variant
-from dbus_next.signature import SignatureTree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sockaccel.bus import server as served
-from sockaccel.bus.polkit import ACTIONS
+from sockaccel.bus.manager import Manager
 from sockaccel.ctl.client import Client, NotRunning, Refused
+from sockaccel.dbus.interface import methods_of
 from tests.support.harness import PrivateBus, call, control
+from tests.support.messages import raw
 from tests.support.patience import PATIENCE_S
 from tests.support.surface import Surface
 
 pytestmark = pytest.mark.usefixtures('surface')
-READER: Any = served.Reader
-MEMBERS = sorted(name for name in ACTIONS if not name.startswith('Log'))
+MEMBERS = sorted(methods_of(Manager))
 NO_TRACE = ('Traceback', 'File "', 'internal error')
 
 
@@ -135,40 +134,6 @@ def test_sockaccelctl_with_what_is_no_text() -> None:
         assert '\x1b' not in said.stderr
 
 
-FIELD_PATH, FIELD_INTERFACE, FIELD_MEMBER, FIELD_DESTINATION, FIELD_SIGNATURE = 1, 2, 3, 6, 8
-
-
-def raw(
-    member: str,
-    *,
-    order: str = '<',
-    kind: int = 1,
-    flags: int = 0,
-    path: str = '/org/sockaccel1',
-    destination: str = 'org.sockaccel1',
-    interface: str | None = 'org.sockaccel1.Manager',
-    extra: bytes = b'',
-    signature: str = '',
-    body: bytes = b'',
-) -> bytes:
-    """A message by the D-Bus specification, with room for what dbus-next would not send."""
-    fields = b''
-    texts = [(FIELD_PATH, 'o', path), (FIELD_MEMBER, 's', member)]
-    texts += [(FIELD_DESTINATION, 's', destination)]
-    texts += [(FIELD_INTERFACE, 's', interface)] if interface else []
-    for code, token, text in texts:
-        fields += bytes(-len(fields) % 8) + bytes([code, 1]) + token.encode() + b'\0'
-        fields += struct.pack(order + 'I', len(text)) + text.encode() + b'\0'
-    if signature:
-        fields += bytes(-len(fields) % 8) + bytes([FIELD_SIGNATURE, 1]) + b'g\0' + bytes([len(signature)])
-        fields += signature.encode() + b'\0'
-    if extra:
-        fields += bytes(-len(fields) % 8) + extra
-    head = bytes([ord('l' if order == '<' else 'B'), kind, flags, 1])
-    head += struct.pack(order + 'III', len(body), 7, len(fields)) + fields
-    return head + bytes(-len(head) % 8) + body
-
-
 # The answer to GetId.
 BUS_ID = re.compile(rb'[0-9a-f]{32}\0?$')
 
@@ -228,41 +193,3 @@ def test_a_call_without_interface_is_answered() -> None:
             return await client.ask('org.sockaccel1', '/org/sockaccel1', '', 'Stats')
 
     assert 'connections' in asyncio.run(once())
-
-
-@pytest.mark.parametrize(
-    ('message', 'member'),
-    [
-        pytest.param(raw('Stats', kind=77), None, id='unknown type'),
-        pytest.param(raw('Stats', extra=b'\xc8\x01y\0\x01'), None, id='unknown field'),
-        pytest.param(
-            raw('Enable', signature='as', body=struct.pack('<I', 1 << 30)), 'Enable', id='beyond the end'
-        ),
-        pytest.param(raw('Enable', signature='s', body=b'\2\0\0\0\xff\xfe\0'), 'Enable', id='not UTF-8'),
-        pytest.param(raw('Enable', signature='v' * 3, body=bytes(40)), 'Enable', id='variants of nothing'),
-        pytest.param(raw('Enable', signature='ay', body=bytes(100_000)), 'Enable', id='too long'),
-    ],
-)
-def test_what_no_broker_lets_through_costs_no_connection(message: bytes, member: str | None) -> None:
-    """The next message is read as if nothing had been."""
-    broker, daemon = socket.socketpair()
-    with broker, daemon, daemon.makefile('rwb') as stream:
-        daemon.setblocking(False)
-        broker.sendall(message[:20])
-        reader = READER(stream)
-        assert reader.unmarshall() is None
-        broker.sendall(message[20:] + raw('Next'))
-        assert reader.unmarshall().member == member
-        assert reader.unreadable
-        following = READER(stream)
-        assert following.unmarshall().member == 'Next'
-        assert not following.unreadable
-
-
-def test_ever_new_signatures_take_no_endless_memory() -> None:
-    cache = SignatureTree._cache
-    before = len(cache)
-    for number in range(3000):
-        SignatureTree._get(''.join('ybnqiuxtds'[int(digit)] for digit in str(number)))
-    assert before < 3000
-    assert len(cache) <= 1024

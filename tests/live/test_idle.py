@@ -78,7 +78,7 @@ def test_an_idle_daemon_does_not_wake_up(monkeypatch: pytest.MonkeyPatch, watche
 async def _measure(daemon: Daemon, *, watched: bool) -> None:
     # The one client of the bus stays there: that one has left is news for the daemon too.
     async with Client() as client:
-        states = [row[1] for row in await client.call('ListTargets')]
+        states = [row['state'] for row in await client.call('ListTargets')]
         assert sorted(states) == ['active'] * 5 + ['waiting'] * 5
         # The watchdog is fed at half its time; no other timer is pending if none is due before.
         harness.wait_until(

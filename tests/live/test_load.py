@@ -149,4 +149,4 @@ def test_a_target_whose_cgroup_goes_keeps_its_connections(life: Life) -> None:
 
 
 def _wait_until_target_is(state: str) -> None:
-    harness.wait_until(lambda: [row[1] for row in harness.call('ListTargets')] == [state], f'it is {state}')
+    harness.wait_until(lambda: [row[1] for row in harness.targets()] == [state], f'it is {state}')

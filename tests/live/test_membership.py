@@ -201,10 +201,9 @@ def test_the_same_addresses_in_two_namespaces_never_meet(target: Cgroup) -> None
     made = [pool.submit(make).result() for pool in pools]
     accelerate(*(connection for connection, _listener in made))
     harness.wait_until(lambda: len(_namespaces()) == 2, 'both join')
-    rows, _total = harness.call('ListEnds')
-    ends = [row['netns_cookie'] for row in rows if row['local_port'] in (5000, 5001)]
-    assert len(ends) == 4
-    assert len(set(ends)) == 2
+    rows = [row for row in harness.connections() if row['server_port'] == 5000]
+    assert [row['state'] for row in rows] == ['joined', 'joined']
+    assert len({row['netns_cookie'] for row in rows}) == 2
     for number, (connection, _listener) in enumerate(made):
         exchange(connection)
         for sender in (connection.client, connection.server):
@@ -279,8 +278,9 @@ def test_a_reconnected_socket_is_a_new_connection(target: Cgroup) -> None:
 
 
 def _namespaces() -> set[int]:
-    rows, _total = harness.call('ListEnds')
-    return {row['netns_cookie'] for row in rows if row['local_port'] == 5001}
+    """Where clients with port 5001 have joined."""
+    rows = [row for row in harness.connections() if row['client_state'] == 'joined']
+    return {row['netns_cookie'] for row in rows if row['client_port'] == 5001}
 
 
 def test_a_socket_connected_to_itself_is_left_to_tcp(target: Cgroup, stats: Stats) -> None:

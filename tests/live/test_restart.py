@@ -83,7 +83,7 @@ def test_a_killed_daemon_is_followed_by_one_that_adopts(
                 # Nothing was compiled, loaded or let go.
                 assert harness.objects() == objects
                 assert _compiled_for_s(second) == 0
-                assert harness.call('ListTargets')[0][:2] == [root.path, 'active']
+                assert harness.targets()[0][:2] == (root.path, 'active')
                 assert traffic.is_member(made.client)
                 assert read(made.server, 33) == b'unread, and while nobody is there'
                 exchange(made)
@@ -187,7 +187,7 @@ def test_another_layout_gets_maps_of_its_own(root: Cgroup, tmp_path: Path, store
             with start(root, tmp_path, store, 'MaximumConnections=1000\n') as second:
                 second.ready()
                 assert 'go on by TCP' in second.log_text
-                assert harness.call('ListTargets')[0][:2] == [root.path, 'active']
+                assert harness.targets()[0][:2] == (root.path, 'active')
                 # Of the older one there is only what the two sockets hold.
                 harness.wait_until(
                     lambda: len(harness.objects()['prog'] & ours['prog']) < 4, 'the older version is let go'
@@ -282,7 +282,7 @@ def test_two_at_once_of_which_one_has_no_bus_name_yet(root: Cgroup, tmp_path: Pa
                     assert said in second.log_text
                     assert 'Traceback' not in second.log_text
         assert harness.objects() == objects
-        assert harness.call('ListTargets')[0][:2] == [root.path, 'active']
+        assert harness.targets()[0][:2] == (root.path, 'active')
 
 
 def test_a_reboot_forgets_what_was_only_for_now(root: Cgroup, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_a_reboot_forgets_what_was_only_for_now(root: Cgroup, tmp_path: Path) ->
     shutil.rmtree(tmp_path / 'runtime')
     with start(root, tmp_path, None) as daemon:
         daemon.ready()
-        assert harness.call('ListTargets')[0][:2] == [root.path, 'active']
+        assert harness.targets()[0][:2] == (root.path, 'active')
 
 
 def for_now(member: str, name: str) -> None:
@@ -307,7 +307,7 @@ def for_now(member: str, name: str) -> None:
 
 
 def targets() -> dict[str, str]:
-    return {name: state for name, state, _detail in harness.call('ListTargets')}
+    return {name: state for name, state, _detail in harness.targets()}
 
 
 @pytest.mark.parametrize(('kept', 'ending'), [('store', 'kill'), ('pins', 'kill'), ('store', 'restart')])

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from sockaccel.ctl.client import Client
+from sockaccel.dbus.message import Message, plain
 from tests.support.harness import PrivateBus
 from tests.support.surface import Surface
 
 pytestmark = pytest.mark.usefixtures('surface')
-DBUS = ('org.freedesktop.DBus', '/org/freedesktop/DBus', 'org.freedesktop.DBus')
 
 
 @pytest.fixture
@@ -25,14 +25,13 @@ async def _told(*calls: tuple[Any, ...]) -> list[tuple[str, list[Any]]]:
     """The daemon's signals during some calls: member and body, plain values."""
     told: list[tuple[str, list[Any]]] = []
 
-    def receive(message: Any) -> bool:
-        if message.message_type.name == 'SIGNAL' and message.path == '/org/sockaccel1':
-            told.append((message.member, message.body))
-        return False
+    def receive(message: Message) -> None:
+        if message.path == '/org/sockaccel1':
+            told.append((str(message.member), [plain(value) for value in message.body]))
 
     async with Client() as client:
-        client._bus.add_message_handler(receive)
-        await client.ask(*DBUS, 'AddMatch', 's', ("type='signal',path='/org/sockaccel1'",))
+        client.connection.on_signal(receive)
+        await client.connection.match("type='signal',path='/org/sockaccel1'")
         for call in calls:
             await client.call(*call)
         # A signal comes before the answer to a later call.
@@ -48,10 +47,11 @@ def test_a_change_of_a_target_is_signalled() -> None:
     signals = told(('Enable', 's', '/x'), ('Disable', 's', '/x'))
     assert [member for member, _body in signals] == ['TargetChanged', 'PropertiesChanged'] * 2
     enabled, appeared, disabled, vanished = [body for _member, body in signals]
-    assert enabled[:2] == ['/x', 'active']
-    assert disabled == ['/x', 'disabled', '']
+    assert (enabled[0], enabled[1]['name'], enabled[1]['state']) == ('/x', '/x', 'active')
+    assert (disabled[0], disabled[1]['name'], disabled[1]['state']) == ('/x', '/x', 'disabled')
+    assert enabled[1].keys() == disabled[1].keys()
     assert appeared[0] == vanished[0] == 'org.sockaccel1.Manager'
-    assert (appeared[1]['Targets'].value, vanished[1]['Targets'].value) == (['/x'], [])
+    assert (appeared[1]['Targets'], vanished[1]['Targets']) == (['/x'], [])
 
 
 def test_what_is_no_change_of_a_target_tells_nobody() -> None:

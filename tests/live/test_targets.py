@@ -23,11 +23,11 @@ CHURN = 10_000
 
 
 def targets() -> Targets:
-    return [(name, state) for name, state, _detail in harness.call('ListTargets')]
+    return [(name, state) for name, state, _detail in harness.targets()]
 
 
 def detail() -> str:
-    ((_name, _state, what),) = harness.call('ListTargets')
+    ((_name, _state, what),) = harness.targets()
     return str(what)
 
 

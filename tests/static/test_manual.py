@@ -4,11 +4,13 @@
 import re
 import shutil
 import subprocess
-import xml.etree.ElementTree as ET
 
 import pytest
 
-from sockaccel.core import config
+from sockaccel.bus import polkit
+from sockaccel.bus.manager import Manager
+from sockaccel.core import config, words
+from sockaccel.dbus.interface import Argument, Property, Signal, methods_of
 from tests.support.commandline import commands
 from tests.support.harness import ROOT
 from tests.support.memory_kernel import NAMES
@@ -52,11 +54,36 @@ def test_every_key_is_in_the_man_page_and_in_the_file() -> None:
         assert f'\n#{key}=' in shipped, key
 
 
-def test_every_member_is_in_the_man_page() -> None:
+def shown(arguments: tuple[Argument, ...]) -> str:
+    return f'({", ".join(f"{each.type} {each.name}" for each in arguments)})'
+
+
+@pytest.mark.parametrize('name', methods_of(Manager))
+def test_every_method_is_in_the_man_page_with_its_arguments(name: str) -> None:
+    method = methods_of(Manager)[name]
+    gives = f' -> {shown(method.gives)}' if method.gives else ''
+    assert f'.BR {name} "{shown(method.takes)}{gives}"\n' in text_of('org.sockaccel1.5')
+
+
+def test_every_signal_and_property_is_in_the_man_page() -> None:
     text = text_of('org.sockaccel1.5')
-    for element in ET.parse(ROOT / 'packaging/dbus/org.sockaccel1.Manager.xml').getroot().iter():
-        if element.tag in ('method', 'signal', 'property'):
-            assert f'.BR {element.get("name")} "' in text, element.get('name')
+    for name, member in vars(Manager).items():
+        if isinstance(member, Signal):
+            assert f'.BR {name} "{shown(member.gives)}"\n' in text
+        elif isinstance(member, Property):
+            assert f'.BR {name} " {member.type}"\n' in text
+
+
+def test_every_error_is_in_the_man_page() -> None:
+    section = text_of('org.sockaccel1.5').partition('.SH ERRORS')[2].partition('.SH')[0]
+    assert set(re.findall(r'^\.TP\n\.B (\w+)$', section, re.MULTILINE)) == {*words.ERRORS.values(), 'Failed'}
+
+
+def test_every_action_is_in_the_man_page() -> None:
+    text = text_of('org.sockaccel1.5').partition('.SH ACTIONS')[2]
+    for name, action in vars(polkit).items():
+        if name.isupper() and not name.startswith('_'):
+            assert action in text
 
 
 def test_completion_in_zsh_knows_every_option() -> None:

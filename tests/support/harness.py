@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from sockaccel.core.cgroup import cgroup2_mount
 from sockaccel.ctl.client import Client, NotRunning, strings
+from sockaccel.dbus.message import Variant
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -399,7 +400,24 @@ def enable(target: str, *issues: str) -> None:
 
 def every_issue() -> list[str]:
     """The names of the issues that this kernel has."""
-    return [name for name, severity, _sentence in call('Findings') if severity == 'issue']
+    return [finding['name'] for finding in call('ListFindings') if finding['severity'] == 'issue']
+
+
+def targets() -> list[tuple[str, str, str]]:
+    """Name, state and detail of each target."""
+    return [(row['name'], row['state'], row['detail']) for row in call('ListTargets')]
+
+
+def connections(**wanted: Variant) -> list[dict[str, Any]]:
+    """Every row of ListConnections. wanted: its filter."""
+
+    async def once() -> list[dict[str, Any]]:
+        async with Client() as client:
+            rows, total = await client.connections(wanted)
+            assert len(rows) == total
+            return rows
+
+    return asyncio.run(once())
 
 
 def control(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,8 +10,7 @@ import subprocess
 import sys
 from typing import Self
 
-from sockaccel.bus import polkit
-from sockaccel.bus import server as bus
+from sockaccel.bus.service import Service
 from sockaccel.core import config
 from sockaccel.core.listing import Connections
 from sockaccel.core.policy import Policy
@@ -36,21 +35,19 @@ async def run(count: int) -> None:
     engine, settings, data = made.engine, config.load([]), packed_ends(count)
     await engine.start()
     loop = asyncio.get_running_loop()
-    system_bus = await bus.connect(polkit.Authority().authorise)
+    service = await Service.open()
     connections = Connections(
         Ends(lambda: data), lambda: {1: '/x.service'}, lambda _slot: 'x.service', COUNTERS, loop
     )
-    manager = await bus.export(
-        system_bus, engine, connections, _reload, lambda: settings, lambda: None, journal
-    )  # fmt: skip
+    manager = await service.export(engine, connections, _reload, lambda: settings, journal, lambda: None)
     engine.on_change, engine.on_event = manager.targets_changed, manager.publish
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    system_bus.when_lost(ended.set)
-    await system_bus.own_name()
+    service.connection.when_lost(ended.set)
+    await service.take_name()
     print('ready', flush=True)
     await ended.wait()
-    await system_bus.close()
+    await service.close()
 
 
 class Surface:

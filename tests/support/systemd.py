@@ -114,7 +114,7 @@ class _Units:
         if wanted == 'JobType':
             types = [unit['job'] for unit in self._units.values() if unit['job']]
             return Message.new_method_return(message, 'v', [Variant('s', types[0])])
-        name = bytes.fromhex(message.path.rpartition('/')[2].lstrip('_')).decode()
+        name = bytes.fromhex(str(message.path).rpartition('/')[2].lstrip('_')).decode()
         unit = self._units.get(name, {'cgroup': '', 'slice': '', 'state': 'not-found', 'job': ''})
         values = {
             'LoadState': Variant('s', unit['state']),

@@ -56,9 +56,12 @@ def is_member(end: socket.socket) -> bool:
 
 def members() -> set[tuple[int, int]]:
     """Local and remote port of every joined end."""
-    rows, total = harness.call('ListEnds')
-    assert len(rows) == total
-    return {(row['local_port'], row['remote_port']) for row in rows}
+    found = set()
+    for row in harness.connections():
+        client, server = row['client_port'], row['server_port']
+        found |= {(client, server)} if row['client_state'] == 'joined' else set()
+        found |= {(server, client)} if row['server_state'] == 'joined' else set()
+    return found
 
 
 def ports(end: socket.socket) -> tuple[int, int]:

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# ruff: noqa: N802
+"""org.sockaccel1.Manager: one line for each member over the core.
+
+packaging/dbus/org.sockaccel1.Manager.xml says what each member means.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
+
+from sockaccel import __version__
+from sockaccel.bus import encoding, polkit
+from sockaccel.bus.encoding import Row
+from sockaccel.core import words
+from sockaccel.core.config import Config
+from sockaccel.core.connection import Counter, Event
+from sockaccel.core.finding import Finding
+from sockaccel.core.listing import Connections, Filter
+from sockaccel.core.target import Target, TargetStatus
+from sockaccel.dbus.connection import Connection
+from sockaccel.dbus.interface import Interface, Signal, method, prop
+from sockaccel.dbus.message import Variant, plain
+from sockaccel.dbus.serving import caller
+from sockaccel.errors import LimitExceeded
+
+_MAXIMUM_SUBSCRIBERS = 64
+
+Options = Mapping[str, Variant]
+Counts = dict[str, int]
+
+
+class Core(Protocol):
+    """What the manager asks of the core (sockaccel.core.engine.Engine)."""
+
+    @property
+    def counters(self) -> list[Counter]: ...
+    @property
+    def findings(self) -> list[Finding]: ...
+    async def enable(
+        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = ''
+    ) -> None: ...
+    async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None: ...
+    def targets(self) -> list[TargetStatus]: ...
+    def stats(self) -> Counts: ...
+    def target_stats(self, name: str) -> Counts: ...
+    def stats_since_reset(self, name: str) -> Counts: ...
+    def reset_counters(self, name: str) -> None: ...
+    def reason(self, index: int) -> Counter | None: ...
+
+
+class Manager(Interface):
+    """reload: reads the configuration anew, for the caller that it is told. settings: what is in force."""
+
+    ConnectionEvent = Signal('a{sv} event')
+    TargetChanged = Signal('s target, a{sv} row')
+
+    def __init__(
+        self,
+        connection: Connection,
+        core: Core,
+        connections: Connections,
+        reload: Callable[[str], Awaitable[None]],
+        settings: Callable[[], Config],
+    ) -> None:
+        super().__init__(words.MANAGER)
+        self._connection = connection
+        self._core = core
+        self._connections = connections
+        self._reload = reload
+        self._settings = settings
+        self._subscribers: set[str] = set()
+        self._told: dict[str, TargetStatus] = {}
+
+    @method('s target', action=polkit.ENABLE)
+    async def Enable(self, target: str) -> None:
+        await self._core.enable(target, by=await self._caller())
+
+    @method('s target, a{sv} options', 'a{sv} row', action=polkit.ENABLE)
+    async def EnableWithOptions(self, target: str, options: Options) -> Row:
+        chosen = encoding.options(options, accept='as', runtime='b')
+        await self._core.enable(target, by=await self._caller(), **chosen)
+        return self._row(target)
+
+    @method('s target', action=polkit.DISABLE)
+    async def Disable(self, target: str) -> None:
+        await self._core.disable(target, by=await self._caller())
+
+    @method('s target, a{sv} options', 'a{sv} row', action=polkit.DISABLE)
+    async def DisableWithOptions(self, target: str, options: Options) -> Row:
+        chosen = encoding.options(options, runtime='b')
+        await self._core.disable(target, by=await self._caller(), **chosen)
+        return self._row(target)
+
+    @method('', 'aa{sv} targets', action=None)
+    def ListTargets(self) -> list[Row]:
+        return [encoding.target(status) for status in self._core.targets()]
+
+    @method('a{sv} filter, t listing, t offset', 'aa{sv} connections, t total, t listing', action=None)
+    async def ListConnections(self, wanted: Options, listing: int, offset: int) -> tuple[list[Row], int, int]:
+        page = await self._connections.page(Filter.parse(plain(wanted)), listing, offset)
+        return [encoding.connection(found) for found in page.connections], page.total, page.listing
+
+    @method('', 'a{st} counters', action=None)
+    def Stats(self) -> Counts:
+        return self._core.stats()
+
+    @method('s target', 'a{st} counters', action=None)
+    def TargetStats(self, target: str) -> Counts:
+        return self._core.target_stats(target)
+
+    @method('s target', 'a{st} counters', action=None)
+    def StatsSinceReset(self, target: str) -> Counts:
+        return self._core.stats_since_reset(target)
+
+    @method('s target', action=polkit.RESET_COUNTERS)
+    def ResetCounters(self, target: str) -> None:
+        self._core.reset_counters(target)
+
+    @method('', 'aa{sv} counters', action=None)
+    def DescribeCounters(self) -> list[Row]:
+        return [encoding.counter(counter) for counter in self._core.counters]
+
+    @method('', 'aa{sv} findings', action=None)
+    def ListFindings(self) -> list[Row]:
+        return [encoding.finding(finding) for finding in self._core.findings]
+
+    @method('', 'aa{sv} settings', action=None)
+    def ListConfiguration(self) -> list[Row]:
+        return [encoding.setting(*row) for row in self._settings().rows()]
+
+    @method(action=polkit.RELOAD)
+    async def Reload(self) -> None:
+        await self._reload(await self._caller())
+
+    @method(action=None)
+    def Subscribe(self) -> None:
+        if len(self._subscribers | {caller()}) > _MAXIMUM_SUBSCRIBERS:
+            raise LimitExceeded('too many clients follow the events already')
+        self._subscribers.add(caller())
+
+    @method(action=None)
+    def Unsubscribe(self) -> None:
+        self._subscribers.discard(caller())
+
+    @prop('s', emits='const')
+    def Version(self) -> str:
+        return __version__
+
+    @prop('s', emits='const')
+    def KernelRelease(self) -> str:
+        return os.uname().release
+
+    @prop('as')
+    def Targets(self) -> list[str]:
+        return [status.name for status in self._core.targets()]
+
+    @prop('s')
+    def Degraded(self) -> str:
+        return '; '.join(finding.sentence for finding in self._core.findings if finding.severity == 'issue')
+
+    def targets_changed(self) -> None:
+        """Tell the bus what is different from the last time."""
+        now = self._by_name()
+        for name in self._told.keys() - now.keys():
+            self.emit(Manager.TargetChanged, name, encoding.no_target(name))
+        for name, status in now.items():
+            if self._told.get(name) != status:
+                self.emit(Manager.TargetChanged, name, encoding.target(status))
+        self._told = now
+        self.properties_changed('Targets', 'Degraded')
+
+    def publish(self, event: Event, target: str) -> None:
+        """Tell those who follow the events; nobody gets it where the bus does not keep up."""
+        if self._subscribers and not self._connection.congested:
+            reason = self._core.reason(event.reason)
+            self.emit(Manager.ConnectionEvent, encoding.event(event, target, reason))
+
+    def client_gone(self, name: str) -> None:
+        self._subscribers.discard(name)
+
+    def _by_name(self) -> dict[str, TargetStatus]:
+        """One that is enabled again while its former connections drain has two rows, of which the first counts."""
+        return {status.name: status for status in reversed(self._core.targets())}
+
+    def _row(self, target: str) -> Row:
+        name = Target.parse(target).name
+        status = self._by_name().get(name)
+        return encoding.target(status) if status else encoding.no_target(name)
+
+    async def _caller(self) -> str:
+        """Who makes the call that is being served, for the journal. Raises NotPermitted if it has left."""
+        return await self._connection.describe(caller())

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The words of org.sockaccel1 that programs of others may depend on.
+
+They are written out here, so that nothing that is renamed in the code can change what a client reads. A word may
+be added; none may be changed or taken away (tests/unit/core/test_words.py).
+"""
+
+from sockaccel import errors
+from sockaccel.core.connection import ConnectionState, EventKind
+from sockaccel.core.target import State
+
+BUS_NAME = 'org.sockaccel1'
+OBJECT_PATH = '/org/sockaccel1'
+MANAGER = 'org.sockaccel1.Manager'
+
+TARGET_STATES = {
+    State.ACTIVE: 'active',
+    State.WAITING: 'waiting',
+    State.REFUSED: 'refused',
+    State.DRAINING: 'draining',
+}
+# The state of what is no target any more.
+DISABLED = 'disabled'
+
+CONNECTION_STATES = {
+    ConnectionState.CONNECTING: 'connecting',
+    ConnectionState.CANDIDATE: 'candidate',
+    ConnectionState.JOINED: 'joined',
+    ConnectionState.LEFT: 'left',
+}
+
+# Which way the last messages of a connection went; "mixed": by TCP in one direction alone.
+PATHS = ('redirect', 'tcp', 'mixed')
+
+# Events of other kinds stay inside the daemon.
+EVENT_KINDS = {
+    EventKind.JOINED: 'joined',
+    EventKind.REFUSED: 'refused',
+    EventKind.FALLBACK: 'fallback',
+    EventKind.CLOSED: 'closed',
+    EventKind.EVICTED: 'evicted',
+}
+
+# See `sockaccel.core.finding.Finding`.
+SEVERITIES = ('ok', 'note', 'issue')
+
+# The names of the counters in bpf/abi/counters.h, by kind. Those of connections and messages are reasons.
+COUNTERS = {
+    'total': (
+        'connections', 'connections_closed', 'redirected_messages', 'redirected_bytes', 'tcp_messages',
+        'tcp_bytes', 'events_suppressed', 'events_lost',
+    ),
+    'connection': (
+        'not_local', 'client_unseen', 'missed', 'excluded', 'kernel_socket', 'mptcp', 'self_connect', 'repair',
+        'fast_open', 'foreign_sockmap', 'key_taken', 'map_full', 'unsupported', 'peer_mismatch', 'short',
+        'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'lonely', 'paused', 'drained',
+    ),
+    'message': (
+        'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'backlog', 'memory',
+        'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy', 'ulp', 'cork', 'coalesce', 'refused',
+    ),
+}  # fmt: skip
+
+# What follows "org.sockaccel1.Error." in the name of an error. Errors of other classes are named "Failed".
+ERRORS: dict[type[errors.SockaccelError], str] = {
+    errors.InvalidTarget: 'InvalidTarget',
+    errors.InvalidArgument: 'InvalidArgument',
+    errors.InvalidConfiguration: 'InvalidConfiguration',
+    errors.UnknownTarget: 'UnknownTarget',
+    errors.LimitExceeded: 'LimitExceeded',
+    errors.NotPermitted: 'NotPermitted',
+    errors.KernelIssue: 'KernelIssue',
+    errors.KernelRefused: 'KernelRefused',
+    errors.StateNotSaved: 'StateNotSaved',
+}
+_ERROR = 'org.sockaccel1.Error.'
+
+
+def error_name(error: errors.SockaccelError) -> str:
+    """The D-Bus name of an error."""
+    return _ERROR + ERRORS.get(type(error), 'Failed')
+
+
+def is_error(name: str, error: type[errors.SockaccelError]) -> bool:
+    """Whether a D-Bus name is that of a class of errors."""
+    return name == _ERROR + ERRORS[error]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command line of sockaccelctl: its commands, and the options of each."""
+
+import argparse
+from collections.abc import Awaitable, Callable
+
+from sockaccel import __version__
+from sockaccel.core.words import EVENT_KINDS, PATHS
+from sockaccel.ctl import commands
+from sockaccel.ctl.bench import bench
+from sockaccel.ctl.client import Client
+
+Run = Callable[[Client, argparse.Namespace], Awaitable[int]]
+
+_EPILOG = """\
+exit status:
+  0  done
+  1  the daemon refused, or doctor found an issue
+  2  wrong usage
+  3  the daemon is not running
+  4  not permitted
+
+examples:
+  sockaccelctl enable postgresql.service      accelerate its new connections
+  sockaccelctl status                         see what is accelerated, and what is not and why
+  sockaccelctl connections --path tcp         those that go by TCP at the moment, with the reason
+  sockaccelctl disable postgresql.service     undo it
+
+See sockaccelctl(1).
+"""
+_TARGET = 'a unit ("postgresql.service"), a cgroup path ("/system.slice"), or "*" for all of this host'
+
+
+def parser() -> argparse.ArgumentParser:
+    """What main() parses; `run` of its result is the command's function."""
+    parser = argparse.ArgumentParser(
+        prog='sockaccelctl',
+        description='Accelerate local TCP connections, and see what is accelerated and what is not.',
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--version', action='version', version=f'sockaccelctl {__version__}')
+    added = parser.add_subparsers(title='commands', metavar='COMMAND', required=True, dest='command')
+    add = _Commands(added)
+    with_json = add.with_json
+    with_json('status', commands.status, 'show targets, what is accelerated, and what is not and why')
+    _enable(add('enable', commands.enable, "accelerate a target's connections from now on"))
+    _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
+    _targets(with_json('targets', commands.targets, 'list the targets with their state'))
+    sentence = 'list the connections that targets cover, the busiest first'
+    _connections(with_json('connections', commands.connections, sentence))
+    _top(add('top', commands.live, 'watch targets and connections, redrawn every second'))
+    _trace(with_json('trace', commands.trace, 'follow what happens to connections'))
+    _stats(with_json('stats', commands.stats, 'show the counters'))
+    with_json('doctor', commands.doctor, 'show what this kernel does to accelerated sockets')
+    with_json('bench', bench, 'measure what acceleration brings on this machine; half a minute, as root')
+    sentence = 'show the configuration in force, and where each value is from'
+    with_json('config', commands.configuration, sentence)
+    add('reload', commands.reload, 'read the configuration anew')
+    return parser
+
+
+class _Commands:
+    """Adds commands: the name, the function that runs it, and a sentence for --help."""
+
+    def __init__(self, parsers: 'argparse._SubParsersAction[argparse.ArgumentParser]') -> None:
+        self._parsers = parsers
+
+    def __call__(self, name: str, run: Run, sentence: str) -> argparse.ArgumentParser:
+        added = self._parsers.add_parser(name, help=sentence, description=sentence)
+        added.set_defaults(run=run)
+        return added
+
+    def with_json(self, name: str, run: Run, sentence: str) -> argparse.ArgumentParser:
+        added = self(name, run, sentence)
+        added.add_argument('--json', action='store_true', help='print JSON')
+        return added
+
+
+def _enable(command: argparse.ArgumentParser) -> None:
+    command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
+    command.add_argument('--runtime', action='store_true', help='until the daemon is stopped, not remembered')
+    command.add_argument(
+        '--accept', action='append', default=[], metavar='ISSUE', type=_text,
+        help='enable it in spite of a kernel issue that doctor names',
+    )  # fmt: skip
+
+
+def _disable(command: argparse.ArgumentParser) -> None:
+    command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
+    runtime = 'until the daemon is stopped; what is remembered comes back'
+    command.add_argument('--runtime', action='store_true', help=runtime)
+
+
+def _targets(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--names', action='store_true', help='print nothing but the names, for scripts')
+
+
+def _connections(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--target', type=_text, help='only those of one target')
+    command.add_argument('--path', choices=PATHS, help='only those whose last messages went this way')
+    command.add_argument('--port', type=_number(1, 65535), help='only those with this port at one end')
+    command.add_argument('--address', type=_text, help='only those with this IP address at one end')
+    program = 'only those of a program, by the name that the kernel knows'
+    command.add_argument('--program', type=_text, help=program)
+    command.add_argument('--pid', type=_number(1, 2**32 - 1), help='only those of a process')
+    command.add_argument('--reason', type=_text, help='only those that go by TCP for a reason')
+    limit = 'no more than N, 0 for all (default: 50)'
+    command.add_argument('--limit', type=_number(0, 10**9), default=50, metavar='N', help=limit)
+
+
+def _top(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--interval', type=_seconds, default=1.0, metavar='S', help='seconds (default: 1)')
+    count = 'end after N pictures; 1 without a terminal'
+    command.add_argument('--count', type=_number(1, 10**9), metavar='N', help=count)
+
+
+def _trace(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--target', type=_text, help='only those of one target')
+    command.add_argument('--kind', choices=tuple(EVENT_KINDS.values()), help='only one kind of event')
+    command.add_argument('--port', type=_number(1, 65535), help='only connections with this port at one end')
+    command.add_argument('--program', type=_text, help='only those of a program')
+    command.add_argument('--reason', type=_text, help='only events with a reason')
+
+
+def _stats(command: argparse.ArgumentParser) -> None:
+    target = 'only those of one enabled target, since it was enabled'
+    command.add_argument('--target', type=_text, help=target)
+    command.add_argument('--since-reset', action='store_true', help='since the last --reset')
+    reset = 'show those since the last reset, and let the next begin at zero'
+    command.add_argument('--reset', action='store_true', help=reset)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds from 0.1 to 3600')
+    return value
+
+
+def _number(lowest: int, highest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or len(text) > 20 or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(f'"{text}" is not a number from {lowest} to {highest}')
+        return int(text)
+
+    return number
+
+
+def _text(text: str) -> str:
+    """D-Bus carries nothing but UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f'{text!a} is not UTF-8 text') from None
+    return text

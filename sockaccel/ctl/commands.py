@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands of sockaccelctl: each asks the daemon, prints, and returns the exit status."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from sockaccel.core import config
+from sockaccel.ctl import printing, show, top
+from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
+from sockaccel.ctl.exits import EX_OK, EX_REFUSED
+from sockaccel.errors import InvalidConfiguration
+
+_FILTERS = ('target', 'path', 'port', 'address', 'program', 'pid', 'reason')
+
+
+async def enable(client: Client, options: argparse.Namespace) -> int:
+    chosen = {'accept': strings(options.accept)}
+    if options.runtime:
+        chosen['runtime'] = boolean(True)
+    row = await client.call('EnableWithOptions', 'sa{sv}', options.target, chosen)
+    print(
+        f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]}). '
+        'Its new connections are accelerated from now on.'
+    )
+    return EX_OK
+
+
+async def disable(client: Client, options: argparse.Namespace) -> int:
+    chosen = {'runtime': boolean(True)} if options.runtime else {}
+    row = await client.call('DisableWithOptions', 'sa{sv}', options.target, chosen)
+    draining = f' ({row["detail"]})' if row['draining'] else ''
+    print(f'Disabled "{row["name"]}": its connections go on by TCP{draining}.')
+    return EX_OK
+
+
+async def reload(client: Client, _options: argparse.Namespace) -> int:
+    await client.call('Reload')
+    return EX_OK
+
+
+async def status(client: Client, options: argparse.Namespace) -> int:
+    properties = await client.properties()
+    targets = await client.call('ListTargets')
+    stats = await client.call('Stats')
+    counters = await client.call('DescribeCounters')
+    busiest, total, _listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+    if options.json:
+        show.print_json({**properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats})
+    else:
+        printing.status(properties, targets, stats, counters, busiest, total)
+    return EX_OK
+
+
+async def targets(client: Client, options: argparse.Namespace) -> int:
+    rows = await client.call('ListTargets')
+    if options.json:
+        show.print_json(rows)
+    elif options.names:
+        for row in rows:
+            print(row['name'])
+    else:
+        printing.targets(rows)
+    return EX_OK
+
+
+async def stats(client: Client, options: argparse.Namespace) -> int:
+    if options.since_reset or options.reset:
+        values = await client.call('StatsSinceReset', 's', options.target or '')
+    elif options.target:
+        values = await client.call('TargetStats', 's', options.target)
+    else:
+        values = await client.call('Stats')
+    if options.json:
+        show.print_json(values)
+    else:
+        for line in show.table([[name, str(value)] for name, value in values.items()]):
+            print(line)
+    if options.reset:
+        await client.call('ResetCounters', 's', options.target or '')
+    return EX_OK
+
+
+async def connections(client: Client, options: argparse.Namespace) -> int:
+    wanted = {}
+    for name in _FILTERS:
+        value = getattr(options, name)
+        if value is not None:
+            wanted[name] = integer(value) if isinstance(value, int) else string(value)
+    rows, total = await client.connections(wanted, options.limit)
+    if options.json:
+        show.print_json(rows)
+    elif rows:
+        printing.connections(rows, total, 'see --limit')
+        printing.sentences(rows, await client.call('DescribeCounters'))
+    elif show.is_terminal():
+        print('No connection of a target is like that.' if wanted else 'No target has a connection.')
+    return EX_OK
+
+
+async def live(client: Client, options: argparse.Namespace) -> int:
+    await top.run(client, options.interval, options.count)
+    return EX_OK
+
+
+async def trace(client: Client, options: argparse.Namespace) -> int:
+    sentences = {row['name']: row['sentence'] for row in await client.call('DescribeCounters')}
+    before = await client.call('Stats')
+    events = await client.subscribe()
+    print('Following what happens to connections; Ctrl-C ends.', file=sys.stderr, flush=True)
+    # What is to be added to time_ns, which is CLOCK_MONOTONIC, for the time of day.
+    offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    try:
+        async for event in _wanted(events, options):
+            if options.json:
+                print(json.dumps(event), flush=True)
+                continue
+            when = datetime.fromtimestamp((event['time_ns'] + offset) / 1e9).astimezone()
+            print(show.event(event, f'{when:%H:%M:%S.%f}', sentences), flush=True)
+    except asyncio.CancelledError:
+        after = await client.call('Stats')
+        if left_out := sum(after[name] - before[name] for name in ('events_suppressed', 'events_lost')):
+            print(f'{left_out} events were left out, see EventsPerSecond= in sockaccel.conf(5).', file=sys.stderr)
+        raise
+    raise NotRunning('the sockaccel daemon has stopped')
+
+
+async def _wanted(
+    events: AsyncIterator[dict[str, Any]], options: argparse.Namespace
+) -> AsyncIterator[dict[str, Any]]:
+    async for event in events:
+        if options.port is not None and options.port not in (event['local_port'], event['remote_port']):
+            continue
+        names = ('target', 'kind', 'reason', 'program')
+        if all(getattr(options, name) in (None, event[name]) for name in names):
+            yield event
+
+
+async def doctor(client: Client, options: argparse.Namespace) -> int:
+    findings = await client.call('ListFindings')
+    if options.json:
+        show.print_json(findings)
+    else:
+        printing.findings(findings)
+    return EX_REFUSED if any(row['severity'] == 'issue' for row in findings) else EX_OK
+
+
+async def configuration(client: Client, options: argparse.Namespace) -> int:
+    printing.configuration(await client.call('ListConfiguration'), as_json=options.json)
+    return EX_OK
+
+
+def configuration_of_files(options: argparse.Namespace) -> int:
+    """What a daemon that is started now would use."""
+    try:
+        rows = config.load(config.files()).rows()
+    except InvalidConfiguration as exc:
+        print(f'sockaccelctl: {exc}', file=sys.stderr)
+        return EX_REFUSED
+    print('sockaccelctl: the daemon is not running; this is what it would start with', file=sys.stderr)
+    named = [dict(zip(('key', 'value', 'source'), row, strict=True)) for row in rows]
+    printing.configuration(named, as_json=options.json)
+    return EX_OK

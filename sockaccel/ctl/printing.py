@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the commands of sockaccelctl print for people. Rows are those of org.sockaccel1(5)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sockaccel.ctl import show
+
+Row = dict[str, Any]
+
+_CONNECTIONS_IN_STATUS, _REASONS_IN_STATUS = 5, 6
+
+
+def status(
+    properties: Row, listed: list[Row], stats: dict[str, int], counters: list[Row], busiest: list[Row], total: int
+) -> None:
+    """properties: of the manager. listed: the targets. busiest: the first of `total` connections."""
+    print(show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}', 'bold'))
+    print()
+    targets(listed)
+    print()
+    print(f'Connections now: {total}')
+    if busiest:
+        connections(busiest[:_CONNECTIONS_IN_STATUS], total, 'see: sockaccelctl connections', '  ')
+    print()
+    redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
+    print(
+        f'So far: {stats["connections"]} connections, {show.size(redirected)} redirected, {show.size(tcp)} by '
+        f'TCP ({show.share(redirected, tcp)})'
+    )
+    _reasons('Connections that are not accelerated:', 'connection', stats, counters)
+    _reasons('Messages that went by TCP:', 'message', stats, counters)
+    print()
+    if properties['Degraded']:
+        print(show.wrapped(f'Kernel: {properties["Degraded"]} (sockaccelctl doctor).', '        '))
+    else:
+        print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
+
+
+def targets(rows: list[Row]) -> None:
+    if not rows:
+        print('No targets; add one with: sockaccelctl enable UNIT')
+        return
+    cells = [['TARGET', 'STATE', 'DETAIL'], *([row['name'], row['state'], row['detail']] for row in rows)]
+    styles = ['bold', *(show.STATE_STYLES.get(row['state'], '') for row in rows)]
+    for line in show.table(cells, styles=styles):
+        print(line)
+
+
+def connections(rows: list[Row], total: int, more: str, indent: str = '') -> None:
+    """more: what to do to see the others of `total`."""
+    styles = ['bold', *map(show.path_style, rows)]
+    cells: list[Sequence[str]] = [show.CONNECTION_COLUMNS, *map(show.connection, rows)]
+    for line in show.table(cells, columns=show.width() - len(indent), styles=styles):
+        print(indent + line)
+    if len(rows) < total:
+        print(f'{indent}… and {total - len(rows)} more, {more}')
+
+
+def sentences(rows: list[Row], counters: list[Row]) -> None:
+    """A line for each reason that occurs in rows of connections."""
+    named = {row[f'{end}_reason'] for row in rows for end in ('client', 'server')}
+    for counter in counters:
+        if counter['name'] in named:
+            print(show.styled(show.cut(f'{counter["name"]}: {counter["sentence"]}', show.width()), 'dim'))
+
+
+def findings(rows: list[Row]) -> None:
+    for row in rows:
+        word = show.styled(f'{row["severity"].upper():5}', show.SEVERITY_STYLES.get(row['severity'], ''))
+        print(word + show.wrapped(f'       {row["name"]}: {row["sentence"]}', '       ')[5:])
+        if row['severity'] == 'issue':
+            print(f'       to enable a target in spite of it: sockaccelctl enable --accept {row["name"]} TARGET')
+
+
+def configuration(rows: list[Row], *, as_json: bool) -> None:
+    if as_json:
+        show.print_json(rows)
+        return
+    shown = [[f'{row["key"]}={row["value"]}', f'# {row["source"] or "default"}'] for row in rows]
+    for line in show.table(shown, styles=['' if row['source'] else 'dim' for row in rows]):
+        print(line)
+
+
+def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:
+    """The most frequent reasons of a kind, `connection` or `message`."""
+    rows = []
+    for counter in counters:
+        if counter['kind'] == kind and (count := stats[f'{kind}_reason_{counter["name"]}']):
+            rows.append((count, counter['name'], counter['sentence']))
+    if rows:
+        print(title)
+    rows.sort(reverse=True)
+    for count, name, sentence in rows[:_REASONS_IN_STATUS]:
+        print(show.cut(f'  {count:>10}  {name}: {sentence}', show.width()))
+    if len(rows) > _REASONS_IN_STATUS:
+        print(f'              … and {len(rows) - _REASONS_IN_STATUS} more reasons, see: sockaccelctl stats')

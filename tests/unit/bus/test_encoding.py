@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rows have the keys and types that the interface's XML describes."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from sockaccel.bus import encoding
+from sockaccel.core.connection import ConnectionState, Counter, Event, EventKind, Flow
+from sockaccel.core.finding import Finding
+from sockaccel.core.listing import Connection
+from sockaccel.core.target import State, TargetStatus
+from sockaccel.dbus.message import Variant, plain
+from sockaccel.errors import InvalidArgument
+from tests.support.harness import ROOT
+
+XML = ROOT / 'packaging/dbus/org.sockaccel1.Manager.xml'
+
+
+def end(*, active: bool = True) -> Event:
+    local, remote = (40000, 5432) if active else (5432, 40000)
+    return Event(
+        flow=Flow(7, '127.0.0.1', '127.0.0.2', local, remote), time_ns=1, cookie=2, peer_cookie=3, cgroup=4,
+        redirected_bytes=5, redirected_messages=6, tcp_bytes=7, tcp_messages=8, kind=EventKind.JOINED, reason=1,
+        slot=1, generation=1, active=active, pid=9, marked=0, state=ConnectionState.JOINED, program='psql',
+    )  # fmt: skip
+
+
+def connection(client: Event | None, server: Event | None) -> Connection:
+    return Connection(
+        'x.service', client, server, '', 'order', '/x.service', '', 'mixed', ConnectionState.JOINED, 10
+    )
+
+
+def documented(member: str) -> set[str]:
+    """The keys that a comment of the XML names, after "Keys"."""
+    text = re.sub(r'\s+', ' ', XML.read_text())
+    (comment,) = re.findall(f'<!-- {member}: (.*?)-->', text)
+    keys = re.sub(r'"[^"]*"', '', comment.partition(' Keys')[2])
+    found = set()
+    for names in re.findall(r'((?:[a-z_]+(?:, | and ))*[a-z_]+) \((?:s|b|as|u|q|t)\)', keys):
+        found.update(re.split(', | and ', names))
+    return found
+
+
+def test_the_row_of_a_target() -> None:
+    row = encoding.target(
+        TargetStatus('/x', State.DRAINING, '2 sockets', '/x', True, frozenset({'b', 'a'}), draining=2)
+    )
+    assert plain(row) == {
+        'name': '/x', 'state': 'draining', 'detail': '2 sockets', 'cgroup': '/x', 'runtime': True,
+        'accepted': ['a', 'b'], 'draining': 2,
+    }  # fmt: skip
+    assert row.keys() == documented('ListTargets')
+    gone = encoding.no_target('/x')
+    assert {key: value.signature for key, value in gone.items()} == {
+        key: value.signature for key, value in row.items()
+    }
+    assert gone['state'].value == 'disabled'
+
+
+def test_the_row_of_a_connection() -> None:
+    row = encoding.connection(connection(end(), end(active=False)))
+    of_both = {'target': 'x.service', 'path': 'mixed', 'state': 'joined', 'age_ns': 10, 'netns_cookie': 7}
+    assert {key: row[key].value for key in of_both} == of_both
+    assert (row['client_address'].value, row['client_port'].value) == ('127.0.0.1', 40000)
+    assert (row['server_reason'].value, row['client_cgroup'].value) == ('order', '/x.service')
+    names = documented('ListConnections') - of_both.keys() | {'state'}
+    assert row.keys() == of_both.keys() | {f'{end}_{name}' for end in ('client', 'server') for name in names}
+
+
+@pytest.mark.parametrize('known', ['client', 'server'])
+def test_an_end_that_is_not_known_has_the_same_keys(known: str) -> None:
+    both = encoding.connection(connection(end(), end(active=False)))
+    client, server = (end(), None) if known == 'client' else (None, end(active=False))
+    row = encoding.connection(connection(client, server))
+    other = 'server' if known == 'client' else 'client'
+    assert row.keys() == both.keys()
+    assert (row['client_port'].value, row['server_port'].value) == (40000, 5432)
+    assert (row[f'{known}_state'].value, row[f'{other}_state'].value) == ('joined', '')
+    assert row[f'{other}_redirected_bytes'].value == 0
+
+
+def test_the_row_of_an_event() -> None:
+    row = encoding.event(end(), 'x.service', Counter('order', 'message', 'a sentence'))
+    assert (row['kind'].value, row['reason'].value, row['cgroup_id'].value) == ('joined', 'order', 4)
+    assert encoding.event(end(), '', None)['reason'].value == ''
+    assert row.keys() == documented('ConnectionEvent')
+
+
+def test_other_rows() -> None:
+    assert plain(encoding.finding(Finding('a', 'note', 'b'))) == {'name': 'a', 'severity': 'note', 'sentence': 'b'}
+    assert encoding.finding(Finding('a', 'note', 'b')).keys() == documented('ListFindings')
+    assert encoding.counter(Counter('a', 'total', 'b')).keys() == documented('DescribeCounters')
+    assert plain(encoding.setting('A', 'b', 'c:1')) == {'key': 'A', 'value': 'b', 'source': 'c:1'}
+    assert encoding.setting('A', 'b', 'c:1').keys() == documented('ListConfiguration')
+
+
+def test_options() -> None:
+    given = {'runtime': Variant('b', True)}
+    assert encoding.options(given, accept='as', runtime='b') == {'runtime': True}
+    with pytest.raises(InvalidArgument, match='option "nonsense" is unknown, there is "accept", "runtime"'):
+        encoding.options({'nonsense': Variant('s', '')}, accept='as', runtime='b')
+    with pytest.raises(InvalidArgument, match='option "runtime" is of type "s", not "b"'):
+        encoding.options({'runtime': Variant('s', 'yes')}, runtime='b')
+
+
+def test_the_xml_is_well_formed() -> None:
+    ET.parse(XML)

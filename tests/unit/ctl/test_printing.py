@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people read of what the daemon says."""
+
+import json
+from typing import Any
+
+import pytest
+
+from sockaccel.ctl import printing, show
+
+COUNTERS = [
+    {'name': 'connections', 'kind': 'total', 'sentence': 'connections'},
+    *({'name': f'c{number}', 'kind': 'connection', 'sentence': f'why {number}'} for number in range(8)),
+    {'name': 'order', 'kind': 'message', 'sentence': 'in order'},
+]
+
+
+def row(**more: Any) -> dict[str, Any]:
+    both = {'target': '/x', 'path': 'mixed', 'state': 'joined', 'age_ns': 61_000_000_000, 'netns_cookie': 1}
+    for name, port in (('client', 40000), ('server', 5432)):
+        both |= {
+            f'{name}_address': '::1', f'{name}_port': port, f'{name}_program': name, f'{name}_reason': '',
+            f'{name}_redirected_bytes': 1024, f'{name}_tcp_bytes': 1024,
+        }  # fmt: skip
+    return both | more
+
+
+def test_status_names_the_most_frequent_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    stats = {'connections': 3, 'redirected_bytes': 3072, 'tcp_bytes': 1024, 'message_reason_order': 0}
+    stats |= {f'connection_reason_c{number}': number for number in range(8)}
+    properties = {'Version': '1', 'KernelRelease': '6.1', 'Degraded': ''}
+    target = {'name': '/x', 'state': 'active', 'detail': 'cgroup /x'}
+    printing.status(properties, [target], stats, COUNTERS, [row()], 9)
+    said = capsys.readouterr().out
+    assert 'sockaccel 1 on kernel 6.1' in said
+    assert '/x      active  cgroup /x' in said
+    assert '… and 8 more, see: sockaccelctl connections' in said
+    assert '3.0K redirected, 1.0K by TCP (75.0 % redirected)' in said
+    reasons = [line.split()[0] for line in said.splitlines() if ': why' in line]
+    assert reasons == ['7', '6', '5', '4', '3', '2']
+    assert '… and 1 more reasons' in said
+    assert 'Messages that went by TCP' not in said
+
+
+def test_connections_and_their_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row(server_reason='order')]
+    printing.connections(rows, 1, 'unused')
+    printing.sentences(rows, COUNTERS)
+    head, line, sentence = capsys.readouterr().out.splitlines()
+    assert head.split() == ['CLIENT', 'SERVER', 'PATH', 'WHY', 'TO', 'SERVER', 'TO', 'CLIENT', 'AGE']
+    assert line.startswith('[::1]:40000 client  [::1]:5432 server  mixed  order to client')
+    assert line.endswith('1m')
+    assert sentence == 'order: in order'
+
+
+def test_findings_say_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.findings([
+        {'name': 'fionread', 'severity': 'issue', 'sentence': 'FIONREAD is wrong'},
+        {'name': 'other', 'severity': 'ok', 'sentence': 'is right'},
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert said.startswith('ISSUE  fionread: FIONREAD is wrong\n')
+    assert '--accept fionread TARGET' in said
+    assert '--accept other' not in said
+
+
+def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{'key': 'A', 'value': '1', 'source': ''}, {'key': 'B', 'value': '2', 'source': 'x:3'}]
+    printing.configuration(rows, as_json=False)
+    assert capsys.readouterr().out == 'A=1  # default\nB=2  # x:3\n'
+    printing.configuration(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_no_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    printing.targets([])
+    assert 'sockaccelctl enable' in capsys.readouterr().out
+
+
+def test_a_line_is_cut_where_it_is_too_long() -> None:
+    assert show.table([['x' * 20]], columns=10) == ['x' * 9 + '…']
