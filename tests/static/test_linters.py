@@ -14,7 +14,7 @@ import pytest
 from tests.support.harness import ROOT
 
 BIN = Path(sys.executable).parent
-PYTHON = ['sockaccel', 'tests', 'bench', 'demo', 'tools/generate-completions']
+PYTHON = ['sockaccel', 'tests', 'bench', 'demo', 'tools/generate-abi', 'tools/generate-completions']
 
 
 def tracked(*patterns: str) -> list[str]:
@@ -54,7 +54,8 @@ def test_ruff_format() -> None:
 
 
 def test_mypy() -> None:
-    run(str(BIN / 'mypy'), f'--cache-dir={cache(".mypy_cache")}', *PYTHON)
+    # Otherwise two scripts would be two modules of the name __main__.
+    run(str(BIN / 'mypy'), f'--cache-dir={cache(".mypy_cache")}', '--scripts-are-modules', *PYTHON)
 
 
 def test_clang_format() -> None:
