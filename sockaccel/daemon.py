@@ -165,8 +165,8 @@ class Daemon:
     async def _leave(self, kind: object, _error: object, _traceback: object) -> None:
         """Hand over to the next daemon, or take everything out of the kernel.
 
-        After a failure systemd starts the next daemon, or closes what is in its store. Without that store an end
-        is a stop.
+        After a failure systemd starts the next daemon, or closes what is in its store. Without that store each
+        exit gives the connections back to TCP.
         """
         if self._notifier.store and (kind or await self._units.own_job() == 'restart'):
             self._notifier.stopping('Ending: connections stay as they are for the next start')

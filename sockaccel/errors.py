@@ -19,7 +19,7 @@ class UnknownTarget(SockaccelError):
 
 
 class LimitExceeded(SockaccelError):
-    """One more than a limit allows."""
+    """The call would exceed a limit, which the message names."""
 
 
 class KernelIssue(SockaccelError):

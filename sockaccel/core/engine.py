@@ -64,7 +64,7 @@ class Engine:
             await self._transactions.resume()
 
     async def enable(self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = '') -> None:
-        """Accelerate a target's connections from now on. Again is no error.
+        """Accelerate a target's connections from now on. A repeated call is no error.
 
         accept: names of kernel issues that the caller accepts. runtime: only until the daemon is stopped. by: who
         asks, for the journal. Raises InvalidTarget, KernelIssue, LimitExceeded, KernelRefused, StateNotSaved.

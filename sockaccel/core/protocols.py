@@ -48,7 +48,7 @@ class Kernel(Protocol):
         """
 
     def detach(self) -> None:
-        """Cover no new connection. Again is no error."""
+        """Cover no new connection. A repeated call is no error."""
 
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
         """Switch a slot's target on, or off where the policy is None: then all its messages go by TCP."""
@@ -63,13 +63,13 @@ class Kernel(Protocol):
         """Let a cgroup and all below it belong to a slot. Raises KernelRefused."""
 
     def uncover(self, cgroup_id: int) -> None:
-        """The opposite of `cover`. Again is no error."""
+        """The opposite of `cover`. A repeated call is no error."""
 
     def serve(self, listeners: Iterable[tuple[str, int]], slot: int) -> None:
         """Let listeners, address and port each, serve a slot's target. Raises KernelRefused."""
 
     def serve_no_more(self, listeners: Iterable[tuple[str, int]]) -> None:
-        """The opposite of `serve`. Again is no error."""
+        """The opposite of `serve`. A repeated call is no error."""
 
     def serve_nobody(self) -> None:
         """`serve_no_more` for all listeners."""
@@ -81,7 +81,7 @@ class Kernel(Protocol):
         """Let suitable candidates join; take members that should leave out of the map where they can leave."""
 
     def consume(self) -> None:
-        """Hand the waiting events to whom they were promised."""
+        """Call the daemon's callback with each waiting event."""
 
     def sweep_wanted(self) -> Urgency:
         """Whether a BPF program has wanted a sweep since the last one."""
@@ -165,7 +165,7 @@ class Cgroups(Protocol):
         """Where a followed target is now."""
 
     def forget(self, name: str) -> None:
-        """Follow a target no longer. Again is no error."""
+        """Follow a target no longer. A repeated call is no error."""
 
 
 class Memory(Protocol):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which connections of a target are wanted: by the listener's port and address, and by the connecting user."""
+"""The connections of a target that are wanted: by the port and address that the client connects to, by user."""
 
 import ipaddress
 import pwd

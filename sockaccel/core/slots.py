@@ -98,7 +98,7 @@ class Slots:
         return None
 
     def set_draining(self, ends: Iterable[Event]) -> None:
-        """ends: all that a sweep found draining. An end of an enabled target drains for a reason of its own."""
+        """ends: all that a sweep found draining. Ends of enabled targets leave for other reasons: not counted."""
         in_use = self.in_use()
         self.draining = dict(Counter(end.slot for end in ends if end.slot not in in_use))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the journal tells of connections: the first of each kind, later one an hour, and how many were left out.
+"""What the journal tells of connections: the first five of each kind, then one an hour, and how many it left out.
 
 At LogLevel=debug it tells of all.
 """

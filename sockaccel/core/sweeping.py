@@ -56,7 +56,7 @@ class Sweeper:
         return result.draining
 
     def request(self, seconds: float) -> None:
-        """Sweep so many seconds from now, or as soon after as the rest allows; earlier if that is requested."""
+        """Sweep so many seconds from now, but not before the rest is over. The earliest request counts."""
         at = max(self._clock.time() + max(seconds, SWEEP_AFTER_S), self._rest_until)
         if self._timer:
             if self._timer_at <= at:
@@ -102,7 +102,7 @@ class Sweeper:
             self.find_sockets()
 
     def _rest_since(self, begun: float) -> float:
-        """Let no sweep start for REST times as long as what began then has taken; returns the time now."""
+        """Start no sweep for REST times the seconds since `begun`; returns the time now."""
         now = self._clock.time()
         self._rest_until = max(self._rest_until, now + REST * (now - begun))
         return now

@@ -74,7 +74,7 @@ class Transactions:
         try:
             await self._remember(self.desired)
         except SockaccelError as exc:
-            log.warning(f'The next start may count anew: {exc}, ignoring')
+            log.warning(f'The next start may give connections back to TCP and count from zero: {exc}, ignoring')
 
     async def enable(self, target: Target, accepted: frozenset[str], *, runtime: bool) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.enable."""
@@ -170,7 +170,7 @@ class Transactions:
             await self._switch_on(target, slot, must_exist=False)
         except SockaccelError as exc:
             self.refused[name] = str(exc)
-            log.warning(f'The remembered target {quote(name)} cannot be enabled: {exc}; until then ignoring it')
+            log.warning(f'Ignoring the remembered target {quote(name)} until a reload or start enables it: {exc}')
 
     async def _switch_on(self, target: Target, slot: int = 0, *, must_exist: bool = True) -> Enabled:
         """slot, must_exist: see `_enable_again` and Cgroups.follow."""

@@ -111,7 +111,7 @@ def _connections(command: argparse.ArgumentParser) -> None:
 
 def _top(command: argparse.ArgumentParser) -> None:
     command.add_argument('--interval', type=_seconds, default=1.0, metavar='S', help='seconds (default: 1)')
-    count = 'end after N pictures; 1 without a terminal'
+    count = 'redraw N times, then end (default without a terminal: 1)'
     command.add_argument('--count', type=_number(1, 10**9), metavar='N', help=count)
 
 
@@ -127,7 +127,7 @@ def _stats(command: argparse.ArgumentParser) -> None:
     target = 'only those of one enabled target, since it was enabled'
     command.add_argument('--target', type=_text, help=target)
     command.add_argument('--since-reset', action='store_true', help='since the last --reset')
-    reset = 'show those since the last reset, and let the next begin at zero'
+    reset = 'show the counts since the last reset, then start them at zero'
     command.add_argument('--reset', action='store_true', help=reset)
 
 

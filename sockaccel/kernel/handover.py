@@ -26,7 +26,7 @@ _FAILURES: dict[str, type[SockaccelError]] = {
 def channel() -> tuple[socket.socket, socket.socket]:
     """Two ends for two processes.
 
-    What a process sent stays readable after it has ended, unless it left a message to itself unread. Then the
+    What a process sent stays readable after it has ended, unless it had not read all that was sent to it. Then the
     kernel resets the connection.
     """
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -168,7 +168,7 @@ class Kernel:
             libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
 
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
-        """Write a slot; no policy is off. Ends that were covered in another generation count as those of none."""
+        """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
         flags = TargetFlag(0)
         if policy:
             flags = TargetFlag.ON | (TargetFlag.BLOCKING_READERS if policy.blocking_readers else TargetFlag(0))

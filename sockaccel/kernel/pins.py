@@ -38,7 +38,8 @@ class Pins:
                 os.close(self._fd)
                 self._fd = -1
             log.warning(
-                f'Nothing will outlive this process: "{directory}" cannot hold pins ({exc.strerror}), ignoring'
+                f'A crash will give connections back to TCP: "{directory}" cannot hold pins ({exc.strerror}), '
+                'ignoring'
             )
             return
         lock(self._fd, directory)

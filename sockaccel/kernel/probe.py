@@ -91,7 +91,7 @@ def _unread_after(
     poll = select.poll()
     poll.register(receiver, select.POLLIN)
     if not poll.poll(_PATIENCE_MS):
-        raise UnsupportedKernel('this kernel loses what is sent to a socket in a sockhash; sockaccel would too')
+        raise UnsupportedKernel('this kernel loses bytes of a socket in a sockhash: use kernel 6.1.123 or newer')
     if expect_accounting:
         memory = _U32.unpack(receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _U32.size))[0]
         if not memory:
@@ -101,7 +101,7 @@ def _unread_after(
             )
     unread = int(struct.unpack('i', fcntl.ioctl(receiver, termios.FIONREAD, b'\0' * 4))[0])
     if receiver.recv(len(message)) != message:
-        raise UnsupportedKernel('this kernel changes the order of what is sent to a socket in a sockhash')
+        raise UnsupportedKernel('this kernel reorders bytes of a socket in a sockhash: use 6.1.123 or newer')
     return unread
 
 

@@ -73,7 +73,7 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
 
 def _how_it_ended(status: int) -> str:
     if status == -signal.SIGKILL:
-        return 'the BPF loader was killed: is there enough memory?'
+        return 'the BPF loader was killed: free memory, or raise MemoryMax= of sockaccel.service'
     return f'the BPF loader ended with status {status} and no answer'
 
 

@@ -133,7 +133,7 @@ class Cgroups:
         return self._followed[name].place
 
     def forget(self, name: str) -> None:
-        """Follow a target no longer. Again is no error."""
+        """Follow a target no longer. A repeated call is no error."""
         followed = self._followed.pop(name, None)
         if not followed:
             return

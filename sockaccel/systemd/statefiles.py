@@ -107,8 +107,8 @@ class StateFiles:
             except OSError as failure:
                 where = f'it cannot be renamed either ({failure.strerror})'
             log.error(
-                f'The remembered targets in "{path}" cannot be used ({_what(exc)}); {where}. Enable its targets '
-                'anew, ignoring'
+                f'The remembered targets in "{path}" cannot be used ({_what(exc)}); {where}. Ignoring '
+                'them: enable them again with sockaccelctl'
             )
 
 
