@@ -56,7 +56,7 @@ static inline int may_be_deleted(struct visit *visit, u32 in_call, u32 peer_in_c
 	if (visit->end->redirected_messages && in_call)
 		return 0;
 	if (visit->peer_sock && entry) {
-		if (!entry->marked || (entry->redirected && peer_in_call))
+		if (!peer_marked(visit) || (noted(entry->redirected, visit->peer_cookie) && peer_in_call))
 			return 0;
 	} else if (visit->peer_sock && sock_psock(visit->peer_sock)) {
 		return 0;

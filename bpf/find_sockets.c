@@ -40,6 +40,10 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	target = sa_targets.lookup(&new_end.slot);
 	if (!target || !(target->flags & TARGET_ON))
 		return;
+	if (!has_place(1)) {
+		turn_away(new_end.slot, NO_REASON);
+		return;
+	}
 	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
 	if (!end || end->cookie || sock_state(new_end.sock) != TCP_ESTABLISHED)
@@ -51,6 +55,7 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	new_end.active = !listener_for(&new_end.peer_flow, &key);
 	__builtin_memcpy(new_end.comm, comm, sizeof(new_end.comm));
 	begin(end, &new_end);
+	count_kept(1, 1);
 	end->reason = MISSED;
 	end->state = LEFT;
 	if (!is_counted(&new_end.own_flow, &new_end.peer_flow))

@@ -11,8 +11,11 @@
 /* How often a candidate is judged, and when for the second time. Each wait is four times the last. */
 #define LOOKS 6
 #define SECOND_LOOK_NS 100000000ULL
-/* How long to wait for a socket whose lock is held, or which is not quite established. */
+/*
+ * How long to wait for a socket whose lock is held, or which is not quite established. Each wait is twice the last.
+ */
 #define OWNED_NS 5000000ULL
+#define OWNED_DOUBLINGS 7
 
 /* What a sockmap would break in either socket; it lasts. peer_sock may be 0. */
 static inline u32 reason_against_pair(u64 sock, u64 peer_sock)
@@ -57,7 +60,7 @@ static inline u32 reason_for_good(struct visit *visit)
 	if (sock_state(visit->sock) != TCP_ESTABLISHED)
 		return end->reason ? end->reason : SHORT;
 	/* Asked before this end joins: it could not leave while its peer is in a map that is not ours. */
-	if (visit->peer_sock && visit->peer_entry && !visit->peer_entry->joined &&
+	if (visit->peer_sock && visit->peer_entry && !peer_joined(visit) &&
 	    (sock_psock(visit->sock) || sock_psock(visit->peer_sock)))
 		return FOREIGN_SOCKMAP;
 	return NO_REASON;
@@ -67,6 +70,13 @@ static inline u32 not_before(struct end *end, u64 due_ns)
 {
 	end->due_ns = due_ns;
 	return NOT_YET;
+}
+
+static inline u32 wait_for_lock(struct end *end, u64 now)
+{
+	u32 doublings = end->waits < OWNED_DOUBLINGS ? end->waits++ : OWNED_DOUBLINGS;
+
+	return not_before(end, now + (OWNED_NS << doublings));
 }
 
 /* Returns NO_REASON if a candidate may join now, NOT_YET or GONE, or why it stays with TCP. */
@@ -87,7 +97,7 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	/* The kernel calls sockaccel_join for an accepting end a moment before it says that the end is
 	 * established. */
 	if (sock_state(visit->sock) == TCP_SYN_RECV)
-		return not_before(end, now + OWNED_NS);
+		return wait_for_lock(end, now);
 	reason = reason_for_good(visit);
 	if (reason)
 		return reason;
@@ -100,7 +110,7 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	}
 	/* The owner may be in a call that changes what joining changes too. */
 	if (sock_is_owned(visit->sock))
-		return not_before(end, now + OWNED_NS);
+		return wait_for_lock(end, now);
 	return NO_REASON;
 }
 
@@ -131,9 +141,11 @@ static inline u32 join(struct visit *visit)
 	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
 	end->receive_maximum = sock_receive_maximum(visit->sock);
 	end->memory_pressure = sock_memory_pressure(visit->sock);
-	end->peer_sock = visit->peer_entry->sock;
-	end->peer_cookie = visit->peer_entry->cookie;
-	if (sock_cookie(visit->sock) != end->cookie)
+	end->peer_sock = visit->peer_sock;
+	end->peer_cookie = visit->peer_cookie;
+	/* The entry of the peer may have been another flow's when its cookie was read. */
+	if (sock_cookie(visit->sock) != end->cookie ||
+	    READ_AS(u16, visit->peer_sock, OFFSET_sock_num) != visit->own_flow->remote_port)
 		return GONE;
 	/* insert() and not update(): an older socket under this key may hold bytes that its owner has not read. */
 	error = sa_members.insert(visit->own_flow, visit->sk);
@@ -147,10 +159,11 @@ static inline u32 join(struct visit *visit)
 	if (error)
 		return reason_of_error(error);
 	end->looks = 0;
+	end->waits = 0;
 	end->state = JOINED;
 	end->in_map = 1;
-	own_entry->joined = 1;
-	if (visit->peer_entry->joined && !end->pauses)
+	own_entry->joined = note(end->cookie, 1);
+	if (peer_joined(visit) && !end->pauses)
 		count(end->slot, CONNECTIONS, 1);
 	return NO_REASON;
 }
@@ -170,8 +183,8 @@ static inline int leave_out(struct visit *visit, u32 reason)
 	if (!end->active && !visit->peer_entry)
 		return 0;
 	if (visit->peer_entry) {
-		visit->peer_entry->refused = reason;
-		if (visit->peer_entry->joined)
+		visit->peer_entry->refused = note(visit->peer_cookie, reason);
+		if (peer_joined(visit))
 			walk_again(visit->settings);
 	}
 	/* A pause was counted when it began. */
@@ -187,7 +200,7 @@ static inline int leave_out(struct visit *visit, u32 reason)
 static inline void give_up(struct visit *visit)
 {
 	struct end *end = visit->end;
-	u32 reason = visit->own_entry->refused;
+	u32 reason = told_by_peer(visit);
 
 	end->state = LEFT;
 	end->reason = reason;
@@ -202,7 +215,7 @@ static inline void judge_candidate(struct visit *visit)
 	struct end *end = visit->end;
 	u32 reason;
 
-	if (visit->own_entry && (visit->own_entry->refused || !is_enabled(target, end))) {
+	if (visit->own_entry && (told_by_peer(visit) || !is_enabled(target, end))) {
 		give_up(visit);
 		return;
 	}
@@ -214,7 +227,7 @@ static inline void judge_candidate(struct visit *visit)
 	if (!reason) {
 		reason = join(visit);
 		/* The peer's pause ends too, and this walk may have passed it. */
-		if (!reason && end->pauses && !visit->peer_entry->joined)
+		if (!reason && end->pauses && !peer_joined(visit))
 			walk_again(visit->settings);
 	}
 	if (reason == GONE) {
@@ -251,9 +264,14 @@ static inline void judge_member(struct visit *visit)
 {
 	struct peer_entry *own_entry = visit->own_entry, *peer_entry = visit->peer_entry;
 	struct end *end = visit->end;
-	u32 told = own_entry && own_entry->refused ? own_entry->refused : peer_entry ? peer_entry->marked : 0;
+	u32 told = told_by_peer(visit);
 	u32 reason = end->marked;
 
+	/* Written again in each walk, like the mark: the note of somebody who was late may have replaced it. */
+	if (own_entry)
+		own_entry->joined = note(end->cookie, 1);
+	if (!told)
+		told = peer_marked(visit);
 	if (!reason) {
 		reason = reason_to_leave(visit);
 		if (!reason && !told)
@@ -261,16 +279,16 @@ static inline void judge_member(struct visit *visit)
 		end->marked = reason ? reason : told == PAUSED ? PAUSED : LONELY;
 		if (!told && !(reason == PAUSED && end->pauses))
 			count(end->slot, reason, 1);
-		if (peer_entry && !peer_entry->joined)
-			peer_entry->refused = end->marked;
-		if (peer_entry && !peer_entry->marked)
+		if (peer_entry && !peer_joined(visit))
+			peer_entry->refused = note(visit->peer_cookie, end->marked);
+		if (peer_entry && !peer_marked(visit))
 			walk_again(visit->settings);
 	} else if (reason == PAUSED && !is_enabled(target_of(end), end)) {
 		end->marked = DRAINED;
 	}
 	if (own_entry) {
-		own_entry->small_messages = end->small_messages;
-		own_entry->marked = end->marked;
+		own_entry->small_messages = note(end->cookie, end->small_messages);
+		own_entry->marked = note(end->cookie, end->marked);
 	}
 	visit->settings->leaving++;
 }

@@ -7,6 +7,16 @@
  */
 #include "lib/sock.h"
 
+/*
+ * What a callback finds out. reason: why the end stays with TCP, not counted yet. urgency: how soon a sweep is
+ * wanted. cookie: that of the connecting end, whose entry may be another flow's by now; for an accepting end.
+ */
+struct answer {
+	u64 cookie;
+	u32 reason;
+	u32 urgency;
+};
+
 /* The program in whose context the kernel calls this one, where the kernel lets us ask. */
 static inline void note_program(u32 *pid, char *comm)
 {
@@ -18,13 +28,24 @@ static inline void note_program(u32 *pid, char *comm)
 #endif
 }
 
-static inline void on_listen(u64 sock)
+/* The flags are shared by all programs. Accepted sockets inherit them, and are called for a little more often. */
+static inline void watch_state(struct bpf_sock_ops *ops)
 {
+	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static inline void on_listen(struct bpf_sock_ops *ops, u64 sock, struct answer *answer)
+{
+	enum remembered remembered;
 	char comm[16] = {};
 	u32 pid = 0;
 
 	note_program(&pid, comm);
-	remember_listener(sock, pid, comm, sock_is_mptcp(sock));
+	remembered = remember_listener(sock, pid, comm, sock_is_mptcp(sock));
+	if (remembered == AS_TARGETS)
+		watch_state(ops);
+	if (remembered == TURNED_AWAY)
+		answer->urgency = SWEEP_NOW;
 }
 
 /*
@@ -32,7 +53,7 @@ static inline void on_listen(u64 sock)
  * bytes that it has not read belong to the old connection. If it is no member, because it failed to connect or has
  * left, the key may be another socket's by now and must not be touched.
  */
-static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
+static inline void forget_earlier(struct bpf_sock *sk, u64 sock, struct answer *answer)
 {
 	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
 
@@ -41,7 +62,7 @@ static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 	if (end->in_map && sock_psock(sock))
 		sa_members.delete(&end->own_flow);
 	if (end->marked)
-		want_sweep(SWEEP_NOW);
+		answer->urgency = SWEEP_NOW;
 	sa_ends.sk_storage_delete(sk);
 }
 
@@ -76,11 +97,12 @@ static inline u32 reason_against_connecting(const struct new_end *new_end, u32 t
 	return NO_REASON;
 }
 
-static inline u32 reason_against_accepting(const struct new_end *new_end, struct peer_entry *connecting)
+static inline u32 reason_against_accepting(const struct new_end *new_end, struct peer_entry *connecting,
+					   u64 cookie)
 {
 	/* With SO_REUSEPORT another listener than the one that was found may answer, outside every target. */
 	if (connecting->by_listener && new_end->slot != connecting->slot) {
-		connecting->refused = UNCOUNTED;
+		connecting->refused = note(cookie, UNCOUNTED);
 		return LONELY;
 	}
 	/* Address translation can give two strangers the same mirrored addresses. Both initial sequence numbers do
@@ -88,7 +110,7 @@ static inline u32 reason_against_accepting(const struct new_end *new_end, struct
 	if (READ_U32(new_end->sock, OFFSET_tcp_sock_copied_seq) != connecting->initial_sequence ||
 	    READ_U32(new_end->sock, OFFSET_tcp_sock_write_seq) !=
 		    READ_U32(connecting->sock, OFFSET_tcp_sock_copied_seq)) {
-		connecting->refused = PEER_MISMATCH;
+		connecting->refused = note(cookie, PEER_MISMATCH);
 		count(connecting->slot, PEER_MISMATCH, 1);
 		return PEER_MISMATCH;
 	}
@@ -116,29 +138,36 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
 	barrier();
 	end->state = CANDIDATE;
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
-	want_sweep(SWEEP_LATER);
+	watch_state(ops);
 	return NO_REASON;
 }
 
-/* Leaves a connection to TCP, and tells the connecting end what the accepting end found out. */
-static inline void refuse(struct end *end, u32 reason)
+/*
+ * Leaves a connection to TCP, and tells the connecting end what the accepting end found out. cookie: that of the
+ * connecting end, for an accepting one.
+ */
+static inline void refuse(struct end *end, u32 reason, u64 cookie)
 {
 	struct peer_entry *connecting = end->active ? NULL : sa_peers.lookup(&end->peer_flow);
 
 	if (connecting)
-		connecting->refused = reason;
+		connecting->refused = note(cookie, reason);
+	if (end->state != LEFT)
+		count_kept(0, 1);
 	end->state = LEFT;
 	end->reason = reason;
 	count(end->slot, reason, 1);
 }
 
-/* What the connecting end left for an accepting one; NULL if it left nothing or is gone. */
-static inline struct peer_entry *entry_of_connecting(struct new_end *new_end)
+/* What the connecting end left for an accepting one, and its cookie; NULL if it left nothing or is gone. */
+static inline struct peer_entry *entry_of_connecting(struct new_end *new_end, u64 *cookie)
 {
 	struct peer_entry *connecting = sa_peers.lookup(&new_end->peer_flow);
 
-	return connecting && sock_cookie(connecting->sock) == connecting->cookie ? connecting : NULL;
+	if (!connecting)
+		return NULL;
+	*cookie = connecting->cookie;
+	return sock_cookie(connecting->sock) == *cookie ? connecting : NULL;
 }
 
 /*
@@ -178,11 +207,16 @@ static inline int find_generation(struct new_end *new_end)
 	return 1;
 }
 
-/* Makes the storage of an end. NULL if there is no memory: the other end then stays alone, and is left to TCP. */
+/*
+ * Makes the storage of an end. NULL if there is no place or no memory: the other end then stays alone, and is left
+ * to TCP. reason: why the end will never join.
+ */
 static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct new_end *new_end, u32 reason)
 {
 	struct end *end;
 
+	if (!has_place(reason != NO_REASON))
+		return NULL;
 	if (new_end->active) {
 		/* Not the listener's. */
 		new_end->pid = 0;
@@ -194,21 +228,22 @@ static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, st
 	if (!end)
 		return NULL;
 	begin(end, new_end);
+	count_kept(1, reason != NO_REASON);
 	end->reason = reason;
 	end->state = reason ? LEFT : CONNECTING;
 	return end;
 }
 
 /*
- * Keeps what is known of a new end, if a target covers it. NULL if none does, or if the end is only kept to be
- * listed, with a reason that was counted before. Sets *reason to why the end stays with TCP, which is not counted
- * yet.
+ * Keeps what is known of a new end, if a target covers it. NULL if none does, if there is no place, or if the end
+ * is only kept to be listed, with a reason that was counted before.
  */
-static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, u32 *reason)
+static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock,
+				     struct answer *answer)
 {
 	struct new_end new_end = {.sock = sock, .active = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB};
 	struct peer_entry *connecting = NULL;
-	u32 counted = NO_REASON, to_mptcp = 0;
+	u32 counted = NO_REASON, reason = NO_REASON, to_mptcp = 0;
 	struct end *end;
 
 	read_flow(sock, &new_end.own_flow);
@@ -220,9 +255,9 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 	}
 	mirror(&new_end.own_flow, &new_end.peer_flow);
 	if (!new_end.active) {
-		connecting = entry_of_connecting(&new_end);
+		connecting = entry_of_connecting(&new_end, &answer->cookie);
 		if (connecting) {
-			counted = connecting->refused;
+			counted = noted(connecting->refused, answer->cookie);
 		} else {
 			if (!new_end.slot)
 				return NULL;
@@ -233,7 +268,7 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 	if (!counted) {
 		ask_listener(&new_end, &to_mptcp);
 		if (connecting)
-			counted = reason_against_accepting(&new_end, connecting);
+			counted = reason_against_accepting(&new_end, connecting, answer->cookie);
 	}
 	if (connecting && !counted) {
 		new_end.slot = connecting->slot;
@@ -241,11 +276,20 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 	} else if (!find_generation(&new_end)) {
 		return NULL;
 	}
-	end = keep(ops, sk, &new_end, counted);
-	if (!end || counted)
+	if (!counted)
+		reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
+	end = keep(ops, sk, &new_end, counted ? counted : reason);
+	if (!end) {
+		answer->urgency = SWEEP_NOW;
+		if (!reason)
+			reason = NOT_KEPT;
+		turn_away(new_end.slot, counted ? NO_REASON : reason);
+		if (connecting && !counted)
+			connecting->refused = note(answer->cookie, reason);
 		return NULL;
-	*reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
-	return end;
+	}
+	answer->reason = reason;
+	return counted ? NULL : end;
 }
 
 static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct bpf_sock *sk, u32 *reason)
@@ -269,14 +313,14 @@ static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct
  * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had
  * joined, so that an event should be reported.
  */
-static inline int on_close(struct end *end)
+static inline int on_close(struct end *end, struct answer *answer)
 {
 	struct flow key = end->own_flow;
 	struct peer_entry *entry = sa_peers.lookup(&key);
 
 	if (entry && entry->cookie == end->cookie) {
 		/* A walk that judged it has noted what kept it out so far. */
-		if (end->state == CANDIDATE && end->active && !entry->refused && !end->pauses)
+		if (end->state == CANDIDATE && end->active && !noted(entry->refused, end->cookie) && !end->pauses)
 			count(end->slot, end->reason ? end->reason : SHORT, 1);
 		sa_peers.delete(&key);
 	}
@@ -287,21 +331,26 @@ static inline int on_close(struct end *end)
 	end->state = LEFT;
 	/* The daemon may be waiting for the last end that drains. */
 	if (end->marked && end->in_map)
-		want_sweep(SWEEP_NOW);
+		answer->urgency = SWEEP_NOW;
 	count(end->slot, CONNECTIONS_CLOSED, 1);
 	return 1;
 }
 
 /* Returns the end if an event should be reported, NULL otherwise. */
-static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock)
+static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, struct answer *answer)
 {
-	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
+	struct end *end;
 
+	if (ops->args[0] == TCP_LISTEN) {
+		forget_listener(sock);
+		return NULL;
+	}
+	end = sa_ends.sk_storage_get(sk, 0, 0);
 	if (!end)
 		return NULL;
 	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq));
 	if (ops->args[1] == TCP_CLOSE)
-		return on_close(end) ? end : NULL;
+		return on_close(end, answer) ? end : NULL;
 	end->fin_sent = 1;
 	return NULL;
 }
@@ -329,7 +378,7 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk;
 	struct end *end = NULL;
-	u32 reason = NO_REASON;
+	struct answer answer = {};
 	u64 sock;
 
 	if (!is_for_us(ops))
@@ -342,29 +391,34 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		return 1;
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		on_listen(sock);
+		on_listen(ops, sock, &answer);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		forget_earlier(sk, sock);
+		forget_earlier(sk, sock, &answer);
 		/* fallthrough */
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		end = on_new_end(ops, sk, sock, &reason);
+		end = on_new_end(ops, sk, sock, &answer);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		end = on_active_established(ops, sk, &reason);
+		end = on_active_established(ops, sk, &answer.reason);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		end = on_state(ops, sk, sock);
+		end = on_state(ops, sk, sock, &answer);
 		break;
 	}
+	if (end && ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !answer.reason) {
+		answer.reason = become_candidate(ops, end, sock);
+		if (!answer.reason)
+			answer.urgency = SWEEP_LATER;
+	}
+	/* The only calls for all callbacks, see report(). */
+	if (answer.urgency)
+		want_sweep(answer.urgency);
 	if (!end)
 		return 1;
-	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !reason)
-		reason = become_candidate(ops, end, sock);
-	if (reason)
-		refuse(end, reason);
-	/* The only call for all callbacks, see report(). */
-	if (reason || ops->op == BPF_SOCK_OPS_STATE_CB)
-		report(end, reason ? EVENT_REFUSED : EVENT_CLOSED, reason);
+	if (answer.reason)
+		refuse(end, answer.reason, answer.cookie);
+	if (answer.reason || ops->op == BPF_SOCK_OPS_STATE_CB)
+		report(end, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);
 	return 1;
 }

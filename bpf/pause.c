@@ -13,7 +13,9 @@
 /* The same for both ends, whichever of them fell behind. */
 static inline u64 pause_ns(struct visit *visit)
 {
-	u32 small = visit->own_entry->small_messages || (visit->peer_entry && visit->peer_entry->small_messages);
+	struct peer_entry *peer_entry = visit->peer_entry;
+	u32 small = noted(visit->own_entry->small_messages, visit->end->cookie) ||
+		    (peer_entry && noted(peer_entry->small_messages, visit->peer_cookie));
 	u32 doublings = visit->end->pauses - 1 + (small ? SMALL_DOUBLINGS : 0);
 
 	return FIRST_PAUSE_NS << (doublings < PAUSE_DOUBLINGS ? doublings : PAUSE_DOUBLINGS);
@@ -47,8 +49,8 @@ static inline int came_back(struct visit *visit)
 
 	if (sock_psock(visit->sock))
 		return 0;
-	if (entry && entry->marked) {
-		if (entry->joined || sock_psock(entry->sock))
+	if (entry && peer_marked(visit)) {
+		if (peer_joined(visit) || (visit->peer_sock && sock_psock(visit->peer_sock)))
 			return 0;
 		entry->marked = 0;
 	}
@@ -67,7 +69,5 @@ static inline int came_back(struct visit *visit)
 /* A pause ends for both ends at once: the peer has joined again. */
 static inline int peer_ended_pause(struct visit *visit)
 {
-	struct peer_entry *entry = visit->peer_entry;
-
-	return visit->end->marked && entry && entry->joined && !entry->marked;
+	return visit->end->marked && peer_joined(visit) && !peer_marked(visit);
 }

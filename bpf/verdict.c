@@ -50,7 +50,7 @@ static inline u32 await_peer(struct end *end, void *sock)
 	if (end->state != JOINED)
 		return NO_PEER;
 	entry = sa_peers.lookup(&end->peer_flow);
-	if (!entry || !entry->joined)
+	if (!entry || !noted(entry->joined, end->peer_cookie))
 		return NO_PEER;
 	end->peer_joined = 1;
 	end->joined_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq);
@@ -162,7 +162,7 @@ static inline void note_first_redirect(struct end *end)
 	struct peer_entry *entry = sa_peers.lookup(&end->own_flow);
 
 	if (entry)
-		entry->redirected = 1;
+		entry->redirected = note(end->cookie, 1);
 }
 
 /* In send() the current task is certain to have the socket. */

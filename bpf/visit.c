@@ -5,7 +5,8 @@
 /*
  * The walk neither holds a reference to the socket nor its lock: the socket may be closed at any moment, and its
  * memory may become another socket. sock is sk as a number, peer_sock the peer's socket or 0; own_entry and
- * peer_entry are what the two ends left in sa_peers, or NULL; own_flow and peer_flow are on the stack, because the
+ * peer_entry are what the two ends left in sa_peers, or NULL, and may be another flow's by the time at which they are
+ * read: only notes with end->cookie and peer_cookie count; own_flow and peer_flow are on the stack, because the
  * verifier of 6.1 takes no key from the value that an iterator shows.
  */
 struct visit {
@@ -13,6 +14,7 @@ struct visit {
 	struct sock *sk;
 	u64 sock;
 	u64 peer_sock;
+	u64 peer_cookie;
 	struct flow *own_flow;
 	struct flow *peer_flow;
 	struct peer_entry *own_entry;
@@ -20,14 +22,10 @@ struct visit {
 	struct settings *settings;
 };
 
-/*
- * The peer's socket while its cookie proves that it still is; 0 otherwise. entry is what the peer left, or NULL.
- */
-static inline u64 sock_of_peer(struct end *end, struct peer_entry *entry)
+/* A peer's socket while its cookie proves that it still is; 0 otherwise. */
+static inline u64 sock_with(u64 sock, u64 cookie)
 {
-	if (end->peer_sock)
-		return sock_cookie(end->peer_sock) == end->peer_cookie ? end->peer_sock : 0;
-	return entry && sock_cookie(entry->sock) == entry->cookie ? entry->sock : 0;
+	return sock && sock_cookie(sock) == cookie ? sock : 0;
 }
 
 /* Looks both ends up in sa_peers; what is there may belong to later sockets with the same addresses. */
@@ -43,7 +41,29 @@ static inline void find_both_ends(struct visit *visit)
 	visit->peer_entry = sa_peers.lookup(visit->peer_flow);
 	if (visit->peer_entry && end->peer_cookie && visit->peer_entry->cookie != end->peer_cookie)
 		visit->peer_entry = NULL;
-	visit->peer_sock = sock_of_peer(end, visit->peer_entry);
+	visit->peer_cookie = end->peer_cookie;
+	if (visit->peer_entry && !visit->peer_cookie)
+		visit->peer_cookie = visit->peer_entry->cookie;
+	visit->peer_sock = end->peer_sock;
+	if (visit->peer_entry && !visit->peer_sock)
+		visit->peer_sock = visit->peer_entry->sock;
+	visit->peer_sock = sock_with(visit->peer_sock, visit->peer_cookie);
+}
+
+static inline u32 peer_joined(struct visit *visit)
+{
+	return visit->peer_entry ? noted(visit->peer_entry->joined, visit->peer_cookie) : 0;
+}
+
+static inline u32 peer_marked(struct visit *visit)
+{
+	return visit->peer_entry ? noted(visit->peer_entry->marked, visit->peer_cookie) : 0;
+}
+
+/* Why the peer found that the connection stays out. */
+static inline u32 told_by_peer(struct visit *visit)
+{
+	return visit->own_entry ? noted(visit->own_entry->refused, visit->end->cookie) : 0;
 }
 
 /* Asks the daemon for another walk at a time. */

@@ -32,6 +32,34 @@ static inline int list(struct end *end, struct settings *settings)
 	return 0;
 }
 
+/*
+ * Whether the walk has met so many ends that it must interrupt itself. The kernel holds an RCU read lock while it
+ * shows the ends of a bucket, and without full preemption nobody else has the CPU meanwhile.
+ */
+static inline int part_is_over(struct settings *settings)
+{
+	if (settings->rest_of_part) {
+		settings->rest_of_part--;
+		return 0;
+	}
+	settings->rest_of_part = MAX_WALKED;
+	return 1;
+}
+
+/* Counts an end that was judged; keeps no more of those that stay with TCP than there are places for. */
+static inline void take_census(struct end *end, struct sock *sk, struct settings *settings)
+{
+	settings->found++;
+	if (end->state != LEFT || end->in_map)
+		return;
+	if (settings->found_left < MAX_MEMBERS) {
+		settings->found_left++;
+		return;
+	}
+	settings->found--;
+	sa_ends.sk_storage_delete(sk);
+}
+
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct seq_file *seq = ((struct seq_file_of_meta *)ctx->meta)->seq;
@@ -50,17 +78,24 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	/* Read before all else: what is read below is complete only if the end was a candidate by now. */
 	state = *(volatile u32 *)&end->state;
 	barrier();
-	if (!settings || sock_cookie(visit.sock) != end->cookie)
+	if (!settings)
 		return 0;
-	if (settings->walk != WALK_LIST && state == LEFT && !end->in_map)
+	if (settings->walk != WALK_LIST && part_is_over(settings))
+		return 1;
+	if (sock_cookie(visit.sock) != end->cookie)
 		return 0;
+	if (settings->walk != WALK_LIST && state == LEFT && !end->in_map) {
+		if (settings->walk == WALK_JUDGE)
+			take_census(end, visit.sk, settings);
+		return 0;
+	}
 	if (settings->walk == WALK_EVICT) {
 		if (!end->marked || !end->in_map)
 			return 0;
 		/* Computed before the branches: the verifier would otherwise explore the loop once for each
 		 * path. */
 		in_call = is_in_call(visit.sock);
-		peer_in_call = is_in_call(sock_of_peer(end, NULL));
+		peer_in_call = is_in_call(sock_with(end->peer_sock, end->peer_cookie));
 	}
 	/* The socket is closed. The kernel has taken it out of the map, and its key may be another socket's. */
 	if (end->in_map && !sock_psock(visit.sock)) {
@@ -80,5 +115,6 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		judge_candidate(&visit);
 	if (end->in_map)
 		judge_member(&visit);
+	take_census(end, visit.sk, settings);
 	return 0;
 }

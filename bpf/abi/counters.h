@@ -16,6 +16,7 @@
 	X(TCP_BYTES, TOTAL, "bytes of joined ends that went by TCP")                                              \
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
+	X(LISTENERS_TURNED_AWAY, TOTAL, "listeners of targets above the limit")                                   \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
 	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
 	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections are")           \
@@ -28,6 +29,7 @@
 	X(FOREIGN_SOCKMAP, CONNECTION, "another program's sockmap owns the socket")                               \
 	X(KEY_TAKEN, CONNECTION, "an earlier socket with the same addresses and ports is still open")             \
 	X(MAP_FULL, CONNECTION, "the limit of connections is reached")                                            \
+	X(NOT_KEPT, CONNECTION, "as many connections are kept track of as MaximumConnections= allows")            \
 	X(UNSUPPORTED, CONNECTION, "the kernel refuses this kind of socket")                                      \
 	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
 	X(SHORT, CONNECTION, "closed before it was old enough to join")                                           \

@@ -7,7 +7,15 @@
 #define MAX_TARGETS 128
 /* Ports, addresses and users that the configuration names, all together. */
 #define MAX_RULES 64
-/* Levels of cgroups that are searched for a target, that of the socket included. */
-#define MAX_CGROUP_DEPTH 32
+/* Levels of cgroups on which a target can be, the root's included. Those below a target are not limited. */
+#define MAX_TARGET_LEVELS 32
+/* Listeners of targets. */
+#define MAX_TARGET_LISTENERS 16384
+/* Listeners of the whole host that belong to no target; the least recently used are forgotten first. */
+#define MAX_LISTENERS 16384
+/* Listeners that serve a target. */
+#define MAX_SERVED 1024
+/* Cgroups of targets. */
+#define MAX_CGROUPS 1024
 
 #endif

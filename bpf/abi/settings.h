@@ -19,7 +19,7 @@ enum urgency {
 	SWEEP_NOW,
 };
 
-/* The daemon's wishes, and what a walk answers: next_due_ns, leaving and listed. */
+/* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left and listed. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -28,8 +28,23 @@ struct settings {
 	__u64 next_due_ns;
 	/* How many members must leave. */
 	__u64 leaving;
+	/* How many ends the walk has met, and how many of them are LEFT. */
+	__u64 found;
+	__u64 found_left;
+	/*
+	 * How many the last walk that judged had met, and the counts of struct kept when it began. The kernel tells
+	 * nobody when it frees an end with its socket, so only a walk knows how many there are.
+	 */
+	__u64 last_found;
+	__u64 last_found_left;
+	__u64 counted;
+	__u64 counted_left;
 	/* How many entries of sa_listing are filled. */
 	__u32 listed;
+	/* How many ends the walk may meet before it interrupts itself. */
+	__u32 rest_of_part;
+	/* The number of the last search for sockets. */
+	__u32 search;
 	__u32 pad;
 };
 

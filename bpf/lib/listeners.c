@@ -22,6 +22,9 @@ static inline struct listener *listener_for(const struct flow *flow, struct list
 	__builtin_memcpy(key->address, flow->remote, sizeof(key->address));
 #pragma clang loop unroll(disable)
 	for (int any = 0; any < 3; any++) {
+		listener = sa_own_listeners.lookup(key);
+		if (listener && still_listens(listener, key))
+			return listener;
 		listener = sa_listeners.lookup(key);
 		if (listener && still_listens(listener, key))
 			return listener;
@@ -47,12 +50,54 @@ static inline int is_child(u64 sock, struct listener *listener)
 	return READ_U64(sock, OFFSET_sock_cgroup) == READ_U64(listener->sock, OFFSET_sock_cgroup);
 }
 
-static inline void remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+static inline void read_listener_key(u64 sock, struct listener_key *key)
 {
-	struct listener_key key = {.netns = sock_netns(sock), .port = READ_AS(u16, sock, OFFSET_sock_num)};
-	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
+	key->netns = sock_netns(sock);
+	key->port = READ_AS(u16, sock, OFFSET_sock_num);
+	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key->address);
+}
 
-	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key.address);
+enum remembered {
+	/* In sa_listeners. */
+	BY_THE_WAY,
+	/* In sa_own_listeners: forget_listener() should be called when it is closed. */
+	AS_TARGETS,
+	/* In sa_listeners, because there was no place. */
+	TURNED_AWAY,
+};
+
+static inline enum remembered remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+{
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
+	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
+	struct listener_key key = {};
+	enum remembered remembered = BY_THE_WAY;
+	u32 slot;
+
+	read_listener_key(sock, &key);
 	__builtin_memcpy(listener.comm, comm, sizeof(listener.comm));
+	if (settings)
+		listener.search = settings->search;
+	slot = slot_of_listener(&listener, &key);
+	if (slot) {
+		if (!sa_own_listeners.update(&key, &listener))
+			return AS_TARGETS;
+		turn_away(slot, LISTENERS_TURNED_AWAY);
+		remembered = TURNED_AWAY;
+	}
 	sa_listeners.update(&key, &listener);
+	return remembered;
+}
+
+/* Another socket may have its key by now. */
+static inline void forget_listener(u64 sock)
+{
+	struct listener_key key = {};
+	struct listener *listener;
+
+	read_listener_key(sock, &key);
+	listener = sa_own_listeners.lookup(&key);
+	if (listener && listener->sock == sock)
+		sa_own_listeners.delete(&key);
 }

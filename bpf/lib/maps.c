@@ -23,7 +23,17 @@ BPF_ANNOTATE_KV_PAIR(sa_members, struct flow, u32);
 /* By its own flow, what an end leaves for its peer. It goes when the end is closed, left to TCP or evicted. */
 BPF_F_TABLE("hash", struct flow, struct peer_entry, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(sa_ends, struct end);
+/* How many ends were kept, of which a walk knows how many are left (struct settings). */
+BPF_ARRAY(sa_kept, struct kept, 1);
+
+/* The listeners that no target has. Anybody can open many, which push the idle ones out. */
 BPF_TABLE("lru_hash", struct listener_key, struct listener, sa_listeners, MAX_LISTENERS);
+/*
+ * Those that targets have, or that serve targets. An entry goes when its socket is closed. If sockaccel_join does
+ * not see that, because the socket is older than sockaccel, the next search for sockets removes it.
+ */
+BPF_F_TABLE("hash", struct listener_key, struct listener, sa_own_listeners, MAX_TARGET_LISTENERS,
+	    BPF_F_NO_PREALLOC);
 
 /* The slot of the target that a listener serves. Somebody else opened it, as systemd does for its services. */
 BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);

@@ -6,8 +6,11 @@ static inline u32 slot_of_cgroup(u64 cgroup)
 {
 	int level = READ_U32(cgroup, OFFSET_cgroup_level);
 
+	/* Cgroups may be nested deeper, but no target is (Kernel.cover() in sockaccel/kernel/live.py). */
+	if (level > MAX_TARGET_LEVELS - 1)
+		level = MAX_TARGET_LEVELS - 1;
 #pragma clang loop unroll(disable)
-	for (int depth = 0; depth < MAX_CGROUP_DEPTH; depth++) {
+	for (int depth = 0; depth < MAX_TARGET_LEVELS; depth++) {
 		u64 ancestor, id;
 		u32 *slot;
 

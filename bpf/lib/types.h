@@ -6,7 +6,9 @@
 #include "abi/counters.h"
 #include "abi/event.h"
 #include "abi/flow.h"
+#include "abi/kept.h"
 #include "abi/limits.h"
+#include "abi/listener.h"
 #include "abi/rules.h"
 #include "abi/settings.h"
 #include "abi/sizes.h"
@@ -32,17 +34,12 @@ struct counters {
 	__u64 value[COUNTERS_COUNT];
 };
 
-/* The socket may be gone. It is believed only while what is read from it still listens on the same port. */
-struct listener {
-	__u64 sock;
-	__u32 pid;
-	__u32 mptcp;
-	char comm[16];
-};
-
 /*
  * What one end leaves in sa_peers for its peer to find. The socket may be gone: it is believed only while it has
  * this cookie.
+ *
+ * The kernel may give an entry to another flow as soon as it is deleted, while a program still writes to it. So
+ * all that is written later is a note() with the cookie of the entry's owner.
  */
 struct peer_entry {
 	__u64 sock;
@@ -53,16 +50,30 @@ struct peer_entry {
 	/* The connection is covered because of the listener that was to answer, not because of the connecting
 	 * end. */
 	__u32 by_listener;
-	__u32 joined;
-	__u32 redirected;
+	__u64 joined;
+	__u64 redirected;
 	/* Why the end must leave. It stays set until both ends have left and one of them comes back from a
 	 * pause. */
-	__u32 marked;
+	__u64 marked;
 	/* Why the connection stays out. The end that finds out first writes it to the other one's entry. */
-	__u32 refused;
+	__u64 refused;
 	/* The end is marked and sends a stream of small messages. */
-	__u32 small_messages;
+	__u64 small_messages;
 };
+
+/* A value below 256 for the entry of the end with a cookie. 56 bits of it never come again. */
+static inline __u64 note(__u64 cookie, __u32 value)
+{
+	return cookie << 8 | value;
+}
+
+/* The value of a note, 0 if it was meant for another end's entry. */
+static inline __u32 noted(__u64 note, __u64 cookie)
+{
+	__u64 value = note ^ cookie << 8;
+
+	return value < 256 ? value : 0;
+}
 
 /*
  * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come
@@ -106,6 +117,8 @@ struct end {
 	__u64 due_ns;
 	/* How often a candidate was judged and must wait, or a marked end could not leave. */
 	__u32 looks;
+	/* How often a candidate waited for its socket's lock. */
+	__u32 waits;
 	__u32 pauses;
 	__u32 active;
 	__u32 by_listener;

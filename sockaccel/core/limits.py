@@ -5,5 +5,13 @@
 MAX_TARGETS = 128
 # Ports, addresses and users that the configuration names, all together.
 MAX_RULES = 64
-# Levels of cgroups that are searched for a target, that of the socket included.
-MAX_CGROUP_DEPTH = 32
+# Levels of cgroups on which a target can be, the root's included. Those below a target are not limited.
+MAX_TARGET_LEVELS = 32
+# Listeners of targets.
+MAX_TARGET_LISTENERS = 16384
+# Listeners of the whole host that belong to no target; the least recently used are forgotten first.
+MAX_LISTENERS = 16384
+# Listeners that serve a target.
+MAX_SERVED = 1024
+# Cgroups of targets.
+MAX_CGROUPS = 1024

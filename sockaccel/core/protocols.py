@@ -27,7 +27,8 @@ class SweepResult(Protocol):
     """What a sweep did.
 
     evicted: ends that left the map. draining: marked ends that cannot leave yet. next_due_s: when the next
-    candidate is old enough to join, in seconds of CLOCK_MONOTONIC; None without candidates.
+    candidate is old enough to join, in seconds of CLOCK_MONOTONIC; None without candidates. ends_turned_away,
+    listeners_turned_away: for how many there was no place so far; the numbers only grow.
     """
 
     @property
@@ -36,6 +37,10 @@ class SweepResult(Protocol):
     def draining(self) -> list[Event]: ...
     @property
     def next_due_s(self) -> float | None: ...
+    @property
+    def ends_turned_away(self) -> int: ...
+    @property
+    def listeners_turned_away(self) -> int: ...
 
 
 class Kernel(Protocol):

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import structlog
 
+from sockaccel.core import messages
 from sockaccel.core.connection import Event
-from sockaccel.core.protocols import Clock, Kernel, Timer
+from sockaccel.core.limits import MAX_TARGET_LISTENERS
+from sockaccel.core.protocols import Clock, Kernel, SweepResult, Timer
 from sockaccel.core.slots import Slots
 from sockaccel.core.stats import Statistics
 
@@ -15,6 +17,33 @@ log = structlog.stdlib.get_logger()
 # A sweep starts SWEEP_AFTER_S after it is first requested, so that requests share one. After a sweep of t seconds
 # the daemon waits 10 t, so sweeping costs at most 9 % of a CPU.
 SWEEP_AFTER_S, REST = 0.005, 10
+# How often the log says that a limit is reached.
+_SAY_AGAIN_S = 3600.0
+# How long after a search that was for the sake of a place for listeners another one may be.
+_SEARCH_AGAIN_S = 60.0
+
+
+class _Limit:
+    """Says in the log that a limit is reached: at once, then once an hour, each time with how many it was."""
+
+    def __init__(self, clock: Clock, sentence: str, message_id: str) -> None:
+        self._clock = clock
+        self._sentence = sentence
+        self._message_id = message_id
+        self._told = 0
+        self._quiet_until = float('-inf')
+
+    def reached(self, turned_away: int) -> None:
+        """turned_away: how many there was no place for so far."""
+        if turned_away <= self._told or self._clock.time() < self._quiet_until:
+            return
+        log.warning(
+            self._sentence.format(turned_away - self._told),
+            message_id=self._message_id,
+            turned_away=turned_away - self._told,
+        )
+        self._told = turned_away
+        self._quiet_until = self._clock.time() + _SAY_AGAIN_S
 
 
 class Sweeper:
@@ -39,6 +68,20 @@ class Sweeper:
         self._timer_at = 0.0
         self._rest_until = 0.0
         self._must_find_sockets = False
+        self._listeners_turned_away = 0
+        self._search_again_at = float('-inf')
+        self._ends = _Limit(
+            clock,
+            'Does not keep track of {} ends of connections, and leaves them to TCP: as many are kept as '
+            'MaximumConnections= allows',
+            messages.MAP_FULL,
+        )
+        self._listeners = _Limit(
+            clock,
+            f'Cannot remember {{}} listeners of targets for good: {MAX_TARGET_LISTENERS} are open. Connections to '
+            'them from outside their targets may stay with TCP',
+            messages.LISTENERS_FULL,
+        )
 
     def sweep(self) -> list[Event]:
         """Sweep now; returns the ends that drain."""
@@ -48,12 +91,23 @@ class Sweeper:
         for event in result.evicted:
             self._on_event(event)
         self._slots.set_draining(result.draining)
+        self._tell_limits(result)
         if result.next_due_s is not None and self._slots.enabled:
             self.request(result.next_due_s - now)
         # While ends drain the program stays attached: it takes a socket out of the map that connects anew.
         if not self._slots.enabled and not self._slots.draining:
             self._kernel.detach()
         return result.draining
+
+    def _tell_limits(self, result: SweepResult) -> None:
+        self._ends.reached(result.ends_turned_away)
+        self._listeners.reached(result.listeners_turned_away)
+        if result.listeners_turned_away > self._listeners_turned_away:
+            # It forgets those that are closed. If there are too many still, it turns some away itself.
+            if self._clock.time() >= self._search_again_at:
+                self.find_sockets_soon()
+                self._search_again_at = self._clock.time() + _SEARCH_AGAIN_S
+        self._listeners_turned_away = result.listeners_turned_away
 
     def request(self, seconds: float) -> None:
         """Sweep so many seconds from now, but not before the rest is over. The earliest request counts."""

@@ -8,17 +8,18 @@ from collections.abc import Callable
 
 import structlog
 
-from sockaccel.core.cgroup import Place
+from sockaccel.core.cgroup import Cgroup, Place
 from sockaccel.core.connection import Event
 from sockaccel.core.desired import Desired
 from sockaccel.core.finding import Finding
+from sockaccel.core.limits import MAX_TARGET_LEVELS
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Cgroups, Kernel, Memory
 from sockaccel.core.slots import Enabled, Slots
 from sockaccel.core.stats import Statistics
 from sockaccel.core.sweeping import Sweeper
 from sockaccel.core.target import Target, quote
-from sockaccel.errors import InvalidTarget, KernelIssue, SockaccelError, UnknownTarget
+from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, SockaccelError, UnknownTarget
 
 log = structlog.stdlib.get_logger()
 
@@ -133,6 +134,8 @@ class Transactions:
             return
         place = self._cgroups.place(name)
         cgroup, why = place.cgroup, place.why
+        if cgroup and (deep := _too_deep(cgroup)):
+            cgroup, why = None, deep
         if other := self._slots.owner_of(cgroup, enabled):
             cgroup, why = None, f'its cgroup is that of {quote(other.target.name)}, which is enabled already'
         before, enabled.cgroup, enabled.why = enabled.cgroup, cgroup, why
@@ -177,6 +180,8 @@ class Transactions:
         with contextlib.ExitStack() as undo:
             place = await self._cgroups.follow(target, must_exist=must_exist)
             undo.callback(self._cgroups.forget, target.name)
+            if place.cgroup and (deep := _too_deep(place.cgroup)):
+                raise LimitExceeded(f'{quote(target.name)} was not enabled: {deep}')
             if other := self._slots.owner_of(place.cgroup):
                 raise InvalidTarget(
                     f'{quote(target.name)} is the cgroup of {quote(other.target.name)}, which is enabled already'
@@ -235,3 +240,11 @@ class Transactions:
         # A disk may take a while.
         await asyncio.to_thread(self._memory.write, desired)
         self.desired = desired
+
+
+def _too_deep(cgroup: Cgroup) -> str:
+    """Why the BPF programs would not find a target with this cgroup, '' if they would."""
+    level = cgroup.path.rstrip('/').count('/')
+    if level < MAX_TARGET_LEVELS:
+        return ''
+    return f'its cgroup is {level} levels below the root, and a target can be at most {MAX_TARGET_LEVELS - 1}'

@@ -48,12 +48,13 @@ SEVERITIES = ('ok', 'note', 'issue')
 COUNTERS = {
     'total': (
         'connections', 'connections_closed', 'redirected_messages', 'redirected_bytes', 'tcp_messages',
-        'tcp_bytes', 'events_suppressed', 'events_lost',
+        'tcp_bytes', 'events_suppressed', 'events_lost', 'listeners_turned_away',
     ),
     'connection': (
         'not_local', 'client_unseen', 'missed', 'excluded', 'kernel_socket', 'mptcp', 'self_connect', 'repair',
         'fast_open', 'foreign_sockmap', 'key_taken', 'map_full', 'unsupported', 'peer_mismatch', 'short',
-        'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'lonely', 'paused', 'drained',
+        'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'lonely', 'paused',
+        'drained',
     ),
     'message': (
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'backlog', 'memory',

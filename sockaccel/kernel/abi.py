@@ -7,15 +7,13 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter
 
-MAX_CGROUPS = 1024
-# Listeners of the whole host; the least recently used are forgotten first.
-MAX_LISTENERS = 16384
-# Listeners that serve a target.
-MAX_SERVED = 1024
 # Connections that one search for sockets can remember as counted in MISSED.
 MAX_MISSED = 16384
 # Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster.
 MAX_LISTED = 4096
+# Ends after which a walk interrupts itself, so that others can have the CPU. The kernel then looks for its place
+# again from the start of the bucket: smaller parts make a walk over 100,000 ends longer.
+MAX_WALKED = 1024
 # Pages of the ring buffer; a power of two.
 EVENT_PAGES = 64
 
@@ -154,6 +152,40 @@ class EventRecord(NamedTuple):
 EVENT = struct.Struct('=48s8Q8I16s')
 
 
+class KeptRecord(NamedTuple):
+    """`struct kept`, 32 bytes: `KEPT` packs it.
+
+    What was counted since the maps were made; it only grows. ends: those that were kept; left: those of them that
+    were LEFT when they were kept or established. Then those for which there was no place.
+    """
+
+    ends: int
+    left: int
+    ends_turned_away: int
+    listeners_turned_away: int
+
+
+KEPT = struct.Struct('=4Q')
+
+
+class ListenerRecord(NamedTuple):
+    """`struct listener`, 40 bytes: `LISTENER` packs it.
+
+    A listening socket. It may be gone: it is believed only while what is read from it still listens on the same
+    port. search: the number of the search for sockets during or after which it was seen last.
+    """
+
+    sock: int
+    pid: int
+    mptcp: int
+    search: int
+    pad: int
+    comm: bytes
+
+
+LISTENER = struct.Struct('=Q4I16s')
+
+
 class RuleRecord(NamedTuple):
     """`struct rule`, 48 bytes: `RULE` packs it.
 
@@ -184,9 +216,9 @@ RULES = struct.Struct('=3072s')
 
 
 class SettingsRecord(NamedTuple):
-    """`struct settings`, 40 bytes: `SETTINGS` packs it.
+    """`struct settings`, 96 bytes: `SETTINGS` packs it.
 
-    The daemon's wishes, and what a walk answers: next_due_ns, leaving and listed.
+    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left and listed.
     """
 
     events_per_second: int
@@ -194,11 +226,19 @@ class SettingsRecord(NamedTuple):
     join_after_ns: int
     next_due_ns: int
     leaving: int
+    found: int
+    found_left: int
+    last_found: int
+    last_found_left: int
+    counted: int
+    counted_left: int
     listed: int
+    rest_of_part: int
+    search: int
     pad: int
 
 
-SETTINGS = struct.Struct('=2I3Q2I')
+SETTINGS = struct.Struct('=2I9Q4I')
 
 
 class TargetRecord(NamedTuple):
@@ -227,6 +267,7 @@ COUNTERS = [
         ('tcp_bytes', 'total', 'bytes of joined ends that went by TCP'),
         ('events_suppressed', 'total', 'connection events above the limit per second'),
         ('events_lost', 'total', 'connection events that found the ring buffer full'),
+        ('listeners_turned_away', 'total', 'listeners of targets above the limit'),
         ('not_local', 'connection', 'the other end is not on this host'),
         ('client_unseen', 'connection', 'only the accepting end was seen; the connecting end is no candidate'),
         ('missed', 'connection', "made before its cgroup was covered; the program's next connections are"),
@@ -239,6 +280,7 @@ COUNTERS = [
         ('foreign_sockmap', 'connection', "another program's sockmap owns the socket"),
         ('key_taken', 'connection', 'an earlier socket with the same addresses and ports is still open'),
         ('map_full', 'connection', 'the limit of connections is reached'),
+        ('not_kept', 'connection', 'as many connections are kept track of as MaximumConnections= allows'),
         ('unsupported', 'connection', 'the kernel refuses this kind of socket'),
         ('peer_mismatch', 'connection', 'the sequence numbers of the two ends do not belong together'),
         ('short', 'connection', 'closed before it was old enough to join'),

@@ -7,12 +7,13 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from sockaccel.core.connection import Counter, Event, EventKind, pack_address
-from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.limits import MAX_CGROUPS, MAX_SERVED, MAX_TARGETS
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.rules import Rule
@@ -21,14 +22,18 @@ from sockaccel.kernel import libbpf
 from sockaccel.kernel.abi import (
     EVENT,
     FLOW,
+    KEPT,
+    LISTENER,
     LISTENER_KEY,
-    MAX_CGROUPS,
     MAX_LISTED,
-    MAX_SERVED,
+    MAX_WALKED,
     RULE,
     RULES,
     SETTINGS,
     TARGET,
+    KeptRecord,
+    ListenerRecord,
+    SettingsRecord,
     TargetFlag,
     Walk,
 )
@@ -39,6 +44,8 @@ _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
 # asm-generic/socket.h
 _SO_NETNS_COOKIE = 71
+# How soon a walk that interrupted itself is repeated if ends have come or gone: it may have missed some.
+_REPEAT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -46,23 +53,38 @@ class SweepResult:
     """Which marked ends a sweep evicted, and which drain because they hold unread bytes or are in a call.
 
     next_due_s: when another sweep is needed, in seconds of CLOCK_MONOTONIC; None if no end waits for one.
+    ends_turned_away, listeners_turned_away: for how many there was no place since the maps were made.
     """
 
     evicted: list[Event]
     draining: list[Event]
     next_due_s: float | None
+    ends_turned_away: int
+    listeners_turned_away: int
 
 
 class Outcome(NamedTuple):
     """What a walk wrote to `struct settings`.
 
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
-    many members are marked; listed: how many entries of sa_listing are filled.
+    many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
+    listed: how many entries of sa_listing are filled.
     """
 
     due_ns: int
     leaving: int
+    found: int
+    found_left: int
     listed: int
+
+
+class Census(NamedTuple):
+    """How many ends the last walk that judged met, and what `struct kept` had counted when it began."""
+
+    found: int
+    found_left: int
+    counted: int
+    counted_left: int
 
 
 class Kernel:
@@ -85,6 +107,9 @@ class Kernel:
         self._ring: libbpf.RingBuffer | None = None
         # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
         self._walking = threading.Lock()
+        before = self._settings()
+        self._census = Census(before.last_found, before.last_found_left, before.counted, before.counted_left)
+        self._search = before.search
         self._prepare(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
@@ -241,9 +266,24 @@ class Kernel:
         """
         # An earlier search that failed may have left entries.
         libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
+        with self._walking:
+            self._search = (self._search + 1) % (1 << 32)
+            self._prepare(Walk.LIST)
         for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
             pass
         libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
+        self._forget_closed_listeners()
+
+    def _forget_closed_listeners(self) -> None:
+        """Remove the listeners that the last search did not find and nobody has told of since.
+
+        One that it could not find, such as one whose fd is on its way to another process, is told of no more until
+        the next search: connections from outside its target stay with TCP.
+        """
+        for key in libbpf.map_keys(self._fds['sa_own_listeners'], LISTENER_KEY.size):
+            value = libbpf.map_lookup(self._fds['sa_own_listeners'], key, LISTENER.size)
+            if value and ListenerRecord._make(LISTENER.unpack(value)).search != self._search:
+                libbpf.map_delete(self._fds['sa_own_listeners'], key)
 
     def read_connections(self) -> bytes:
         """Every end of a covered connection, as `struct event` after `struct event`; some are there twice.
@@ -260,17 +300,34 @@ class Kernel:
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
-            self._walk(Walk.JUDGE)
-            due_ns, leaving, _listed = self._outcome()
+            due = [self._judge()]
             left = []
-            if leaving:
+            if self._outcome().leaving:
                 # Afterwards no verdict runs any more that began before the marks were there.
                 self._wait_for_programs()
-                left = _unpack(self._walk(Walk.EVICT))
-                due_ns = min(filter(None, (due_ns, self._outcome().due_ns)), default=0)
+                left = _unpack(b''.join(self._walk(Walk.EVICT)))
+                due.append(self._outcome().due_ns)
+            # Puts the census in force.
+            self._prepare(Walk.LIST)
+        due_ns = min(filter(None, due), default=0)
+        kept = self._kept()
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
         draining = [event for event in left if event.kind is not EventKind.EVICTED]
-        return SweepResult(evicted, draining, due_ns / 1e9 if due_ns else None)
+        next_due_s = due_ns / 1e9 if due_ns else None
+        return SweepResult(evicted, draining, next_due_s, kept.ends_turned_away, kept.listeners_turned_away)
+
+    def _judge(self) -> int:
+        """Let a walk judge every end; returns when another one is due, in ns of CLOCK_MONOTONIC, 0 for never."""
+        kept = self._kept()
+        # It prints nothing: each part is an interruption.
+        interrupted = len(list(self._walk(Walk.JUDGE)))
+        outcome, before = self._outcome(), self._census
+        self._census = Census(outcome.found, outcome.found_left, kept.ends, kept.left)
+        if interrupted and outcome.found != before.found:
+            # The kernel finds its place again by counting, and misses an end for each that is gone before it.
+            again = time.monotonic_ns() + _REPEAT_NS
+            return min(again, outcome.due_ns or again)
+        return outcome.due_ns
 
     def counters(self) -> list[list[int]]:
         """The counters of each slot in the order of bpf/abi/counters.h, summed over the CPUs."""
@@ -286,23 +343,47 @@ class Kernel:
 
     def _prepare(self, walk: Walk) -> None:
         """Write what the next walk shall do, and the daemon's settings with it."""
-        outcome = Outcome(due_ns=0, leaving=0, listed=0)
-        value = SETTINGS.pack(self._events_per_second, walk, int(self._join_after_s * 1e9), *outcome, 0)
-        libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), value)
+        settings = SettingsRecord(
+            events_per_second=self._events_per_second,
+            walk=walk,
+            join_after_ns=int(self._join_after_s * 1e9),
+            next_due_ns=0,
+            leaving=0,
+            found=0,
+            found_left=0,
+            last_found=self._census.found,
+            last_found_left=self._census.found_left,
+            counted=self._census.counted,
+            counted_left=self._census.counted_left,
+            listed=0,
+            rest_of_part=MAX_WALKED,
+            search=self._search,
+            pad=0,
+        )
+        libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
+
+    def _settings(self) -> SettingsRecord:
+        value = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
+        assert value is not None
+        return SettingsRecord._make(SETTINGS.unpack(value))
 
     def _outcome(self) -> Outcome:
-        settings = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
-        assert settings is not None
-        *_settings, due_ns, leaving, listed, _pad = SETTINGS.unpack(settings)
-        return Outcome(due_ns, leaving, listed)
+        now = self._settings()
+        return Outcome(now.next_due_ns, now.leaving, now.found, now.found_left, now.listed)
+
+    def _kept(self) -> KeptRecord:
+        value = libbpf.map_lookup(self._fds['sa_kept'], _U32.pack(0), KEPT.size)
+        assert value is not None
+        return KeptRecord._make(KEPT.unpack(value))
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (sa_grace in bpf/lib/maps.c)."""
         libbpf.map_update(self._fds['sa_grace'], _U32.pack(0), _U32.pack(self._fds['sa_window']))
 
-    def _walk(self, walk: Walk) -> bytes:
+    def _walk(self, walk: Walk) -> Iterator[bytes]:
+        """Yields what libbpf.iterate() does."""
         self._prepare(walk)
-        return b''.join(self._iterate())
+        return self._iterate()
 
     def _list(self) -> Iterator[bytes]:
         """The parts of a listing. The walk interrupts itself when sa_listing is full."""

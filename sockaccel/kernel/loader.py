@@ -21,12 +21,12 @@ from sockaccel.kernel import handover, libbpf, offsets, sources
 # The sources with which every part begins.
 _SHARED = (
     sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
-    'lib/listeners.c',
+    'lib/keeping.c', 'lib/listeners.c',
 )  # fmt: skip
 MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_served', 'sa_missed', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sockaccel.bus import polkit
 from sockaccel.bus.manager import Manager
-from sockaccel.core import config, words
+from sockaccel.core import config, limits, words
 from sockaccel.dbus.interface import Argument, Property, Signal, methods_of
 from tests.support.commandline import commands
 from tests.support.harness import ROOT
@@ -63,6 +63,18 @@ def test_every_method_is_in_the_man_page_with_its_arguments(name: str) -> None:
     method = methods_of(Manager)[name]
     gives = f' -> {shown(method.gives)}' if method.gives else ''
     assert f'.BR {name} "{shown(method.takes)}{gives}"\n' in text_of('org.sockaccel1.5')
+
+
+def test_every_limit_is_in_the_man_page() -> None:
+    section = text_of('sockaccel.8').partition('.SH LIMITS')[2].partition('.SH')[0]
+    named = re.findall(r'^\.TP\n\.B (\S+)$', section, re.MULTILINE)
+    # Slot 0 is no target's, and the root of the tree is a level.
+    fewer = {'MAX_TARGETS': 1, 'MAX_TARGET_LEVELS': 1}
+    numbers = [value - fewer.get(name, 0) for name, value in vars(limits).items() if name.startswith('MAX_')]
+    assert sorted(int(name) for name in named if name.isdigit()) == sorted(numbers)
+    assert {name.rstrip('=') for name in named if not name.isdigit()} <= set(config._KEYS)
+    for counter in re.findall(r'^\.BR (\w+) \)', section, re.MULTILINE):
+        assert re.sub('^connection_reason_', '', counter) in NAMES
 
 
 def test_every_signal_and_property_is_in_the_man_page() -> None:

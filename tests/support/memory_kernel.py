@@ -53,6 +53,8 @@ class Swept:
     evicted: list[Event] = field(default_factory=list)
     draining: list[Event] = field(default_factory=list)
     next_due_s: float | None = None
+    ends_turned_away: int = 0
+    listeners_turned_away: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class MemoryKernel:
         self.marked: list[Event] = []
         self.evicted: list[Event] = []
         self.next_due_s: float | None = None
+        self.ends_turned_away = self.listeners_turned_away = 0
         self.sweep_takes_s = self.search_takes_s = 0.0
         self.sweeps: list[float] = []
         self.searches: list[float] = []
@@ -162,7 +165,9 @@ class MemoryKernel:
             for _end in range(number)
         ]
         evicted, self.evicted = self.evicted, []
-        return Swept(evicted, [*self.marked, *draining], self.next_due_s)
+        return Swept(
+            evicted, [*self.marked, *draining], self.next_due_s, self.ends_turned_away, self.listeners_turned_away
+        )
 
     def consume(self) -> None:
         waiting, self.waiting = self.waiting, []

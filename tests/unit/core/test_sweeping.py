@@ -197,3 +197,38 @@ def test_missed_connections_are_logged() -> None:
         run(story)
     (missed,) = [line for line in lines if line['event'].startswith('Missed')]
     assert missed['event'].startswith('Missed 3 connections of "/y"')
+
+
+def test_a_limit_is_told_once_an_hour() -> None:
+    async def story(made: World) -> None:
+        def sweep() -> list[str]:
+            with structlog.testing.capture_logs() as entries:
+                want(made, Urgency.NOW)
+                made.clock.advance(60)
+            return [entry['event'] for entry in entries if 'keep track' in entry['event']]
+
+        assert sweep() == []
+        made.kernel.ends_turned_away = 3
+        assert [' 3 ends' in line for line in sweep()] == [True]
+        made.kernel.ends_turned_away = 5
+        assert sweep() == []
+        made.clock.advance(3600)
+        made.kernel.ends_turned_away = 6
+        assert [' 3 ends' in line for line in sweep()] == [True]
+        made.clock.advance(3600)
+        assert sweep() == []
+
+    run(story)
+
+
+def test_closed_listeners_are_looked_for_when_there_is_no_place_for_more() -> None:
+    async def story(made: World) -> None:
+        with structlog.testing.capture_logs() as entries:
+            for turned_away, seconds, searches in ((0, 1, 0), (1, 1, 1), (1, 60, 1), (2, 1, 2), (3, 1, 2)):
+                made.kernel.listeners_turned_away = turned_away
+                want(made, Urgency.NOW)
+                made.clock.advance(seconds)
+                assert len(made.kernel.searches) == searches
+        assert len([entry for entry in entries if 'listeners of targets' in entry['event']]) == 1
+
+    run(story)

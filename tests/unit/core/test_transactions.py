@@ -11,7 +11,7 @@ import pytest
 
 from sockaccel.core.cgroup import Place
 from sockaccel.core.desired import Desired, Slot
-from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.limits import MAX_TARGET_LEVELS, MAX_TARGETS
 from sockaccel.core.policy import Policy
 from sockaccel.core.target import State, Target
 from sockaccel.errors import InvalidTarget, KernelIssue, KernelRefused, LimitExceeded, StateNotSaved, UnknownTarget
@@ -438,3 +438,21 @@ def test_a_caller_that_gives_up_undoes_what_is_under_way(monkeypatch: pytest.Mon
         assert Everything.of(made) == before
 
     run(story)
+
+
+def test_a_target_that_is_too_deep_is_refused_and_says_so() -> None:
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        deep = '/x' * MAX_TARGET_LEVELS
+        with pytest.raises(LimitExceeded, match=f'{MAX_TARGET_LEVELS} levels below the root'):
+            await made.engine.enable(deep)
+        await made.engine.enable('/x' * (MAX_TARGET_LEVELS - 1))
+        await made.engine.enable('a.service')
+        made.cgroups.move('a.service', Place(made.cgroups.cgroup(deep)))
+        assert [status.detail for status in made.engine.targets() if status.name == 'a.service'] == [
+            f'its cgroup is {MAX_TARGET_LEVELS} levels below the root, and a target can be at most '
+            f'{MAX_TARGET_LEVELS - 1}'
+        ]
+
+    asyncio.run(story())

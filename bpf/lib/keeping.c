@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Limits what is kept. An end is kept while its socket lives, also if it stays with TCP, so that it can be listed.
+ * There are places for MAX_ENDS, and those that stay with TCP for good take no more than half of them.
+ */
+#define MAX_ENDS (2 * MAX_MEMBERS)
+
+/* Whether there is a place for one more end. is_left: it will never join. */
+static inline int has_place(u32 is_left)
+{
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
+	struct kept *kept = sa_kept.lookup(&zero);
+
+	if (!settings || !kept)
+		return 0;
+	if (settings->last_found + kept->ends - settings->counted >= MAX_ENDS)
+		return 0;
+	return !is_left || settings->last_found_left + kept->left - settings->counted_left < MAX_MEMBERS;
+}
+
+static inline void count_kept(u32 ends, u32 left)
+{
+	int zero = 0;
+	struct kept *kept = sa_kept.lookup(&zero);
+
+	if (!kept)
+		return;
+	if (ends)
+		__sync_fetch_and_add(&kept->ends, 1);
+	if (left)
+		__sync_fetch_and_add(&kept->left, 1);
+}
+
+/*
+ * Counts what there was no place for. The caller wants a sweep at once: it finds the places that have become free,
+ * and tells the log.
+ */
+static inline void turn_away(u32 slot, u32 counter)
+{
+	int zero = 0;
+	struct kept *kept = sa_kept.lookup(&zero);
+
+	if (kept && counter == LISTENERS_TURNED_AWAY)
+		__sync_fetch_and_add(&kept->listeners_turned_away, 1);
+	else if (kept)
+		__sync_fetch_and_add(&kept->ends_turned_away, 1);
+	if (counter != NO_REASON)
+		count(slot, counter, 1);
+}
