@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-MAX_TARGET_LEVELS = 32
+from sockaccel.core.limits import MAX_LISTENERS, MAX_TARGET_LEVELS
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.abi import FLOW, LISTENER_KEY, MAX_LISTENERS, FlowRecord, ListenerKeyRecord
+from sockaccel.kernel.abi import FLOW, LISTENER_KEY, MAX_WALKED, FlowRecord, ListenerKeyRecord
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
 from tests.support.memory_kernel import NAMES
@@ -74,7 +74,7 @@ def test_a_note_that_was_meant_for_an_earlier_entry_is_not_believed(
         assert value
         entry = dict(zip(names, layout.unpack(value), strict=True))
         cookie = entry['cookie'] if whose == 'its own' else entry['cookie'] + 1000
-        entry[name] = NAMES.index('lonely')
+        entry[name] = cookie << 8 | NAMES.index('lonely')
         libbpf.map_update(entries, key, layout.pack(*entry.values()))
         # Another one that joins shows that a sweep has been.
         with pair(target), pair(target):
@@ -211,7 +211,7 @@ def _joins_in_the_end(target: Cgroup) -> None:
 def test_a_walk_that_interrupts_itself_meets_every_end(own_daemon: Cgroup) -> None:
     harness.enable(own_daemon.path, *harness.every_issue())
     with own_daemon.inside(), traffic.listen() as listener:
-        made = [traffic.connect(listener) for _connection in range(2048)]
+        made = [traffic.connect(listener) for _connection in range(2 * MAX_WALKED)]
     ends = {traffic.ports(end) for each in made for end in (each.client, each.server)}
     harness.wait_until(lambda: ends <= members(), 'all join')
     _close(made)
