@@ -102,11 +102,11 @@ class Sweeper:
     def _tell_limits(self, result: SweepResult) -> None:
         self._ends.reached(result.ends_turned_away)
         self._listeners.reached(result.listeners_turned_away)
-        if result.listeners_turned_away > self._listeners_turned_away:
+        grown = result.listeners_turned_away > self._listeners_turned_away
+        if grown and self._clock.time() >= self._search_again_at:
             # It forgets those that are closed. If there are too many still, it turns some away itself.
-            if self._clock.time() >= self._search_again_at:
-                self.find_sockets_soon()
-                self._search_again_at = self._clock.time() + _SEARCH_AGAIN_S
+            self.find_sockets_soon()
+            self._search_again_at = self._clock.time() + _SEARCH_AGAIN_S
         self._listeners_turned_away = result.listeners_turned_away
 
     def request(self, seconds: float) -> None:
