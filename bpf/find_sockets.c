@@ -30,6 +30,7 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 {
 	struct new_end new_end = {.sock = (u64)sk, .pid = pid};
 	struct listener_key key = {};
+	struct listener listener = {};
 	struct target *target;
 	struct end *end;
 
@@ -52,7 +53,7 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	/* Asked by helper: the kernel gives a socket its cookie when somebody asks for it first. */
 	new_end.cookie = bpf_get_socket_cookie(sk);
 	new_end.generation = target->generation;
-	new_end.active = !listener_for(&new_end.peer_flow, &key);
+	new_end.active = !listener_for(&new_end.peer_flow, &key, &listener);
 	__builtin_memcpy(new_end.comm, comm, sizeof(new_end.comm));
 	begin(end, &new_end);
 	count_kept(1, 1);

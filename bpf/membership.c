@@ -8,13 +8,13 @@
 #include "lib/sock.h"
 
 /*
- * What a callback finds out. reason: why the end stays with TCP, not counted yet. urgency: how soon a sweep is
- * wanted. cookie: that of the connecting end, whose entry may be another flow's by now; for an accepting end.
+ * What a callback finds out. reason: why the end stays with TCP, not counted yet. cookie: that of the connecting
+ * end, whose entry may be another flow's by now; for an accepting end.
  */
 struct answer {
 	u64 cookie;
 	u32 reason;
-	u32 urgency;
+	u32 pad;
 };
 
 /* The program in whose context the kernel calls this one, where the kernel lets us ask. */
@@ -34,18 +34,14 @@ static inline void watch_state(struct bpf_sock_ops *ops)
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
-static inline void on_listen(struct bpf_sock_ops *ops, u64 sock, struct answer *answer)
+static inline void on_listen(struct bpf_sock_ops *ops, u64 sock)
 {
-	enum remembered remembered;
 	char comm[16] = {};
 	u32 pid = 0;
 
 	note_program(&pid, comm);
-	remembered = remember_listener(sock, pid, comm, sock_is_mptcp(sock));
-	if (remembered == AS_TARGETS)
+	if (remember_listener(sock, pid, comm, sock_is_mptcp(sock)))
 		watch_state(ops);
-	if (remembered == TURNED_AWAY)
-		answer->urgency = SWEEP_NOW;
 }
 
 /*
@@ -53,7 +49,7 @@ static inline void on_listen(struct bpf_sock_ops *ops, u64 sock, struct answer *
  * bytes that it has not read belong to the old connection. If it is no member, because it failed to connect or has
  * left, the key may be another socket's by now and must not be touched.
  */
-static inline void forget_earlier(struct bpf_sock *sk, u64 sock, struct answer *answer)
+static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 {
 	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
 
@@ -62,7 +58,7 @@ static inline void forget_earlier(struct bpf_sock *sk, u64 sock, struct answer *
 	if (end->in_map && sock_psock(sock))
 		sa_members.delete(&end->own_flow);
 	if (end->marked)
-		answer->urgency = SWEEP_NOW;
+		want_sweep(SWEEP_NOW);
 	sa_ends.sk_storage_delete(sk);
 }
 
@@ -139,6 +135,7 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 	barrier();
 	end->state = CANDIDATE;
 	watch_state(ops);
+	want_sweep(SWEEP_LATER);
 	return NO_REASON;
 }
 
@@ -177,16 +174,15 @@ static inline struct peer_entry *entry_of_connecting(struct new_end *new_end, u6
 static inline void ask_listener(struct new_end *new_end, u32 *to_mptcp)
 {
 	struct listener_key key = {};
-	struct listener *listener = listener_for(new_end->active ? &new_end->own_flow : &new_end->peer_flow, &key);
+	struct listener listener = {};
 
-	/* All that is needed is read under this one check: the verifier of 6.1 would forget the comparison. */
-	if (!listener)
+	if (!listener_for(new_end->active ? &new_end->own_flow : &new_end->peer_flow, &key, &listener))
 		return;
-	*to_mptcp = listener->mptcp;
-	new_end->pid = listener->pid;
-	__builtin_memcpy(new_end->comm, listener->comm, sizeof(new_end->comm));
-	if (!new_end->slot && (new_end->active || is_child(new_end->sock, listener))) {
-		new_end->slot = slot_of_listener(listener, &key);
+	*to_mptcp = listener.mptcp;
+	new_end->pid = listener.pid;
+	__builtin_memcpy(new_end->comm, listener.comm, sizeof(new_end->comm));
+	if (!new_end->slot && (new_end->active || is_child(new_end->sock, &listener))) {
+		new_end->slot = slot_of_listener(&listener, &key);
 		new_end->by_listener = 1;
 	}
 }
@@ -280,7 +276,7 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 		reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
 	if (!end) {
-		answer->urgency = SWEEP_NOW;
+		want_sweep(SWEEP_NOW);
 		if (!reason)
 			reason = NOT_KEPT;
 		turn_away(new_end.slot, counted ? NO_REASON : reason);
@@ -313,7 +309,7 @@ static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct
  * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had
  * joined, so that an event should be reported.
  */
-static inline int on_close(struct end *end, struct answer *answer)
+static inline int on_close(struct end *end)
 {
 	struct flow key = end->own_flow;
 	struct peer_entry *entry = sa_peers.lookup(&key);
@@ -331,13 +327,13 @@ static inline int on_close(struct end *end, struct answer *answer)
 	end->state = LEFT;
 	/* The daemon may be waiting for the last end that drains. */
 	if (end->marked && end->in_map)
-		answer->urgency = SWEEP_NOW;
+		want_sweep(SWEEP_NOW);
 	count(end->slot, CONNECTIONS_CLOSED, 1);
 	return 1;
 }
 
 /* Returns the end if an event should be reported, NULL otherwise. */
-static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock, struct answer *answer)
+static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock)
 {
 	struct end *end;
 
@@ -350,7 +346,7 @@ static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk
 		return NULL;
 	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq));
 	if (ops->args[1] == TCP_CLOSE)
-		return on_close(end, answer) ? end : NULL;
+		return on_close(end) ? end : NULL;
 	end->fin_sent = 1;
 	return NULL;
 }
@@ -391,10 +387,10 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		return 1;
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		on_listen(ops, sock, &answer);
+		on_listen(ops, sock);
 		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		forget_earlier(sk, sock, &answer);
+		forget_earlier(sk, sock);
 		/* fallthrough */
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		end = on_new_end(ops, sk, sock, &answer);
@@ -403,21 +399,16 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		end = on_active_established(ops, sk, &answer.reason);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		end = on_state(ops, sk, sock, &answer);
+		end = on_state(ops, sk, sock);
 		break;
 	}
-	if (end && ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !answer.reason) {
-		answer.reason = become_candidate(ops, end, sock);
-		if (!answer.reason)
-			answer.urgency = SWEEP_LATER;
-	}
-	/* The only calls for all callbacks, see report(). */
-	if (answer.urgency)
-		want_sweep(answer.urgency);
 	if (!end)
 		return 1;
+	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !answer.reason)
+		answer.reason = become_candidate(ops, end, sock);
 	if (answer.reason)
 		refuse(end, answer.reason, answer.cookie);
+	/* The only call for all callbacks, see report(). */
 	if (answer.reason || ops->op == BPF_SOCK_OPS_STATE_CB)
 		report(end, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);
 	return 1;

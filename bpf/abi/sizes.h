@@ -11,7 +11,7 @@
  * Ends after which a walk interrupts itself, so that others can have the CPU. The kernel then looks for its place
  * again from the start of the bucket: smaller parts make a walk over 100,000 ends longer.
  */
-#define MAX_WALKED 1024
+#define MAX_WALKED 4096
 /* Pages of the ring buffer; a power of two. */
 #define EVENT_PAGES 64
 

@@ -32,10 +32,7 @@ static inline void count_kept(u32 ends, u32 left)
 		__sync_fetch_and_add(&kept->left, 1);
 }
 
-/*
- * Counts what there was no place for. The caller wants a sweep at once: it finds the places that have become free,
- * and tells the log.
- */
+/* Counts what there was no place for. A sweep finds the places that have become free, and tells the log. */
 static inline void turn_away(u32 slot, u32 counter)
 {
 	int zero = 0;

@@ -10,9 +10,10 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 
 /*
  * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::].
- * key becomes the key under which it was found; without a listener it is undefined.
+ * Returns 1 and sets key and found, or returns 0. It is copied, so that the
+ * verifier need not follow a pointer to either map.
  */
-static inline struct listener *listener_for(const struct flow *flow, struct listener_key *key)
+static inline int listener_for(const struct flow *flow, struct listener_key *key, struct listener *found)
 {
 	struct listener *listener;
 
@@ -23,16 +24,22 @@ static inline struct listener *listener_for(const struct flow *flow, struct list
 #pragma clang loop unroll(disable)
 	for (int any = 0; any < 3; any++) {
 		listener = sa_own_listeners.lookup(key);
-		if (listener && still_listens(listener, key))
-			return listener;
+		if (listener) {
+			*found = *listener;
+			if (still_listens(found, key))
+				return 1;
+		}
 		listener = sa_listeners.lookup(key);
-		if (listener && still_listens(listener, key))
-			return listener;
+		if (listener) {
+			*found = *listener;
+			if (still_listens(found, key))
+				return 1;
+		}
 		if (any)
 			key->address[2] = 0;
 		key->address[3] = 0;
 	}
-	return NULL;
+	return 0;
 }
 
 /* The slot of the target that has the listener in its cgroup, or that the listener serves; 0 if there is none. */
@@ -57,22 +64,13 @@ static inline void read_listener_key(u64 sock, struct listener_key *key)
 	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key->address);
 }
 
-enum remembered {
-	/* In sa_listeners. */
-	BY_THE_WAY,
-	/* In sa_own_listeners: forget_listener() should be called when it is closed. */
-	AS_TARGETS,
-	/* In sa_listeners, because there was no place. */
-	TURNED_AWAY,
-};
-
-static inline enum remembered remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+/* Returns 1 if a target has the listener, so that forget_listener() should be called when it is closed. */
+static inline int remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
 {
 	int zero = 0;
 	struct settings *settings = sa_settings.lookup(&zero);
 	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
 	struct listener_key key = {};
-	enum remembered remembered = BY_THE_WAY;
 	u32 slot;
 
 	read_listener_key(sock, &key);
@@ -82,12 +80,11 @@ static inline enum remembered remember_listener(u64 sock, u32 pid, const char *c
 	slot = slot_of_listener(&listener, &key);
 	if (slot) {
 		if (!sa_own_listeners.update(&key, &listener))
-			return AS_TARGETS;
+			return 1;
 		turn_away(slot, LISTENERS_TURNED_AWAY);
-		remembered = TURNED_AWAY;
 	}
 	sa_listeners.update(&key, &listener);
-	return remembered;
+	return 0;
 }
 
 /* Another socket may have its key by now. */

@@ -60,7 +60,7 @@ static inline void report(struct end *end, u32 kind, u32 reason)
 }
 
 /*
- * Like report(), it is best called from one place. Wakes the daemon once until the sweep begins. No limit applies, or sockets that must leave would stay. When the
+ * Wakes the daemon once until the sweep begins. No limit applies, or sockets that must leave would stay. When the
  * ring buffer is full no event is needed: the daemon reads sa_sweep_wanted whenever it has emptied the buffer.
  */
 static inline void want_sweep(u32 urgency)

@@ -143,6 +143,8 @@ class Transactions:
             self._kernel.serve_no_more(enabled.listeners - place.listeners)
             enabled.listeners = place.listeners
             self._kernel.serve(place.listeners, enabled.slot)
+            # They are remembered as listeners of a target when they are found again.
+            self._sweeper.find_sockets_soon()
         if cgroup == before:
             return
         if before:

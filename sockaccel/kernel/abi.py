@@ -13,7 +13,7 @@ MAX_MISSED = 16384
 MAX_LISTED = 4096
 # Ends after which a walk interrupts itself, so that others can have the CPU. The kernel then looks for its place
 # again from the start of the bucket: smaller parts make a walk over 100,000 ends longer.
-MAX_WALKED = 1024
+MAX_WALKED = 4096
 # Pages of the ring buffer; a power of two.
 EVENT_PAGES = 64
 

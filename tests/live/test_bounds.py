@@ -211,7 +211,7 @@ def _joins_in_the_end(target: Cgroup) -> None:
 def test_a_walk_that_interrupts_itself_meets_every_end(own_daemon: Cgroup) -> None:
     harness.enable(own_daemon.path, *harness.every_issue())
     with own_daemon.inside(), traffic.listen() as listener:
-        made = [traffic.connect(listener) for _connection in range(2 * MAX_WALKED)]
+        made = [traffic.connect(listener) for _connection in range(MAX_WALKED)]
     ends = {traffic.ports(end) for each in made for end in (each.client, each.server)}
     harness.wait_until(lambda: ends <= members(), 'all join')
     _close(made)
