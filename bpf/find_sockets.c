@@ -41,7 +41,7 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	target = sa_targets.lookup(&new_end.slot);
 	if (!target || !(target->flags & TARGET_ON))
 		return;
-	if (!has_place(1)) {
+	if (find_place(1) == NO_PLACE) {
 		turn_away(new_end.slot, NO_REASON);
 		return;
 	}

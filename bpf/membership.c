@@ -209,9 +209,12 @@ static inline int find_generation(struct new_end *new_end)
  */
 static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, struct new_end *new_end, u32 reason)
 {
+	enum places places = find_place(reason != NO_REASON);
 	struct end *end;
 
-	if (!has_place(reason != NO_REASON))
+	if (places != PLACE)
+		want_sweep(SWEEP_NOW);
+	if (places == NO_PLACE)
 		return NULL;
 	if (new_end->active) {
 		/* Not the listener's. */
@@ -276,7 +279,6 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 		reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
 	if (!end) {
-		want_sweep(SWEEP_NOW);
 		if (!reason)
 			reason = NOT_KEPT;
 		turn_away(new_end.slot, counted ? NO_REASON : reason);

@@ -5,9 +5,9 @@
 /*
  * The walk neither holds a reference to the socket nor its lock: the socket may be closed at any moment, and its
  * memory may become another socket. sock is sk as a number, peer_sock the peer's socket or 0; own_entry and
- * peer_entry are what the two ends left in sa_peers, or NULL, and may be another flow's by the time at which they are
- * read: only notes with end->cookie and peer_cookie count; own_flow and peer_flow are on the stack, because the
- * verifier of 6.1 takes no key from the value that an iterator shows.
+ * peer_entry are what the two ends left in sa_peers, or NULL. They may become another flow's, so only notes with
+ * end->cookie and peer_cookie are believed. own_flow and peer_flow are on the stack, because the verifier of 6.1
+ * takes no key from the value that an iterator shows.
  */
 struct visit {
 	struct end *end;

@@ -5,18 +5,31 @@
  */
 #define MAX_ENDS (2 * MAX_MEMBERS)
 
+enum places {
+	NO_PLACE,
+	/* There is one, but a walk should find out how many there are really. */
+	COUNT_PLACES,
+	PLACE,
+};
+
 /* Whether there is a place for one more end. is_left: it will never join. */
-static inline int has_place(u32 is_left)
+static inline enum places find_place(u32 is_left)
 {
 	int zero = 0;
 	struct settings *settings = sa_settings.lookup(&zero);
 	struct kept *kept = sa_kept.lookup(&zero);
+	u64 ends, left;
 
 	if (!settings || !kept)
-		return 0;
-	if (settings->last_found + kept->ends - settings->counted >= MAX_ENDS)
-		return 0;
-	return !is_left || settings->last_found_left + kept->left - settings->counted_left < MAX_MEMBERS;
+		return NO_PLACE;
+	/* Since the last walk. */
+	ends = kept->ends - settings->counted;
+	left = kept->left - settings->counted_left;
+	if (settings->last_found + ends >= MAX_ENDS)
+		return NO_PLACE;
+	if (is_left && settings->last_found_left + left >= MAX_MEMBERS)
+		return NO_PLACE;
+	return ends > MAX_ENDS / 4 || left > MAX_MEMBERS / 4 ? COUNT_PLACES : PLACE;
 }
 
 static inline void count_kept(u32 ends, u32 left)
@@ -32,7 +45,7 @@ static inline void count_kept(u32 ends, u32 left)
 		__sync_fetch_and_add(&kept->left, 1);
 }
 
-/* Counts what there was no place for. A sweep finds the places that have become free, and tells the log. */
+/* Counts what there was no place for. The next sweep tells the log. */
 static inline void turn_away(u32 slot, u32 counter)
 {
 	int zero = 0;

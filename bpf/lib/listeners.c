@@ -10,8 +10,8 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 
 /*
  * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::].
- * Returns 1 and sets key and found, or returns 0. It is copied, so that the
- * verifier need not follow a pointer to either map.
+ * Returns 1 and sets key and found, or returns 0. found is a copy, so that the verifier need not tell the two maps
+ * apart in all that follows.
  */
 static inline int listener_for(const struct flow *flow, struct listener_key *key, struct listener *found)
 {
