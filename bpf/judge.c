@@ -16,12 +16,15 @@
 #define OWNED_NS 5000000ULL
 
 /* What a sockmap would break in a socket, or a redirect bypass, to it or from it; it lasts. */
-static inline u32 reason_against_end(u64 sock)
+static inline u32 reason_against_end(u64 number)
 {
-	u32 reason = reason_in_options_of_reader(PROBED, (const void *)sock);
+	const void *sock = (const void *)number;
+	u32 reason = reason_in_options(PROBED, sock);
 
 	if (!reason)
-		reason = reason_in_options_of_sender(PROBED, (const void *)sock);
+		reason = reason_in_options_of_sender(PROBED, sock);
+	if (!reason)
+		reason = reason_in_options_of_reader(PROBED, sock);
 	return reason_of_connection(reason);
 }
 

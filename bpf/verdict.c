@@ -14,6 +14,10 @@
 /* Bytes; a stream of messages up to this size is faster when TCP coalesces them. */
 #define SMALL_MESSAGE 16384
 
+/* How long to wait for the reader's lock, about what it takes to copy a large message, and how often to look. */
+#define BUSY_NS 20000
+#define BUSY_LOOKS 1000
+
 /* Fields of the sender's own socket, which is locked. */
 #define OWN(type, sock, offset) (*(type *)((void *)(sock) + (offset)))
 #define OWN_BITS(sock, field) ((OWN(u8, sock, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
@@ -131,8 +135,12 @@ static inline u32 reason_in_order(struct end *end, struct target *target, void *
 /* What a program or an administrator set for the packets that a redirect would not send. */
 static inline u32 reason_in_either(struct end *end, void *sock, const void *peer)
 {
-	u32 reason = reason_in_options_of_sender(DIRECT, sock);
+	u32 reason = reason_in_options(DIRECT, sock);
 
+	if (!reason)
+		reason = reason_in_options_of_sender(DIRECT, sock);
+	if (!reason)
+		reason = reason_in_options(PEER_ACCESS, peer);
 	if (!reason)
 		reason = reason_in_options_of_reader(PEER_ACCESS, peer);
 	if (!reason &&
@@ -156,6 +164,27 @@ static inline u32 reason_in_backlog(struct end *end, void *sock, const void *pee
 	if (unread && size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
 		return COALESCE;
 	return NO_REASON;
+}
+
+/*
+ * The redirect takes the reader's lock, and sleeps until whoever has it gives it back. A call of the reader's that
+ * sleeps in a page fault keeps it as long as that takes. One that only copies gives it back in a moment, and the
+ * reader of a stream is in such a call most of the time: it has that moment.
+ */
+static inline u32 await_lock(u64 peer_sock)
+{
+	u64 until;
+
+	if (!sock_is_owned(peer_sock))
+		return NO_REASON;
+	until = bpf_ktime_get_ns() + BUSY_NS;
+	for (int look = 0; look < BUSY_LOOKS; look++) {
+		if (!sock_is_owned(peer_sock))
+			return NO_REASON;
+		if (bpf_ktime_get_ns() > until)
+			break;
+	}
+	return READER_BUSY;
 }
 
 static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
@@ -187,11 +216,7 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 	reason = reason_in_backlog(end, sock, peer, size);
 	if (reason)
 		return reason;
-	/* The redirect takes the reader's lock, and sleeps until whoever holds it gives it back. A call that waits
-	 * in a page fault keeps it as long as that takes. */
-	if (sock_is_owned(end->peer_sock))
-		return READER_BUSY;
-	return NO_REASON;
+	return await_lock(end->peer_sock);
 }
 
 /* Tells the walk that evicts that redirected bytes of this end may be on their way (evict.c). */

@@ -92,13 +92,9 @@ static inline __u32 reason_in_options(enum access access, const void *sock)
 	return NO_REASON;
 }
 
-/* What a sender set for packets that leave. access: DIRECT or PROBED. */
+/* What else a sender set for packets that leave. access: DIRECT or PROBED. */
 static inline __u32 reason_in_options_of_sender(enum access access, const void *sock)
 {
-	__u32 reason = reason_in_options(access, sock);
-
-	if (reason)
-		return reason;
 	/* tcp_bpf would never queue the completions for which the sender waits. */
 	if (AT(__u64, access, sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY))
 		return ZEROCOPY;
@@ -119,13 +115,9 @@ static inline __u32 reason_in_options_of_sender(enum access access, const void *
 	return NO_REASON;
 }
 
-/* What a reader set for packets that come in, or for what it gets with them. access: COPIED or PROBED. */
+/* What else a reader set for packets that come in, or for what it gets with them. access: COPIED or PROBED. */
 static inline __u32 reason_in_options_of_reader(enum access access, const void *sock)
 {
-	__u32 reason = reason_in_options(access, sock);
-
-	if (reason)
-		return reason;
 	if (FIELD(__u64, access, sock, sock_filter))
 		return FILTER;
 	if (cgroup_sees_packets(PROBED, FIELD(__u64, access, sock, sock_cgroup), CGROUP_INET_INGRESS))

@@ -99,16 +99,20 @@ def test_an_option_set_before_keeps_a_connection_out(target: Cgroup, stats: Stat
 def test_a_policy_of_a_socket_takes_it_out(target: Cgroup, stats: Stats, end: str) -> None:
     with pair(target) as made:
         policy = blocking_policy(socket.AF_INET, restriction.XFRM_OUT if end == 'client' else restriction.XFRM_IN)
-        getattr(made, end).setsockopt(SOL_IP, restriction.IP_XFRM_POLICY, policy)
+        try:
+            getattr(made, end).setsockopt(SOL_IP, restriction.IP_XFRM_POLICY, policy)
+        except OSError as exc:
+            pytest.skip(f'this kernel takes no IPsec policy: {exc}')
         _goes_by_tcp(made, stats, 'ipsec', 'ipsec_end')
 
 
 def _with_policy_of_the_namespace(target: Cgroup, stats: Stats, family: str, direction: str) -> bool:
     """Whether a message is redirected although the namespace has an IPsec policy. It must leave otherwise."""
     with pair(target, family) as made:
-        subprocess.run(
-            f'ip xfrm policy add src ::/0 dst ::/0 dir {direction} action allow priority 9'.split(), check=True
-        )
+        try:
+            restriction.ip(f'xfrm policy add src ::/0 dst ::/0 dir {direction} action allow priority 9')
+        except (OSError, subprocess.CalledProcessError) as exc:
+            pytest.skip(f'this kernel takes no IPsec policy: {exc}')
         if family == 'ipv6':
             _goes_by_tcp(made, stats, 'ipsec', 'ipsec_end')
             return False
