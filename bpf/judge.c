@@ -7,6 +7,7 @@
  * being a member is enough to change a socket: a blocking recv() answers EAGAIN, kernel TLS cannot be set up. What
  * a program does with its new socket shows a little later.
  */
+#include "lib/options.h"
 
 /* How often a candidate is judged, and when for the second time. Each wait is four times the last. */
 #define LOOKS 6
@@ -17,16 +18,30 @@
 #define OWNED_NS 5000000ULL
 #define OWNED_DOUBLINGS 7
 
-/* What a sockmap would break in either socket; it lasts. peer_sock may be 0. */
-static inline u32 reason_against_pair(u64 sock, u64 peer_sock)
+/* What a sockmap would break in a socket, or a redirect bypass, to it or from it; it lasts. */
+static inline u32 reason_against_end(u64 number)
 {
-	if (sock_ulp(sock) || (peer_sock && sock_ulp(peer_sock)))
-		return ULP_END;
-	if (sock_zerocopies(sock) || (peer_sock && sock_zerocopies(peer_sock)))
-		return ZEROCOPY_END;
-	if (sock_wants_more_than_bytes(sock) || (peer_sock && sock_wants_more_than_bytes(peer_sock)))
-		return OPTION_END;
-	return NO_REASON;
+	const void *sock = (const void *)number;
+	u32 reason = reason_in_options(PROBED, sock);
+
+	if (!reason)
+		reason = reason_in_options_of_sender(PROBED, sock);
+	if (!reason)
+		reason = reason_in_options_of_reader(PROBED, sock);
+	return reason_of_connection(reason);
+}
+
+/* The same for both ends. peer_sock may be 0. */
+static inline u32 reason_against_pair(struct end *end, u64 sock, u64 peer_sock)
+{
+	u32 reason = reason_against_end(sock);
+
+	if (!reason && peer_sock)
+		reason = reason_against_end(peer_sock);
+	if (!reason &&
+	    namespace_has_policies(PROBED, READ_U64(sock, OFFSET_sock_net), is_v4(end->peer_flow.remote)))
+		reason = IPSEC_END;
+	return reason;
 }
 
 static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
@@ -53,7 +68,7 @@ static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer_sock)
 static inline u32 reason_for_good(struct visit *visit)
 {
 	struct end *end = visit->end;
-	u32 reason = reason_against_pair(visit->sock, visit->peer_sock);
+	u32 reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 
 	if (reason)
 		return reason;
@@ -246,7 +261,7 @@ static inline u32 reason_to_leave(struct visit *visit)
 
 	if (!is_enabled(target, visit->end))
 		return DRAINED;
-	reason = reason_against_pair(visit->sock, visit->peer_sock);
+	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;
 	if (pair_blocks(target, sock_file(visit->sock), visit->peer_sock ? sock_file(visit->peer_sock) : 0))

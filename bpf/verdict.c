@@ -4,6 +4,7 @@
  * SK_PASS leaves it to TCP, which is safe for any message. A redirect cannot be undone, so every reason against it
  * is asked for before.
  */
+#include "lib/options.h"
 #include "lib/sock.h"
 
 /* Bytes; twice the receive buffer that net.ipv4.tcp_rmem gives a new socket by default. */
@@ -13,9 +14,21 @@
 /* Bytes; a stream of messages up to this size is faster when TCP coalesces them. */
 #define SMALL_MESSAGE 16384
 
+/* How long to wait for the reader's lock, about what it takes to copy a large message, and how often to look. */
+#define BUSY_NS 20000
+#define BUSY_LOOKS 1000
+
 /* Fields of the sender's own socket, which is locked. */
 #define OWN(type, sock, offset) (*(type *)((void *)(sock) + (offset)))
 #define OWN_BITS(sock, field) ((OWN(u8, sock, OFFSET_##field) >> SHIFT_##field) & MASK_##field)
+
+/* Fields of the reader's socket; peer is its struct view, or with bpf_rdonly_cast() the socket itself. */
+#ifdef KFUNC_rdonly_cast
+#define PEER_ACCESS PROBED
+#else
+#define PEER_ACCESS COPIED
+#endif
+#define PEER(type, peer, field) FIELD(type, PEER_ACCESS, peer, field)
 
 static inline u32 reason_in_sender(struct end *end, struct target *target, void *sock)
 {
@@ -28,11 +41,6 @@ static inline u32 reason_in_sender(struct end *end, struct target *target, void 
 	/* After SHUT_WR plain TCP answers EPIPE; a redirect would still deliver. */
 	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
 		return SHUT_DOWN;
-	/* tcp_bpf would never queue the completions for which the sender waits. */
-	if (OWN(u64, sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY))
-		return ZEROCOPY;
-	if (OWN(u64, sock, OFFSET_sock_ulp))
-		return ULP;
 	/* TCP_CORK asks TCP to hold segments back; a redirect would deliver each message at once. */
 	if (OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_CORK)
 		return CORK;
@@ -65,12 +73,12 @@ static inline u32 await_peer(struct end *end, void *sock)
  * (tcp_clamp_window() in net/ipv4/tcp_input.c). Before TCP has done so, a reader that is only late may have
  * BACKLOG_OF_SMALL_BUFFER unread.
  */
-static inline int has_room(struct end *end, u64 peer_sock, u32 unread, u32 size)
+static inline int has_room(struct end *end, const void *peer, u32 unread, u32 size)
 {
-	u32 limit = READ_U32(peer_sock, OFFSET_sock_rcvbuf), backlog = limit / 2;
+	u32 limit = PEER(u32, peer, sock_rcvbuf), backlog = limit / 2;
 	u64 needed = (u64)unread + size, promised;
 
-	if (!(READ_BITS(peer_sock, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < end->receive_maximum) {
+	if (!(FIELD_BITS(PEER_ACCESS, peer, sock_userlocks) & SOCK_RCVBUF_LOCK) && limit < end->receive_maximum) {
 		limit = end->receive_maximum;
 		if (backlog < BACKLOG_OF_SMALL_BUFFER)
 			backlog = BACKLOG_OF_SMALL_BUFFER;
@@ -80,7 +88,7 @@ static inline int has_room(struct end *end, u64 peer_sock, u32 unread, u32 size)
 	/* TCP itself may exceed the buffer by as much: it asks for room before it adds a segment. */
 	if (needed <= (limit / 16 < LARGEST_SEGMENT ? limit / 16 : LARGEST_SEGMENT))
 		return 1;
-	promised = sock_receive_window(peer_sock);
+	promised = sock_receive_window(end->peer_sock);
 	/* A quarter of the window more, for the kernel's bookkeeping. */
 	return needed + promised + promised / 4 <= limit;
 }
@@ -107,12 +115,12 @@ static inline u32 reason_in_files(struct end *end, struct target *target, void *
 }
 
 /* The kernel hands out redirected bytes before TCP's. */
-static inline u32 reason_in_order(struct end *end, struct target *target, void *sock)
+static inline u32 reason_in_order(struct end *end, struct target *target, void *sock, const void *peer)
 {
 	u32 write_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq);
 
 	/* So TCP must have nothing left, neither in the reader's queue nor on the way. */
-	if (write_sequence != READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq))
+	if (write_sequence != PEER(u32, peer, tcp_sock_copied_seq))
 		return ORDER;
 	/* The first message after the peer has joined goes by TCP: a reader may sleep in TCP's own receive
 	 * function since before, and no redirect would wake it. */
@@ -124,36 +132,91 @@ static inline u32 reason_in_order(struct end *end, struct target *target, void *
 	return NO_REASON;
 }
 
-static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
+/* What a program or an administrator set for the packets that a redirect would not send. */
+static inline u32 reason_in_either(struct end *end, void *sock, const void *peer)
 {
-	u64 peer_sock = end->peer_sock;
-	u32 unread, reason;
+	u32 reason = reason_in_options(DIRECT, sock);
 
-	if (sock_cookie(peer_sock) != end->peer_cookie)
-		return PEER_GONE;
-	reason = reason_in_files(end, target, sock);
-	if (reason)
-		return reason;
-	if (sock_ulp(peer_sock))
-		return ULP;
-	if (READ_AS(s32, peer_sock, OFFSET_sock_rcvlowat) > 1)
-		return LOW_WATER;
-	if (READ_AS(s32, peer_sock, OFFSET_sock_peek_off) >= 0)
-		return PEEK_OFFSET;
-	reason = reason_in_order(end, target, sock);
-	if (reason)
-		return reason;
+	if (!reason)
+		reason = reason_in_options_of_sender(DIRECT, sock);
+	if (!reason)
+		reason = reason_in_options(PEER_ACCESS, peer);
+	if (!reason)
+		reason = reason_in_options_of_reader(PEER_ACCESS, peer);
+	if (!reason &&
+	    namespace_has_policies(DIRECT, OWN(u64, sock, OFFSET_sock_net), is_v4(end->peer_flow.remote)))
+		reason = IPSEC;
+	return reason;
+}
+
+/* Whether the reader has room, and the message is better there at once. */
+static inline u32 reason_in_backlog(struct end *end, void *sock, const void *peer, u32 size)
+{
+	u32 unread = PEER(u32, peer, sock_rmem_alloc);
+
 	/* For more than the kernel has already granted the peer it must be asked, which can fail where TCP would
 	 * wait. */
-	if ((s32)size > READ_AS(s32, peer_sock, OFFSET_sock_forward_alloc) &&
-	    (READ_U64(end->memory_pressure, 0) || cgroup_is_full(peer_sock, size)))
+	if ((s32)size > PEER(s32, peer, sock_forward_alloc) &&
+	    (READ_U64(end->memory_pressure, 0) || cgroup_is_full(end->peer_sock, size)))
 		return MEMORY;
-	unread = READ_U32(peer_sock, OFFSET_sock_rmem_alloc);
-	if (!has_room(end, peer_sock, unread, size))
+	if (!has_room(end, peer, unread, size))
 		return BACKLOG;
 	if (unread && size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
 		return COALESCE;
 	return NO_REASON;
+}
+
+/*
+ * The redirect takes the reader's lock, and sleeps until whoever has it gives it back. A call of the reader's that
+ * sleeps in a page fault keeps it as long as that takes. One that only copies gives it back in a moment, and the
+ * reader of a stream is in such a call most of the time: it has that moment.
+ */
+static inline u32 await_lock(u64 peer_sock)
+{
+	u64 until;
+
+	if (!sock_is_owned(peer_sock))
+		return NO_REASON;
+	until = bpf_ktime_get_ns() + BUSY_NS;
+	for (int look = 0; look < BUSY_LOOKS; look++) {
+		if (!sock_is_owned(peer_sock))
+			return NO_REASON;
+		if (bpf_ktime_get_ns() > until)
+			break;
+	}
+	return READER_BUSY;
+}
+
+static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
+{
+	u32 reason;
+#ifdef KFUNC_rdonly_cast
+	const void *peer = (const void *)end->peer_sock;
+#else
+	struct view view;
+	const void *peer = &view;
+
+	look_at(end->peer_sock, &view);
+#endif
+	if (PEER(u64, peer, sock_cookie) != end->peer_cookie)
+		return PEER_GONE;
+	reason = reason_in_files(end, target, sock);
+	if (reason)
+		return reason;
+	reason = reason_in_either(end, sock, peer);
+	if (reason)
+		return reason;
+	if (PEER(s32, peer, sock_rcvlowat) > 1)
+		return LOW_WATER;
+	if (PEER(s32, peer, sock_peek_off) >= 0)
+		return PEEK_OFFSET;
+	reason = reason_in_order(end, target, sock, peer);
+	if (reason)
+		return reason;
+	reason = reason_in_backlog(end, sock, peer, size);
+	if (reason)
+		return reason;
+	return await_lock(end->peer_sock);
 }
 
 /* Tells the walk that evicts that redirected bytes of this end may be on their way (evict.c). */
@@ -178,7 +241,7 @@ static inline void note_sender(struct end *end)
 /* A connection whose sender never lets its reader catch up goes by TCP all the time: it should pause. */
 static inline void note_behind(struct end *end, u32 reason, u32 size)
 {
-	if (reason != COALESCE && reason != ORDER && reason != BACKLOG)
+	if (reason != COALESCE && reason != ORDER && reason != BACKLOG && reason != READER_BUSY)
 		return;
 	if (++end->behind < PAUSE_MESSAGES)
 		return;
@@ -207,7 +270,8 @@ static inline void note_redirect(struct end *end, u32 size)
 static inline int is_lasting(u32 reason)
 {
 	return reason != ORDER && reason != BACKLOG && reason != COALESCE && reason != NOT_ACCEPTED &&
-	       reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF && reason != LEAVING;
+	       reason != MEMORY && reason != READER_BUSY && reason != NO_PEER && reason != SWITCHED_OFF &&
+	       reason != LEAVING;
 }
 
 /* Whether a sweep is needed for the connection to leave the map. For a pause note_behind() has asked for one. */
@@ -215,7 +279,7 @@ static inline int must_leave(struct end *end, u32 reason)
 {
 	if (reason == SWITCHED_OFF || reason == LEAVING)
 		return end->marked != PAUSED;
-	return reason == BLOCKING || reason == ULP || reason == ZEROCOPY;
+	return reason == BLOCKING || reason_of_connection(reason);
 }
 
 static inline void note_tcp(struct end *end, u32 reason)

@@ -35,9 +35,18 @@
 	X(SHORT, CONNECTION, "closed before it was old enough to join")                                           \
 	X(BLOCKING_END, CONNECTION, "left out or taken out: an end does blocking reads (no O_NONBLOCK)")          \
 	X(UNACCEPTED, CONNECTION, "left out: its server did not accept it in time")                               \
-	X(ULP_END, CONNECTION, "left out or taken out: an end runs kernel TLS or another upper protocol")         \
+	X(ULP_END, CONNECTION, "left out or taken out: an end runs kernel TLS, PSP or another upper protocol")    \
 	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
-	X(OPTION_END, CONNECTION, "left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ")      \
+	X(OPTION_END, CONNECTION, "left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP(ING), TCP_INQ")   \
+	X(FILTER_END, CONNECTION, "left out or taken out: an end set SO_ATTACH_FILTER")                           \
+	X(CGROUP_FILTER_END, CONNECTION, "its unit or slice has IPAccounting=, IPAddressDeny= or the like")       \
+	X(IPSEC_END, CONNECTION, "left out or taken out: IPsec policies of an end or of its network namespace")   \
+	X(FWMARK_END, CONNECTION, "left out or taken out: an end set SO_MARK")                                    \
+	X(DEVICE_END, CONNECTION, "left out or taken out: an end is bound to a device (SO_BINDTODEVICE, VRF)")    \
+	X(HOP_LIMIT_END, CONNECTION, "left out or taken out: an end set IP_MINTTL or IPV6_MINHOPCOUNT")           \
+	X(IP_OPTIONS_END, CONNECTION, "left out or taken out: an end sends IP options or extension headers")      \
+	X(SIGNED_END, CONNECTION, "left out or taken out: an end signs segments (TCP_MD5SIG, TCP_AO)")            \
+	X(RATE_END, CONNECTION, "left out or taken out: an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")           \
 	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
 	X(PAUSED, CONNECTION, "taken out for a while: nearly all its messages went by TCP")                       \
 	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
@@ -48,13 +57,26 @@
 	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \
 	X(ORDER, MESSAGE, "the reader has not yet read all that TCP carried before")                              \
 	X(BACKLOG, MESSAGE, "the reader is behind and TCP's flow control takes over")                             \
+	X(READER_BUSY, MESSAGE, "the reader is inside a call of its own at this moment")                          \
 	X(MEMORY, MESSAGE, "the kernel or the reader's cgroup is short of memory for sockets")                    \
 	X(NOT_ACCEPTED, MESSAGE, "the reader's program has not accepted the connection yet")                      \
 	X(BLOCKING, MESSAGE, "an end does blocking reads (no O_NONBLOCK)")                                        \
 	X(LOW_WATER, MESSAGE, "the reader set SO_RCVLOWAT")                                                       \
 	X(PEEK_OFFSET, MESSAGE, "the reader set SO_PEEK_OFF")                                                     \
 	X(ZEROCOPY, MESSAGE, "the sender set SO_ZEROCOPY")                                                        \
-	X(ULP, MESSAGE, "an end runs kernel TLS or another upper protocol")                                       \
+	X(ULP, MESSAGE, "an end runs kernel TLS, PSP or another upper protocol")                                  \
+	X(FILTER, MESSAGE, "the reader set SO_ATTACH_FILTER")                                                     \
+	X(CGROUP_FILTER, MESSAGE, "an end's unit or slice has IPAccounting=, IPAddressDeny= or the like")         \
+	X(IPSEC, MESSAGE, "an end or its network namespace has IPsec policies")                                   \
+	X(FWMARK, MESSAGE, "an end set SO_MARK")                                                                  \
+	X(DEVICE, MESSAGE, "an end is bound to a device (SO_BINDTODEVICE, VRF)")                                  \
+	X(HOP_LIMIT, MESSAGE, "the reader set IP_MINTTL or IPV6_MINHOPCOUNT")                                     \
+	X(IP_OPTIONS, MESSAGE, "the sender sends IP options or extension headers")                                \
+	X(SIGNED, MESSAGE, "an end signs its segments (TCP_MD5SIG, TCP_AO)")                                      \
+	X(RATE, MESSAGE, "the sender set SO_MAX_PACING_RATE or TCP_TX_DELAY")                                     \
+	X(TIMESTAMPS, MESSAGE, "an end set SO_TIMESTAMPING")                                                      \
+	X(EXTRAS, MESSAGE, "the reader set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ")                                \
+	X(REPAIR_MODE, MESSAGE, "an end is being checkpointed (TCP_REPAIR)")                                      \
 	X(CORK, MESSAGE, "the sender set TCP_CORK")                                                               \
 	X(COALESCE, MESSAGE, "a small message behind unread ones, which TCP carries better together")             \
 	X(REFUSED, MESSAGE, "the kernel declined the redirect")

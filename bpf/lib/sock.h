@@ -48,30 +48,9 @@ static inline int file_blocks(__u64 file)
 	return !(READ_U32(file, OFFSET_file_flags) & O_NONBLOCK);
 }
 
-static inline __u64 sock_ulp(__u64 sock)
-{
-	return READ_U64(sock, OFFSET_sock_ulp);
-}
-
 static inline int sock_zerocopies(__u64 sock)
 {
 	return READ_U64(sock, OFFSET_sock_flags) & (1ULL << SOCK_ZEROCOPY) ? 1 : 0;
-}
-
-/*
- * Whether the reader set an option that a redirect cannot serve: SO_OOBINLINE, SO_TIMESTAMP and the like, TCP_INQ.
- */
-static inline int sock_wants_more_than_bytes(__u64 sock)
-{
-	__u64 flags = READ_U64(sock, OFFSET_sock_flags);
-
-	if (flags & (1ULL << SOCK_URGINLINE | 1ULL << SOCK_RCVTSTAMP | 1ULL << SOCK_TIMESTAMPING_RX_SOFTWARE))
-		return 1;
-#ifdef OFFSET_tcp_sock_recvmsg_inq
-	if (READ_BITS(sock, tcp_sock_recvmsg_inq))
-		return 1;
-#endif
-	return 0;
 }
 
 /* Whether a task holds the socket's lock (lock_sock()), as in a call. */

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from sockaccel.errors import UnsupportedKernel
+from sockaccel.kernel import view
 from sockaccel.kernel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
 
 # Name in the BPF sources: structure, path of members. The programs read members of sock and tcp_sock by the same
@@ -58,13 +59,36 @@ FIELDS = {
     'kernfs_node_id': ('kernfs_node', 'id'),
     'psock_refcnt': ('sk_psock', 'refcnt'),
     'psock_ingress_msg': ('sk_psock', 'ingress_msg'),
+    'sock_filter': ('sock', 'sk_filter'),
+    'sock_mark': ('sock', 'sk_mark'),
+    'sock_bound_dev_if': ('sock', '__sk_common.skc_bound_dev_if'),
+    'sock_tsflags': ('sock', 'sk_tsflags'),
+    'sock_max_pacing_rate': ('sock', 'sk_max_pacing_rate'),
+    'inet_opt': ('inet_sock', 'inet_opt'),
+    'inet_min_ttl': ('inet_sock', 'min_ttl'),
+    'tcp_sock_tx_delay': ('tcp_sock', 'tcp_tx_delay'),
+    'net_loopback_dev': ('net', 'loopback_dev'),
+    'net_device_ip_ptr': ('net_device', 'ip_ptr'),
+    'in_device_cnf': ('in_device', 'cnf.data'),
     'task_comm': ('task_struct', 'comm'),
     'task_tgid': ('task_struct', 'tgid'),
 }
-# Some kernels are built without these (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1).
+# Some kernels are built without these (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1, CONFIG_XFRM, CONFIG_IPV6,
+# CONFIG_CGROUP_BPF, CONFIG_TCP_MD5SIG), or are older (ao_info came with 6.7, psp_assoc with 6.18).
 OPTIONAL_FIELDS = {
     'sock_is_mptcp': ('tcp_sock', 'is_mptcp'),
     'tcp_sock_recvmsg_inq': ('tcp_sock', 'recvmsg_inq'),
+    'sock_policy': ('sock', 'sk_policy'),
+    'net_policy_count': ('net', 'xfrm.policy_count'),
+    'net_policy_default': ('net', 'xfrm.policy_default'),
+    'cgroup_effective': ('cgroup', 'bpf.effective'),
+    'prog_array_items': ('bpf_prog_array', 'items'),
+    'tcp_sock_md5': ('tcp_sock', 'md5sig_info'),
+    'tcp_sock_ao': ('tcp_sock', 'ao_info'),
+    'sock_psp': ('sock', 'psp_assoc'),
+    'inet_pinet6': ('inet_sock', 'pinet6'),
+    'ipv6_opt': ('ipv6_pinfo', 'opt'),
+    'ipv6_min_hopcount': ('ipv6_pinfo', 'min_hopcount'),
     'sock_memcg': ('sock', 'sk_memcg'),
     'memcg_memory': ('mem_cgroup', 'memory'),
     'memcg_tcpmem': ('mem_cgroup', 'tcpmem'),
@@ -77,6 +101,7 @@ ENUMERATORS = {
     name: 'sock_flags'
     for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
 }
+OPTIONAL_ENUMERATORS = {name: 'cgroup_bpf_attach_type' for name in ('CGROUP_INET_INGRESS', 'CGROUP_INET_EGRESS')}
 # With this function and these types the programs read without calling a helper (READ_AS() in bpf/lib/kernel.h).
 CAST = 'bpf_rdonly_cast'
 CAST_TO = ('tcp_sock', 'timespec64')
@@ -140,11 +165,15 @@ def defines() -> dict[str, int]:
         with KernelTypes() as types:
             found = {name: locate(types, *path) for name, path in FIELDS.items()}
             for name, path in OPTIONAL_FIELDS.items():
-                try:
+                with contextlib.suppress(KeyError):
                     found[name] = locate(types, *path)
-                except KeyError:
-                    continue
+            if 'sock_policy' in found:
+                # An array of two: for what comes in, and for what leaves.
+                found['sock_policy_out'] = Field(found['sock_policy'].offset + 8)
             values = {name: enumerator(types, enum, name) for name, enum in ENUMERATORS.items()}
+            for name, enum in OPTIONAL_ENUMERATORS.items():
+                with contextlib.suppress(KeyError):
+                    values[name] = enumerator(types, enum, name)
             with contextlib.suppress(KeyError):
                 values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
             for name in CAST_TO:
@@ -163,4 +192,4 @@ def defines() -> dict[str, int]:
         values[f'OFFSET_{name}'] = field.offset
         values[f'SHIFT_{name}'] = field.shift
         values[f'MASK_{name}'] = (1 << field.bits) - 1
-    return values
+    return values | view.defines({name: field.offset for name, field in found.items()})

@@ -16,6 +16,7 @@ from tests.conformance.results import Result, Results
 TITLES = {
     'counters': 'Numbers about a connection',
     'ending': 'How connections end',
+    'fault': 'Page faults inside a call',
     'handover': 'One socket in several processes',
     'io_uring': 'io_uring',
     'isolation': 'Connections that look alike',
@@ -24,8 +25,10 @@ TITLES = {
     'load': 'Many connections, slow readers',
     'mptcp': 'Multipath TCP',
     'order': 'Order',
+    'pace': 'Rates and time stamps',
     'readiness': 'poll, select, epoll and signals',
     'receive': 'Receiving',
+    'restriction': 'Restrictions set on a connection in use',
     'send': 'Sending',
 }
 COLUMNS = {'plain': 'plain TCP', 'sockaccel': 'sockaccel', 'unchecked': 'unchecked redirect'}
