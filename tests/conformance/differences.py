@@ -49,14 +49,6 @@ DIFFERENCES = (
         'tcp_bpf_sendmsg',
         NO_URGENT_DATA,
     ),
-    Difference(
-        f'MSG_OOB: an urgent byte kept in line (SO_OOBINLINE), {IN_USE}',
-        NONBLOCKING,
-        ('POLLPRI', 'before the mark', 'SIOCATMARK'),
-        'tcp_bpf_sendmsg',
-        NO_URGENT_DATA,
-        certain=False,
-    ),
     Difference('MSG_OOB: SIGURG', NONBLOCKING, ('SIGURG',), 'tcp_bpf_sendmsg', NO_URGENT_DATA),
     Difference(
         'MSG_TRUNC: data thrown away without a buffer',
@@ -102,22 +94,6 @@ DIFFERENCES = (
         ('bytes sent', 'bytes received', 'segments sent', 'segments received'),
         'tcp_bpf_sendmsg_redir',
         NO_TCP_COUNTERS,
-    ),
-    Difference(
-        f'TCP_INQ: what is left, told with each recvmsg(), {IN_USE}',
-        NONBLOCKING,
-        ('recvmsg() gives',),
-        'tcp_bpf_recvmsg',
-        'Let the program set it before it connects or listens: such a connection is left to TCP.',
-        certain=False,
-    ),
-    Difference(
-        f'SO_TIMESTAMPNS: a receive time with each recvmsg(), {IN_USE}',
-        NONBLOCKING,
-        ('a time with the message',),
-        'tcp_bpf_recvmsg',
-        'Let the program set it before it connects or listens: such a connection is left to TCP.',
-        certain=False,
     ),
     Difference(
         'send(): from an address that is not mapped',
