@@ -300,9 +300,9 @@ static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct
 	target = sa_targets.lookup(&end->slot);
 	/* The target may have been disabled since connect(). */
 	if (!is_enabled(target, end))
-		return NULL;
+		*reason = DRAINED;
 	/* The SYN and its data established the accepting end before that could find this one. */
-	if (ops->data_segs_out)
+	else if (ops->data_segs_out)
 		*reason = FAST_OPEN;
 	return end;
 }

@@ -18,13 +18,16 @@ struct seq_file_of_meta {
 };
 
 /* Returns 1 when there is no room: the kernel then interrupts the walk, and goes on with this end. */
-static inline int list(struct end *end, struct settings *settings)
+static inline int list(struct end *end, u64 sock, struct settings *settings)
 {
 	u32 index = settings->listed, reason = end->reason;
 	struct event *line = sa_listing.lookup(&index);
 
 	if (!line)
 		return 1;
+	/* Its connect() failed. It is no connection, and another socket may have its flow by now. */
+	if (end->state == CONNECTING && sock_state(sock) == TCP_CLOSE)
+		return 0;
 	if (reason >= COUNTERS_COUNT || (end->state == JOINED && !end->last_by_tcp))
 		reason = NO_REASON;
 	describe(line, end, EVENT_CONNECTION, reason, end->since_ns);
@@ -105,7 +108,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 			return 0;
 	}
 	if (settings->walk == WALK_LIST)
-		return list(end, settings);
+		return list(end, visit.sock, settings);
 	find_both_ends(&visit);
 	if (settings->walk == WALK_EVICT) {
 		evict(&visit, seq, in_call, peer_in_call);
