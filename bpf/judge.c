@@ -156,6 +156,7 @@ static inline u32 join(struct visit *visit)
 	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
 	end->receive_maximum = sock_receive_maximum(visit->sock);
 	end->memory_pressure = sock_memory_pressure(visit->sock);
+	end->received = 0;
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
 	/* The entry of the peer may have been another flow's when its cookie was read. */

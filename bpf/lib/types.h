@@ -75,12 +75,20 @@ static inline __u32 noted(__u64 note, __u64 cookie)
 	return value < 256 ? value : 0;
 }
 
+/* In end.received, which is one word so that it is written in one go. */
+#define RECEIVED (1ULL << 32)
+
 /*
  * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come
  * first, so that it touches three cache lines instead of five.
  */
 struct end {
 	struct flow peer_flow;
+	/*
+	 * Up to which of TCP's sequence numbers recv() has read since this end joined, with RECEIVED; 0 before the
+	 * first read. Its watcher writes it (watch.c), the verdict of the peer reads it.
+	 */
+	__u64 received;
 	__u64 peer_sock;
 	__u64 peer_cookie;
 	__u64 peer_file;
