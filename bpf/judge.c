@@ -178,6 +178,9 @@ static inline u32 join(struct visit *visit)
 	end->waits = 0;
 	end->state = JOINED;
 	end->in_map = 1;
+	own_entry->end = (u64)end;
+	/* The peer's verdict reads the other members when it sees this one. */
+	barrier();
 	own_entry->joined = note(end->cookie, 1);
 	if (peer_joined(visit) && !end->pauses)
 		count(end->slot, CONNECTIONS, 1);

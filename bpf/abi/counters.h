@@ -56,6 +56,7 @@
 	X(PEER_GONE, MESSAGE, "the other end is closed")                                                          \
 	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \
 	X(ORDER, MESSAGE, "the reader has not yet read all that TCP carried before")                              \
+	X(UNPROVEN, MESSAGE, "the reader has not read by recv() what TCP carried before: it may splice()")        \
 	X(BACKLOG, MESSAGE, "the reader is behind and TCP's flow control takes over")                             \
 	X(READER_BUSY, MESSAGE, "the reader is inside a call of its own at this moment")                          \
 	X(MEMORY, MESSAGE, "the kernel or the reader's cgroup is short of memory for sockets")                    \

@@ -59,6 +59,8 @@ struct peer_entry {
 	__u64 refused;
 	/* The end is marked and sends a stream of small messages. */
 	__u64 small_messages;
+	/* Where the struct end of a joined end is. Believed if that has the cookie of the end. */
+	__u64 end;
 };
 
 /* A value below 256 for the entry of the end with a cookie. 56 bits of it never come again. */
@@ -91,6 +93,8 @@ struct end {
 	__u64 received;
 	__u64 peer_sock;
 	__u64 peer_cookie;
+	/* Where the peer's struct end is, once peer_joined is set. */
+	__u64 peer_end;
 	__u64 peer_file;
 	__u64 file;
 	__u64 memory_pressure;

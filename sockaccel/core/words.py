@@ -58,8 +58,8 @@ COUNTERS = {
         'signed_end', 'rate_end', 'lonely', 'paused', 'drained',
     ),
     'message': (
-        'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'backlog', 'reader_busy',
-        'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy', 'ulp', 'filter',
+        'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'backlog',
+        'reader_busy', 'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy', 'ulp', 'filter',
         'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate', 'timestamps',
         'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
     ),

@@ -85,6 +85,7 @@ class TargetFlag(IntFlag):
 
     ON = 1
     BLOCKING_READERS = 2
+    RECV_WATCHED = 4
 
 
 class FlowRecord(NamedTuple):
@@ -307,6 +308,7 @@ COUNTERS = [
         ('peer_gone', 'message', 'the other end is closed'),
         ('shut_down', 'message', 'the sender has shut down its side'),
         ('order', 'message', 'the reader has not yet read all that TCP carried before'),
+        ('unproven', 'message', 'the reader has not read by recv() what TCP carried before: it may splice()'),
         ('backlog', 'message', "the reader is behind and TCP's flow control takes over"),
         ('reader_busy', 'message', 'the reader is inside a call of its own at this moment'),
         ('memory', 'message', "the kernel or the reader's cgroup is short of memory for sockets"),

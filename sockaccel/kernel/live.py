@@ -39,6 +39,7 @@ from sockaccel.kernel.abi import (
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
+from sockaccel.kernel.watched import RECV_WATCHER
 from sockaccel.kernel.watchers import Watchers
 
 _U32 = struct.Struct('=I')
@@ -210,6 +211,9 @@ class Kernel:
             flags = TargetFlag.ON
             if policy.blocking_readers:
                 flags |= TargetFlag.BLOCKING_READERS
+            # Where nobody watches, nothing would ever be evidence.
+            if RECV_WATCHER in self._watchers:
+                flags |= TargetFlag.RECV_WATCHED
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
     def target_slots(self) -> list[tuple[int, bool]]:

@@ -23,8 +23,9 @@ class Watcher:
 
 
 # By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11.
+RECV_WATCHER = 'sockaccel_recv'
 WATCHERS = {
-    'sockaccel_recv': Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT, 'what recv() has read'),
+    RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT, 'what recv() has read'),
 }
 # A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
 NO_FUNCTION = 1
