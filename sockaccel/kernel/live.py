@@ -211,8 +211,8 @@ class Kernel:
             flags = TargetFlag.ON
             if policy.blocking_readers:
                 flags |= TargetFlag.BLOCKING_READERS
-            # Where nobody watches, nothing would ever be evidence.
-            if RECV_WATCHER in self._watchers:
+            # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
+            if RECV_WATCHER in self._fds:
                 flags |= TargetFlag.RECV_WATCHED
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 

@@ -15,17 +15,16 @@ from sockaccel.kernel.libbpf import BPF_TRACE_FEXIT, BTF_KIND_FUNC, KernelTypes
 
 @dataclass(frozen=True)
 class Watcher:
-    """function: of the kernel; at: an attach type; sees: what the watcher finds out, for a sentence."""
+    """function: of the kernel; at: an attach type."""
 
     function: str
     at: int
-    sees: str
 
 
 # By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11.
 RECV_WATCHER = 'sockaccel_recv'
 WATCHERS = {
-    RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT, 'what recv() has read'),
+    RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT),
 }
 # A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
 NO_FUNCTION = 1

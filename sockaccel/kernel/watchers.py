@@ -15,7 +15,7 @@ import structlog
 from sockaccel.core.finding import Finding
 from sockaccel.kernel import libbpf
 from sockaccel.kernel.libbpf import BTF_KIND_FUNC, KernelTypes
-from sockaccel.kernel.watched import NO_FUNCTION, WATCHERS, Watcher, refusal
+from sockaccel.kernel.watched import NO_FUNCTION, RECV_WATCHER, WATCHERS, Watcher, refusal
 
 log = structlog.stdlib.get_logger()
 
@@ -34,14 +34,21 @@ def _why_not(watcher: Watcher) -> str:
 
 
 def findings(programs: Container[str]) -> list[Finding]:
-    """What is to be said of the watchers. programs: the names of those that are loaded."""
-    missing = [watcher for name, watcher in WATCHERS.items() if name not in programs]
-    if not missing:
-        return [Finding('watchers', 'ok', 'the kernel lets sockaccel see what programs do with their sockets')]
-    unseen = ', '.join(watcher.sees for watcher in missing)
+    """What is to be said of the watchers. programs: the names of those that are loaded.
+
+    Without that of recv() nothing tells a reader that uses splice(), which is an issue.
+    """
+    if RECV_WATCHER in programs:
+        return [Finding('splice', 'ok', 'a reader gets redirected bytes only after it was seen to use recv()')]
     return [
-        Finding('watchers', 'note', f'this kernel does not let sockaccel see {unseen} ({_why_not(missing[0])})')
-    ]
+        Finding(
+            'splice', 'issue',
+            'programs that read by splice() lose what is redirected to them, and this kernel does not let '
+            f'sockaccel see who does ({_why_not(WATCHERS[RECV_WATCHER])}); proxies do: those in Go that copy from '
+            'one TCP connection to another, docker-proxy, rootlessport, systemd-socket-proxyd, HAProxy with '
+            'option splice-auto, splice-request or splice-response, pasta',
+        )
+    ]  # fmt: skip
 
 
 class Keeper(Protocol):
@@ -65,7 +72,7 @@ class Watchers:
         self._keeper = keeper
 
     def attach(self) -> None:
-        """Attach every watcher that is not attached. A failure is logged."""
+        """Attach every watcher that is not attached. What one that fails would see goes by TCP."""
         for name, program in self._programs.items():
             if name in self._links:
                 continue

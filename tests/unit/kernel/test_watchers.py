@@ -116,7 +116,7 @@ def test_nothing_is_attached_that_was_not_loaded(kernel: Kernel) -> None:
 def test_what_the_kernel_refuses_is_said(kernel: Kernel) -> None:
     kernel.load_fails = errno.EPERM
     (finding,) = watchers.findings([])
-    assert (finding.name, finding.severity) == ('watchers', 'note')
+    assert (finding.name, finding.severity) == ('splice', 'issue')
     assert 'Operation not permitted' in finding.sentence
     (finding,) = watchers.findings(list(WATCHERS))
     assert finding.severity == 'ok'
