@@ -70,6 +70,8 @@ static inline u32 reason_for_good(struct visit *visit)
 	struct end *end = visit->end;
 	u32 reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 
+	if (end->spliced)
+		return SPLICE_END;
 	if (reason)
 		return reason;
 	if (sock_state(visit->sock) != TCP_ESTABLISHED)
@@ -265,6 +267,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 
 	if (!is_enabled(target, visit->end))
 		return DRAINED;
+	if (visit->end->spliced)
+		return SPLICE_END;
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;

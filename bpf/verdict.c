@@ -365,6 +365,11 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		reason = redirect(msg, end, size);
 	if (!reason)
 		return SK_PASS;
+	/* Better an error in send() than a reader that gets bytes in the wrong order. */
+	if (end->redirected_messages && sock_cookie(end->peer_sock) == end->peer_cookie && would_overtake(end)) {
+		count(end->slot, OVERTAKING, 1);
+		return SK_DROP;
+	}
 	note_behind(end, reason, size);
 	note_tcp(end, reason);
 	return SK_PASS;

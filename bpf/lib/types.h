@@ -91,6 +91,9 @@ struct end {
 	 * first read. Its watcher writes it (watch.c), the verdict of the peer reads it.
 	 */
 	__u64 received;
+	/* This end has called splice(), and has done so while it held redirected bytes (watch.c). */
+	__u32 spliced;
+	__u32 spliced_unread;
 	__u64 peer_sock;
 	__u64 peer_cookie;
 	/* Where the peer's struct end is, once peer_joined is set. */

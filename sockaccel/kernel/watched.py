@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.libbpf import BPF_TRACE_FEXIT, BTF_KIND_FUNC, KernelTypes
+from sockaccel.kernel.libbpf import BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BTF_KIND_FUNC, KernelTypes
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Watcher:
 RECV_WATCHER = 'sockaccel_recv'
 WATCHERS = {
     RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT),
+    'sockaccel_splice': Watcher('tcp_splice_read', BPF_TRACE_FENTRY),
 }
 # A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
 NO_FUNCTION = 1

@@ -39,7 +39,9 @@ def findings(programs: Container[str]) -> list[Finding]:
     Without that of recv() nothing tells a reader that uses splice(), which is an issue.
     """
     if RECV_WATCHER in programs:
-        return [Finding('splice', 'ok', 'a reader gets redirected bytes only after it was seen to use recv()')]
+        seen = Finding('splice', 'ok', 'a reader gets redirected bytes only after it was seen to use recv()')
+        missing = [watcher for name, watcher in WATCHERS.items() if name not in programs]
+        return [seen, *(_note(watcher) for watcher in missing)]
     return [
         Finding(
             'splice', 'issue',
@@ -49,6 +51,12 @@ def findings(programs: Container[str]) -> list[Finding]:
             'option splice-auto, splice-request or splice-response, pasta',
         )
     ]  # fmt: skip
+
+
+def _note(missing: Watcher) -> Finding:
+    return Finding(
+        'watchers', 'note', f'{missing.function}() cannot be watched on this kernel ({_why_not(missing)})'
+    )
 
 
 class Keeper(Protocol):

@@ -120,3 +120,6 @@ def test_what_the_kernel_refuses_is_said(kernel: Kernel) -> None:
     assert 'Operation not permitted' in finding.sentence
     (finding,) = watchers.findings(list(WATCHERS))
     assert finding.severity == 'ok'
+    (finding, *notes) = watchers.findings([watched.RECV_WATCHER])
+    assert finding.severity == 'ok'
+    assert [(note.name, note.severity) for note in notes] == [('watchers', 'note')] * (len(WATCHERS) - 1)
