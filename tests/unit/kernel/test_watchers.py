@@ -4,6 +4,7 @@
 import errno
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,12 @@ def test_those_whose_function_exists_are_taken(kernel: Kernel) -> None:
     assert watched.taken(values(*names)) == WATCHERS
     assert kernel.attached
     assert not watched.taken(values())
+
+
+def test_a_kernel_that_takes_none_is_not_searched(kernel: Kernel) -> None:
+    kernel.load_fails = errno.EPERM
+    nowhere: Any = None
+    assert watched.defines(nowhere) == {}
 
 
 @pytest.mark.parametrize('what', ['load_fails', 'attach_fails'])
