@@ -61,8 +61,8 @@ COUNTERS = {
     'message': (
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',
         'backlog', 'reader_busy', 'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy',
-        'ulp', 'filter', 'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate', 'timestamps',
-        'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
+        'ulp', 'filter', 'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate',
+        'timestamps', 'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
     ),
 }  # fmt: skip
 
