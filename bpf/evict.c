@@ -37,14 +37,6 @@ static inline u32 is_in_call(u64 sock)
 	return references != 1;
 }
 
-static inline int nothing_queued(u64 sock)
-{
-	u64 psock = sock_psock(sock);
-	u64 head = psock + OFFSET_psock_ingress_msg;
-
-	return !psock || READ_U64(head, 0) == head;
-}
-
 /*
  * The queue is asked last: whoever was on the way to it while it was empty has, by then, either been seen in a
  * call or has arrived.
@@ -61,7 +53,10 @@ static inline int may_be_deleted(struct visit *visit, u32 in_call, u32 peer_in_c
 	} else if (visit->peer_sock && sock_psock(visit->peer_sock)) {
 		return 0;
 	}
-	return nothing_queued(visit->sock);
+	/* TCP would carry what a verdict drops. */
+	if (visit->peer_sock && would_overtake(visit->end))
+		return 0;
+	return !sock_holds_redirected(visit->sock);
 }
 
 static inline void try_later(struct visit *visit)

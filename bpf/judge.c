@@ -70,6 +70,8 @@ static inline u32 reason_for_good(struct visit *visit)
 	struct end *end = visit->end;
 	u32 reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 
+	if (end->spliced)
+		return SPLICE_END;
 	if (reason)
 		return reason;
 	if (sock_state(visit->sock) != TCP_ESTABLISHED)
@@ -156,6 +158,7 @@ static inline u32 join(struct visit *visit)
 	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
 	end->receive_maximum = sock_receive_maximum(visit->sock);
 	end->memory_pressure = sock_memory_pressure(visit->sock);
+	end->received = 0;
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
 	/* The entry of the peer may have been another flow's when its cookie was read. */
@@ -177,6 +180,9 @@ static inline u32 join(struct visit *visit)
 	end->waits = 0;
 	end->state = JOINED;
 	end->in_map = 1;
+	own_entry->end = (u64)end;
+	/* The peer's verdict reads the other members when it sees this one. */
+	barrier();
 	own_entry->joined = note(end->cookie, 1);
 	if (peer_joined(visit) && !end->pauses)
 		count(end->slot, CONNECTIONS, 1);
@@ -261,6 +267,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 
 	if (!is_enabled(target, visit->end))
 		return DRAINED;
+	if (visit->end->spliced)
+		return SPLICE_END;
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;

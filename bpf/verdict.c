@@ -60,6 +60,10 @@ static inline u32 await_peer(struct end *end, void *sock)
 	entry = sa_peers.lookup(&end->peer_flow);
 	if (!entry || !noted(entry->joined, end->peer_cookie))
 		return NO_PEER;
+	end->peer_end = entry->end;
+	/* An entry may be used again for another end at any moment. */
+	if (READ_U64(end->peer_end, __builtin_offsetof(struct end, cookie)) != end->peer_cookie)
+		return NO_PEER;
 	end->peer_joined = 1;
 	end->joined_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq);
 	return NO_REASON;
@@ -114,18 +118,32 @@ static inline u32 reason_in_files(struct end *end, struct target *target, void *
 	return NO_REASON;
 }
 
+/*
+ * Whether recv() has read all that TCP carried, in the map. splice() does not find redirected bytes, so a reader is
+ * only believed to use recv() after it has: this is the evidence. What the watcher misses goes by TCP.
+ */
+static inline int is_received(struct end *end, u32 write_sequence)
+{
+	return READ_U64(end->peer_end, __builtin_offsetof(struct end, received)) == (RECEIVED | write_sequence);
+}
+
 /* The kernel hands out redirected bytes before TCP's. */
 static inline u32 reason_in_order(struct end *end, struct target *target, void *sock, const void *peer)
 {
-	u32 write_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq);
+	u32 write_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq),
+	    watched = target->flags & TARGET_RECV_WATCHED;
 
-	/* So TCP must have nothing left, neither in the reader's queue nor on the way. */
-	if (write_sequence != PEER(u32, peer, tcp_sock_copied_seq))
-		return ORDER;
-	/* The first message after the peer has joined goes by TCP: a reader may sleep in TCP's own receive
-	 * function since before, and no redirect would wake it. */
-	if (write_sequence == end->joined_sequence)
-		return ORDER;
+	if (!watched || !is_received(end, write_sequence)) {
+		/* So TCP must have nothing left, neither in the reader's queue nor on the way. */
+		if (write_sequence != PEER(u32, peer, tcp_sock_copied_seq))
+			return ORDER;
+		/* The first message after the peer has joined goes by TCP: a reader may sleep in TCP's own receive
+		 * function since before, and no redirect would wake it. */
+		if (write_sequence == end->joined_sequence)
+			return ORDER;
+		if (watched)
+			return UNPROVEN;
+	}
 	if (target->flags & TARGET_BLOCKING_READERS && file_blocks(end->peer_file) &&
 	    sock_is_read_by_tcp(end->peer_sock))
 		return BLOCKING;
@@ -241,7 +259,8 @@ static inline void note_sender(struct end *end)
 /* A connection whose sender never lets its reader catch up goes by TCP all the time: it should pause. */
 static inline void note_behind(struct end *end, u32 reason, u32 size)
 {
-	if (reason != COALESCE && reason != ORDER && reason != BACKLOG && reason != READER_BUSY)
+	if (reason != COALESCE && reason != ORDER && reason != UNPROVEN && reason != BACKLOG &&
+	    reason != READER_BUSY)
 		return;
 	if (++end->behind < PAUSE_MESSAGES)
 		return;
@@ -269,9 +288,9 @@ static inline void note_redirect(struct end *end, u32 size)
 /* Whether a reason lasts, so that the journal should tell of it once. The others come and go with the load. */
 static inline int is_lasting(u32 reason)
 {
-	return reason != ORDER && reason != BACKLOG && reason != COALESCE && reason != NOT_ACCEPTED &&
-	       reason != MEMORY && reason != READER_BUSY && reason != NO_PEER && reason != SWITCHED_OFF &&
-	       reason != LEAVING;
+	return reason != ORDER && reason != UNPROVEN && reason != BACKLOG && reason != COALESCE &&
+	       reason != NOT_ACCEPTED && reason != MEMORY && reason != READER_BUSY && reason != NO_PEER &&
+	       reason != SWITCHED_OFF && reason != LEAVING;
 }
 
 /* Whether a sweep is needed for the connection to leave the map. For a pause note_behind() has asked for one. */
@@ -346,6 +365,11 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		reason = redirect(msg, end, size);
 	if (!reason)
 		return SK_PASS;
+	/* Better an error in send() than a reader that gets bytes in the wrong order. */
+	if (end->redirected_messages && sock_cookie(end->peer_sock) == end->peer_cookie && would_overtake(end)) {
+		count(end->slot, OVERTAKING, 1);
+		return SK_DROP;
+	}
 	note_behind(end, reason, size);
 	note_tcp(end, reason);
 	return SK_PASS;

@@ -23,7 +23,7 @@ from sockaccel.core.policy import Policy
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
-from sockaccel.kernel import abi, adoption, probe, programs
+from sockaccel.kernel import abi, adoption, probe, programs, watchers
 from sockaccel.kernel.ends import Ends
 from sockaccel.kernel.live import Kernel
 from sockaccel.kernel.pins import Pins
@@ -113,7 +113,7 @@ class Daemon:
         self._stack.callback(self._kernel.close)
         if not self._notifier.store:
             self._stack.callback(self._kernel.release)
-        self._findings = probe.probe(objects.fds)
+        self._findings = [*probe.probe(objects.fds), *watchers.findings(objects.fds)]
 
     def _make_engine(self) -> None:
         self._engine = Engine(
@@ -295,7 +295,8 @@ def _report_stopped(held: list[Event]) -> None:
 
 async def check(settings: config.Config) -> list[Finding]:
     """The findings of a start, without the bus name and with nothing attached. Raises SockaccelError."""
-    return probe.probe(await programs.load(settings.maximum_connections))
+    fds = await programs.load(settings.maximum_connections)
+    return [*probe.probe(fds), *watchers.findings(fds)]
 
 
 def main(arguments: list[str] | None = None) -> int:

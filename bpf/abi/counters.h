@@ -47,6 +47,8 @@
 	X(IP_OPTIONS_END, CONNECTION, "left out or taken out: an end sends IP options or extension headers")      \
 	X(SIGNED_END, CONNECTION, "left out or taken out: an end signs segments (TCP_MD5SIG, TCP_AO)")            \
 	X(RATE_END, CONNECTION, "left out or taken out: an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")           \
+	X(SPLICE_END, CONNECTION, "left out or taken out: an end reads by splice()")                              \
+	X(SPLICE_UNREAD, CONNECTION, "broken: an end called splice() while it held redirected bytes unread")      \
 	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
 	X(PAUSED, CONNECTION, "taken out for a while: nearly all its messages went by TCP")                       \
 	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
@@ -56,6 +58,8 @@
 	X(PEER_GONE, MESSAGE, "the other end is closed")                                                          \
 	X(SHUT_DOWN, MESSAGE, "the sender has shut down its side")                                                \
 	X(ORDER, MESSAGE, "the reader has not yet read all that TCP carried before")                              \
+	X(UNPROVEN, MESSAGE, "the reader has not read by recv() what TCP carried before: it may splice()")        \
+	X(OVERTAKING, MESSAGE, "failed with EACCES: the reader splices and would miss redirected bytes")          \
 	X(BACKLOG, MESSAGE, "the reader is behind and TCP's flow control takes over")                             \
 	X(READER_BUSY, MESSAGE, "the reader is inside a call of its own at this moment")                          \
 	X(MEMORY, MESSAGE, "the kernel or the reader's cgroup is short of memory for sockets")                    \

@@ -21,6 +21,7 @@ enum event_kind {
 	EVENT_EVICTED,
 	EVENT_SWEEP_WANTED,
 	EVENT_CONNECTION,
+	EVENT_BROKEN,
 };
 
 /*

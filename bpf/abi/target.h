@@ -5,6 +5,8 @@
 enum target_flag {
 	TARGET_ON = 1,
 	TARGET_BLOCKING_READERS = 2,
+	/* A watcher notes up to where recv() has read (bpf/watch.c). */
+	TARGET_RECV_WATCHED = 4,
 };
 
 /*

@@ -38,3 +38,16 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	end->pid = new_end->pid;
 	__builtin_memcpy(end->comm, new_end->comm, sizeof(end->comm));
 }
+
+/*
+ * Whether what TCP carries to the peer would overtake redirected bytes: splice() does not find those. The caller has
+ * compared the cookie of the peer's socket.
+ */
+static inline int would_overtake(struct end *end)
+{
+	if (!end->peer_joined || !end->redirected_messages ||
+	    !READ_U32(end->peer_end, __builtin_offsetof(struct end, spliced)))
+		return 0;
+	return READ_U32(end->peer_end, __builtin_offsetof(struct end, spliced_unread)) ||
+	       sock_holds_redirected(end->peer_sock);
+}

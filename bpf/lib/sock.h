@@ -67,6 +67,14 @@ static inline __u64 sock_psock(__u64 sock)
 	return data & SK_USER_DATA_PSOCK ? data & ~SK_USER_DATA_MASK : 0;
 }
 
+/* Whether redirected bytes wait in the socket to be read. */
+static inline int sock_holds_redirected(__u64 sock)
+{
+	__u64 psock = sock_psock(sock), head = psock + OFFSET_psock_ingress_msg;
+
+	return psock && READ_U64(head, 0) != head;
+}
+
 /*
  * Whether a task may be inside TCP's own receive function of a member, as with MSG_WAITALL after TCP carried a
  * part. A redirect would not wake it, and bytes that TCP carries later would overtake the redirected ones.

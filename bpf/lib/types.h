@@ -59,6 +59,8 @@ struct peer_entry {
 	__u64 refused;
 	/* The end is marked and sends a stream of small messages. */
 	__u64 small_messages;
+	/* Where the struct end of a joined end is. Believed if that has the cookie of the end. */
+	__u64 end;
 };
 
 /* A value below 256 for the entry of the end with a cookie. 56 bits of it never come again. */
@@ -75,14 +77,27 @@ static inline __u32 noted(__u64 note, __u64 cookie)
 	return value < 256 ? value : 0;
 }
 
+/* In end.received, which is one word so that it is written in one go. */
+#define RECEIVED (1ULL << 32)
+
 /*
  * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come
  * first, so that it touches three cache lines instead of five.
  */
 struct end {
 	struct flow peer_flow;
+	/*
+	 * Up to which of TCP's sequence numbers recv() has read since this end joined, with RECEIVED; 0 before the
+	 * first read. Its watcher writes it (watch.c), the verdict of the peer reads it.
+	 */
+	__u64 received;
+	/* This end has called splice(), and has done so while it held redirected bytes (watch.c). */
+	__u32 spliced;
+	__u32 spliced_unread;
 	__u64 peer_sock;
 	__u64 peer_cookie;
+	/* Where the peer's struct end is, once peer_joined is set. */
+	__u64 peer_end;
 	__u64 peer_file;
 	__u64 file;
 	__u64 memory_pressure;

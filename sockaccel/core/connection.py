@@ -14,6 +14,7 @@ class EventKind(IntEnum):
     EVICTED = 4
     SWEEP_WANTED = 5
     CONNECTION = 6
+    BROKEN = 7
 
 
 class ConnectionState(IntEnum):

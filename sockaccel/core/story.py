@@ -56,6 +56,8 @@ class Story:
         self._budgets: dict[Kind, _Budget] = {}
 
     def tell(self, event: Event, target: str) -> None:
+        if event.kind is EventKind.BROKEN:
+            self._tell_broken(event, target)
         sentence = _SENTENCES.get(event.kind)
         if sentence is None:
             return
@@ -107,6 +109,19 @@ class Story:
                 log.info(f'{total} lines about connections of "{target}" were left out: {what}', target=target)
         if not targets:
             self._tell_suppressed()
+
+    def _tell_broken(self, event: Event, target: str) -> None:
+        """Never left out: somebody must act."""
+        program = event.program or 'a program'
+        log.error(
+            f'"{program}" of "{target}" reads {event.flow} by splice() while redirected bytes are unread: what is '
+            'sent to it fails from now on, and what it has not read may be lost; leave this target to TCP',
+            message_id=messages.STREAM_BROKEN,
+            target=target,
+            program=event.program,
+            src=endpoint(event.flow.local, event.flow.local_port),
+            dst=endpoint(event.flow.remote, event.flow.remote_port),
+        )
 
     def _tell_suppressed(self) -> None:
         suppressed = self._suppressed()

@@ -160,12 +160,15 @@ class Transactions:
     def _check_issues(self, target: Target, accepted: frozenset[str]) -> None:
         for name in sorted(accepted - {finding.name for finding in self._findings}):
             raise KernelIssue(f'there is no kernel issue named {quote(name)}; see "sockaccelctl doctor"')
-        for finding in self._findings:
-            if finding.severity == 'issue' and finding.name not in accepted | self.policy.accepted_issues:
-                raise KernelIssue(
-                    f'{quote(target.name)} was not enabled: {finding.sentence}. If none of its programs does '
-                    f'that, accept it: sockaccelctl enable --accept {finding.name} {target.name}'
-                )
+        accepted |= self.policy.accepted_issues
+        left = [each for each in self._findings if each.severity == 'issue' and each.name not in accepted]
+        if left:
+            sentences = '. And '.join(finding.sentence for finding in left)
+            options = ' '.join(f'--accept {finding.name}' for finding in left)
+            raise KernelIssue(
+                f'{quote(target.name)} was not enabled: {sentences}. If none of its programs does that, accept '
+                f'{"it" if len(left) == 1 else "them"}: sockaccelctl enable {options} {target.name}'
+            )
 
     async def _enable_again(self, name: str, slot: int = 0) -> None:
         """Enable what is remembered. slot: one that it has in the kernel, 0 for none."""

@@ -39,6 +39,7 @@ EVENT_KINDS = {
     EventKind.FALLBACK: 'fallback',
     EventKind.CLOSED: 'closed',
     EventKind.EVICTED: 'evicted',
+    EventKind.BROKEN: 'broken',
 }
 
 # See `sockaccel.core.finding.Finding`.
@@ -55,13 +56,13 @@ COUNTERS = {
         'fast_open', 'foreign_sockmap', 'key_taken', 'map_full', 'unsupported', 'peer_mismatch', 'short',
         'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'filter_end',
         'cgroup_filter_end', 'ipsec_end', 'fwmark_end', 'device_end', 'hop_limit_end', 'ip_options_end',
-        'signed_end', 'rate_end', 'lonely', 'paused', 'drained',
+        'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'lonely', 'paused', 'drained',
     ),
     'message': (
-        'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'backlog', 'reader_busy',
-        'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy', 'ulp', 'filter',
-        'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate', 'timestamps',
-        'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
+        'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',
+        'backlog', 'reader_busy', 'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy',
+        'ulp', 'filter', 'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate',
+        'timestamps', 'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
     ),
 }  # fmt: skip
 

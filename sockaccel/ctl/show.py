@@ -14,7 +14,9 @@ from sockaccel.core.connection import endpoint
 # ECMA-48, select graphic rendition
 _STYLES = {'bold': '1', 'dim': '2', 'red': '31', 'green': '32', 'yellow': '33'}
 _PATH_STYLES = {'redirect': 'green', 'mixed': 'yellow', 'tcp': 'yellow'}
-_EVENT_STYLES = {'joined': 'green', 'refused': 'yellow', 'fallback': 'yellow', 'evicted': 'yellow'}
+_EVENT_STYLES = {
+    'joined': 'green', 'refused': 'yellow', 'fallback': 'yellow', 'evicted': 'yellow', 'broken': 'red',
+}  # fmt: skip
 STATE_STYLES = {'active': 'green', 'waiting': 'yellow', 'draining': 'yellow', 'refused': 'red'}
 SEVERITY_STYLES = {'ok': 'green', 'note': 'yellow', 'issue': 'red'}
 

@@ -43,6 +43,7 @@ class EventKind(IntEnum):
     EVICTED = 4
     SWEEP_WANTED = 5
     CONNECTION = 6
+    BROKEN = 7
 
 
 class RuleKind(IntEnum):
@@ -85,6 +86,7 @@ class TargetFlag(IntFlag):
 
     ON = 1
     BLOCKING_READERS = 2
+    RECV_WATCHED = 4
 
 
 class FlowRecord(NamedTuple):
@@ -298,6 +300,8 @@ COUNTERS = [
         ('ip_options_end', 'connection', 'left out or taken out: an end sends IP options or extension headers'),
         ('signed_end', 'connection', 'left out or taken out: an end signs segments (TCP_MD5SIG, TCP_AO)'),
         ('rate_end', 'connection', 'left out or taken out: an end set SO_MAX_PACING_RATE or TCP_TX_DELAY'),
+        ('splice_end', 'connection', 'left out or taken out: an end reads by splice()'),
+        ('splice_unread', 'connection', 'broken: an end called splice() while it held redirected bytes unread'),
         ('lonely', 'connection', 'left out or taken out: the other end is no candidate, or is gone'),
         ('paused', 'connection', 'taken out for a while: nearly all its messages went by TCP'),
         ('drained', 'connection', 'taken out: its target was disabled'),
@@ -307,6 +311,8 @@ COUNTERS = [
         ('peer_gone', 'message', 'the other end is closed'),
         ('shut_down', 'message', 'the sender has shut down its side'),
         ('order', 'message', 'the reader has not yet read all that TCP carried before'),
+        ('unproven', 'message', 'the reader has not read by recv() what TCP carried before: it may splice()'),
+        ('overtaking', 'message', 'failed with EACCES: the reader splices and would miss redirected bytes'),
         ('backlog', 'message', "the reader is behind and TCP's flow control takes over"),
         ('reader_busy', 'message', 'the reader is inside a call of its own at this moment'),
         ('memory', 'message', "the kernel or the reader's cgroup is short of memory for sockets"),

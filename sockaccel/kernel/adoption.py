@@ -19,22 +19,31 @@ from sockaccel.kernel import libbpf, loader, programs
 log = structlog.stdlib.get_logger()
 
 _LINK = 'link'
+# Before the name of a watcher. Its link cannot run another program, so it goes with the program.
+_WATCHER_LINK = 'link_'
+_WATCHER_LINKS = frozenset(_WATCHER_LINK + name for name in loader.WATCHERS)
+_OF_CODE = frozenset(loader.PROGRAMS) | loader.WATCHERS | _WATCHER_LINKS
 _NAME = re.compile(r'([0-9a-f]{16})-(\w+)', re.ASCII)
 
 
 @dataclass
 class Objects:
-    """Programs and maps by name, the link if an earlier process had one, and what the store keeps of them."""
+    """Programs and maps by name, the links of an earlier process, and what the store keeps of them.
+
+    link: that of sockaccel_join, None if there was none. watcher_links: of these watchers, by the names of their
+    programs.
+    """
 
     fds: dict[str, int]
     link: int | None
+    watcher_links: dict[str, int]
     _store: Store
     _digests: programs.Digests
     _kept: set[str] = field(default_factory=set)
     _stale: dict[str, int] = field(default_factory=dict)
 
     def keep(self) -> None:
-        """Let programs and maps outlive the process, and close those programs that were replaced."""
+        """Let programs and maps outlive the process, and close those programs and links that were replaced."""
         _let_go(self._store, self._stale)
         for name, fd in self.fds.items():
             if self._name(name) not in self._kept:
@@ -49,13 +58,21 @@ class Objects:
         """Let no link outlive the process."""
         self._store.drop([self._name(_LINK)])
 
+    def keep_watcher(self, name: str, link: int) -> None:
+        """Let the link of a watcher outlive the process. name: of its program."""
+        self._store.keep(self._name(_WATCHER_LINK + name), link)
+
+    def drop_watchers(self, names: Iterable[str]) -> None:
+        """Let the links of watchers not outlive the process. names: of their programs."""
+        self._store.drop([self._name(_WATCHER_LINK + name) for name in names])
+
     def drop(self) -> None:
         """Let nothing outlive the process."""
         self.drop_link()
         self._store.drop([self._name(name) for name in self.fds])
 
     def _name(self, name: str) -> str:
-        return f'{self._digests.code if name in loader.PROGRAMS else self._digests.layout}-{name}'
+        return f'{self._digests.code if name in _OF_CODE else self._digests.layout}-{name}'
 
 
 async def obtain(store: Store, maximum_connections: int) -> Objects:
@@ -66,6 +83,7 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
     maps = {name: fd for name, fd in _pick(held, digests.layout, loader.MAPS).items() if _is_map(fd, name)}
     unchanged = _pick(held, digests.code, loader.PROGRAMS)
     if len(maps) == len(loader.MAPS) and len(unchanged) == len(loader.PROGRAMS):
+        unchanged |= _pick(held, digests.code, loader.WATCHERS)
         fds = unchanged | maps
     elif len(maps) == len(loader.MAPS):
         fds = await programs.load(maximum_connections, maps) | maps
@@ -73,11 +91,14 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
         maps = {}
         fds = await programs.load(maximum_connections)
     ours = {f'{digests.layout}-{name}' for name in (*maps, _LINK)} if maps else set()
+    links = _pick(held, digests.code, _WATCHER_LINKS) if maps else {}
     ours |= {f'{digests.code}-{name}' for name, fd in unchanged.items() if fds[name] == fd}
+    ours |= {f'{digests.code}-{name}' for name in links}
     rest = {name: fd for name, fd in held.items() if name not in ours}
-    stale = {name: fd for name, fd in rest.items() if maps and _object(name) in loader.PROGRAMS}
+    stale = {name: fd for name, fd in rest.items() if maps and _object(name) in _OF_CODE}
     _empty(store, {name: fd for name, fd in rest.items() if name not in stale})
-    return Objects(fds, link if maps else None, store, digests, ours, stale)
+    watcher_links = {name.removeprefix(_WATCHER_LINK): fd for name, fd in links.items()}
+    return Objects(fds, link if maps else None, watcher_links, store, digests, ours, stale)
 
 
 def _pick(held: dict[str, int], digest: str, names: Iterable[str]) -> dict[str, int]:

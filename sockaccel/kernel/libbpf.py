@@ -14,6 +14,8 @@ BPF_PROG_TYPE_SK_MSG = 16
 BPF_PROG_TYPE_TRACING = 26
 BPF_CGROUP_SOCK_OPS = 3
 BPF_SK_MSG_VERDICT = 7
+BPF_TRACE_FENTRY = 24
+BPF_TRACE_FEXIT = 25
 BPF_TRACE_ITER = 28
 BPF_FUNC_GET_CURRENT_PID_TGID = 14
 BPF_FUNC_GET_CURRENT_COMM = 16
@@ -28,6 +30,8 @@ BTF_KIND_FUNC = 12
 
 # struct bpf_insn
 _INSTRUCTION = struct.Struct('=BBhi')
+# r0 = 0; exit
+NOTHING = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
 _RING_BUFFER_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
@@ -47,6 +51,22 @@ class _LinkCreateOpts(ctypes.Structure):
         ('iter_info_len', ctypes.c_uint32),
         ('target_btf_id', ctypes.c_uint32),
         ('reserved', ctypes.c_uint64 * 8),
+    )
+
+
+class _ProgLoadOpts(ctypes.Structure):
+    """struct bpf_prog_load_opts of libbpf's bpf.h, as far as a tracing program needs it."""
+
+    _fields_ = (
+        ('size', ctypes.c_size_t),
+        ('attempts', ctypes.c_int),
+        ('expected_attach_type', ctypes.c_int),
+        ('prog_btf_fd', ctypes.c_uint32),
+        ('prog_flags', ctypes.c_uint32),
+        ('prog_ifindex', ctypes.c_uint32),
+        ('kern_version', ctypes.c_uint32),
+        ('attach_btf_id', ctypes.c_uint32),
+        ('attach_prog_fd', ctypes.c_uint32),
     )
 
 
@@ -122,6 +142,30 @@ def has_helper(program_type: int, helper: int) -> bool:
     if fd >= 0:
         os.close(fd)
     return fd >= 0
+
+
+def load_tracing(name: bytes, code: bytes, attach_type: int, function: int) -> int:
+    """Load a program that watches a function of the kernel. code: instructions; function: its BTF id.
+
+    BCC could do it, but the versions of BCC want different names for such programs, and all load and attach on
+    their own what has such a name.
+    """
+    options = _ProgLoadOpts(
+        size=ctypes.sizeof(_ProgLoadOpts), expected_attach_type=attach_type, attach_btf_id=function
+    )
+    return _check(
+        _libbpf.bpf_prog_load(
+            BPF_PROG_TYPE_TRACING, name, b'GPL', code, len(code) // _INSTRUCTION.size, ctypes.byref(options)
+        )
+    )
+
+
+def attach_function(program: int, attach_type: int) -> int:
+    """Let a program run at each call of the function for which it was loaded. Returns the link's fd.
+
+    The same program cannot be attached twice, and bpf_link_update() takes no such link.
+    """
+    return _check(_libbpf.bpf_link_create(program, 0, attach_type, None))
 
 
 def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
@@ -315,6 +359,13 @@ class KernelTypes:
         kind, vlen, kind_flag = info >> 24 & 0x1F, info & 0xFFFF, info >> 31
         words = (ctypes.c_uint32 * (vlen * count)).from_address(address + 12)
         return kind, vlen, kind_flag, list(words)
+
+    def argument_count(self, function: int) -> int:
+        """How many arguments the function with this id takes."""
+        address = _libbpf.btf__type_by_id(self._btf, function)
+        # The third word of a struct btf_type is the id of the prototype, which has an entry for each argument.
+        _kind, count, _flag, _words = self.words(ctypes.c_uint32.from_address(address + 8).value, 2)
+        return count
 
     def name(self, offset: int) -> str:
         """The text at an offset of the string section."""

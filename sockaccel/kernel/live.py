@@ -39,6 +39,8 @@ from sockaccel.kernel.abi import (
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
+from sockaccel.kernel.watched import RECV_WATCHER
+from sockaccel.kernel.watchers import Watchers
 
 _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
@@ -104,6 +106,7 @@ class Kernel:
         self._events_per_second = events_per_second
         self._join_after_s = join_after_s
         self._link = objects.link
+        self._watchers = Watchers(objects.fds, objects.watcher_links, objects)
         self._ring: libbpf.RingBuffer | None = None
         # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
         self._walking = threading.Lock()
@@ -115,6 +118,9 @@ class Kernel:
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
         if self._link is not None and libbpf.link_cgroup(self._link):
             libbpf.replace_program(self._link, self._fds['sockaccel_join'])
+        if self._link is not None:
+            self._watchers.attach()
+        # Closes the watchers that were replaced, and not before: what nobody sees goes by TCP.
         objects.keep()
 
     def release(self) -> None:
@@ -127,6 +133,7 @@ class Kernel:
         if self._link is not None:
             os.close(self._link)
             self._link = None
+        self._watchers.close()
         if self._ring:
             self._ring.close()
             self._ring = None
@@ -161,9 +168,12 @@ class Kernel:
     def attach(self, cgroup: int) -> bool:
         """Let new connections of a cgroup and all below it be covered. Returns False if that was so already.
 
+        The watchers are attached with it, and detached by `detach()`.
+
         cgroup: fd of its directory. An earlier cgroup is watched no more. Raises KernelRefused.
         """
         if self._link is not None and libbpf.link_cgroup(self._link) == os.fstat(cgroup).st_ino:
+            self._watchers.attach()
             return False
         try:
             link = libbpf.attach_cgroup(self._fds['sockaccel_join'], cgroup, libbpf.BPF_CGROUP_SOCK_OPS)
@@ -181,10 +191,12 @@ class Kernel:
             os.close(self._link)
         self._link = link
         self._objects.keep_link(link)
+        self._watchers.attach()
         return True
 
     def detach(self) -> None:
         """Let no new connection be covered. Candidates are forgotten: nobody reports any more when they close."""
+        self._watchers.detach()
         if self._link is not None:
             self._objects.drop_link()
             os.close(self._link)
@@ -196,7 +208,12 @@ class Kernel:
         """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
         flags = TargetFlag(0)
         if policy:
-            flags = TargetFlag.ON | (TargetFlag.BLOCKING_READERS if policy.blocking_readers else TargetFlag(0))
+            flags = TargetFlag.ON
+            if policy.blocking_readers:
+                flags |= TargetFlag.BLOCKING_READERS
+            # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
+            if RECV_WATCHER in self._fds:
+                flags |= TargetFlag.RECV_WATCHED
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
 
     def target_slots(self) -> list[tuple[int, bool]]:

@@ -5,6 +5,7 @@ BCC and LLVM take a hundred megabytes that a daemon should not keep, and print t
 `programs.py` is the daemon's side. What is imported here delays each cold start.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -13,10 +14,11 @@ import struct
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from sockaccel.errors import KernelRefused, LoaderEnded, MissingDependency, SockaccelError, UnsupportedKernel
-from sockaccel.kernel import handover, libbpf, offsets, sources
+from sockaccel.kernel import handover, libbpf, offsets, sources, watched
 
 # The sources with which every part begins.
 _SHARED = (
@@ -31,10 +33,18 @@ MAPS = (
 
 
 class Part(NamedTuple):
-    """What is compiled together. sources: below bpf/, each behind those that it needs; programs: name -> type."""
+    """What is compiled together. sources: below bpf/, each behind those that it needs; programs: name -> type.
+
+    watchers: programs that this kernel may refuse, by name.
+    """
 
     sources: tuple[str, ...]
     programs: dict[str, int]
+    watchers: Mapping[str, watched.Watcher] = MappingProxyType({})
+
+    def with_watchers(self, watchers: Mapping[str, watched.Watcher]) -> 'Part':
+        """The same part with watchers too."""
+        return self._replace(sources=(*self.sources, 'watch.c'), watchers=watchers) if watchers else self
 
 
 # LLVM takes most of a cold start and uses one CPU, so each part is compiled by a process of its own.
@@ -55,6 +65,8 @@ WALKS = Part(
     },
 )
 PROGRAMS = DATA_PATH.programs | WALKS.programs
+# Some kernels have none of them, and some a few.
+WATCHERS = frozenset(watched.WATCHERS)
 # Both parts, for a machine with one CPU.
 WHOLE = Part((*DATA_PATH.sources, *WALKS.sources[len(_SHARED) :]), PROGRAMS)
 # struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
@@ -154,6 +166,20 @@ class Compiled:
                     f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
                     'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
                 ) from exc
+        return fds | self._load_watchers()
+
+    def _load_watchers(self) -> dict[str, int]:
+        """Those that the kernel takes."""
+        fds = {}
+        for name, watcher in self._part.watchers.items():
+            module, symbol = self._module.module, name.encode()
+            _name_kernel_functions(self._bcc.lib, module, symbol, self._values.get(_CAST))
+            code = ctypes.string_at(
+                self._bcc.lib.bpf_function_start(module, symbol), self._bcc.lib.bpf_function_size(module, symbol)
+            )
+            with contextlib.suppress(OSError):
+                function = self._values[f'FUNCTION_{watcher.function}']
+                fds[name] = libbpf.load_tracing(symbol, code, watcher.at, function)
         return fds
 
     def _load_without_cast(self) -> dict[str, int]:
@@ -168,7 +194,7 @@ def _load_walks(data_path: socket.socket, bcc: Any, values: Mapping[str, int]) -
     """What the second process does. data_path: the channel to the first process, which sends the maps."""
     status = 1
     try:
-        walks = Compiled(bcc, WALKS, values)
+        walks = Compiled(bcc, WALKS.with_watchers(watched.taken(values)), values)
         walks.use(handover.receive(data_path))
         handover.send(data_path, walks.load())
         status = 0
@@ -215,7 +241,7 @@ def _with_other_half(talk: Callable[[], _T]) -> _T:
 
 
 def _load_alone(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]) -> dict[str, int]:
-    whole = Compiled(bcc, WHOLE, values)
+    whole = Compiled(bcc, WHOLE.with_watchers(watched.taken(values)), values)
     if old_maps:
         whole.use(old_maps)
     return whole.maps | whole.load()
@@ -227,7 +253,7 @@ def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, in
     values = defines(maximum_connections)
     load = _load_by_two if len(os.sched_getaffinity(0)) > 1 else _load_alone
     fds = load(bcc, values, old_maps)
-    return {name: fd for name, fd in fds.items() if name in PROGRAMS or not old_maps}
+    return {name: fd for name, fd in fds.items() if name not in MAPS or not old_maps}
 
 
 def main() -> int:

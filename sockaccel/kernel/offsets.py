@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from sockaccel.errors import UnsupportedKernel
-from sockaccel.kernel import view
+from sockaccel.kernel import view, watched
 from sockaccel.kernel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
 
 # Name in the BPF sources: structure, path of members. The programs read members of sock and tcp_sock by the same
@@ -176,6 +176,7 @@ def defines() -> dict[str, int]:
                     values[name] = enumerator(types, enum, name)
             with contextlib.suppress(KeyError):
                 values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
+            values |= watched.defines(types)
             for name in CAST_TO:
                 values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
     except OSError as exc:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sockaccel.errors import LoaderEnded, SockaccelError
-from sockaccel.kernel import handover, loader, offsets, sources
+from sockaccel.kernel import handover, loader, offsets, sources, watched
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def digests(maximum_connections: int, source: Path | None = None) -> Digests:
     shape = hashlib.sha256(repr(sorted(loader.map_defines(maximum_connections).items())).encode())
     shape.update(sources.layout_text(source).encode())
     code = hashlib.sha256(shape.digest() + repr(os.uname()).encode())
-    python = [Path(str(module.__file__)) for module in (loader, offsets, sources)]
+    python = [Path(str(module.__file__)) for module in (loader, offsets, sources, watched)]
     for path in (*sorted(source.rglob('*.[ch]')), *python):
         code.update(path.read_bytes())
     return Digests(shape.hexdigest()[:16], code.hexdigest()[:16])
@@ -41,7 +41,8 @@ def digests(maximum_connections: int, source: Path | None = None) -> Digests:
 async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) -> dict[str, int]:
     """Compile and load in a child process. Returns the fds of programs and maps by name.
 
-    maps: those of an earlier process; only programs are made then, and returned.
+    maps: those of an earlier process; only programs are made then, and returned. Of the watchers only those are
+    there that the kernel takes.
 
     Raises UnsupportedKernel, KernelRefused, MissingDependency or LoaderEnded. What the compiler and the verifier
     printed is in the exception's __notes__.

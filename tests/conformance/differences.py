@@ -33,7 +33,10 @@ class Difference:
 
 
 NO_URGENT_DATA = 'Leave out programs that use urgent data, such as old telnet, rlogin and FTP servers.'
-NO_SPLICE_OUT = 'Leave out programs that splice() out of sockets; HAProxy only does so with option splice-*.'
+NO_SPLICE_OUT = (
+    'Where sockaccelctl doctor finds the issue "splice", leave out programs that splice() out of sockets: proxies '
+    'in Go, docker-proxy, rootlessport, systemd-socket-proxyd, pasta, HAProxy with an option splice-*.'
+)
 NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
 ASK_DOCTOR = 'Where the program relies on FIONREAD, use a kernel on which sockaccelctl doctor finds it correct.'
 ZEROCOPY_NOT_NEEDED = (

@@ -75,7 +75,7 @@ def answers() -> bool:
 def accept_issues() -> None:
     """Put up with the kernel's issues, whatever they are."""
     DROP_IN.parent.mkdir(exist_ok=True)
-    DROP_IN.write_text('[Sockaccel]\nAcceptKernelIssues=fionread\n')
+    DROP_IN.write_text('[Sockaccel]\nAcceptKernelIssues=fionread splice\n')
 
 
 def write_unit(name: str, text: str) -> None:

@@ -38,7 +38,7 @@ def test_a_wrong_line_is_named_and_changes_nothing(sockaccel: None) -> None:
     assert refused.returncode == 1
     assert f'{drop_in}:2: EventsPerSecond= "many"' in refused.stderr
     run('systemctl', 'reload', 'sockaccel')
-    assert f'AcceptKernelIssues=fionread  # {system.DROP_IN}:2' in run('sockaccelctl', 'config')
+    assert f'AcceptKernelIssues=fionread splice  # {system.DROP_IN}:2' in run('sockaccelctl', 'config')
 
 
 @pytest.mark.parametrize('page', ['sockaccel.8', 'sockaccelctl.1', 'sockaccel.conf.5', 'org.sockaccel1.5'])

@@ -300,7 +300,7 @@ def test_reload(root: Cgroup) -> None:
     with Daemon(root.path) as daemon:
         daemon.ready()
         refused = harness.control('enable', root.path).returncode
-        daemon.configure('AcceptKernelIssues=fionread\n')
+        daemon.configure('AcceptKernelIssues=fionread splice\n')
         daemon.reload()
         assert any(line.startswith('MONOTONIC_USEC=') for line in daemon.heard())
         assert harness.control('enable', root.path).returncode == 0

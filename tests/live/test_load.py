@@ -18,7 +18,7 @@ from tests.support.systemd import Systemd
 # make soak asks for more.
 ROUNDS = int(os.environ.get('SOCKACCEL_ROUNDS', '3'))
 ECHOING, IDLE = 200, 50
-SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread\n'
+SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread splice\n'
 UNIT = 'sockaccel.service'
 pytestmark = pytest.mark.timeout(LONG_S + ROUNDS * PATIENCE_S)
 

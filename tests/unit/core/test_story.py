@@ -8,6 +8,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from sockaccel.core import messages
 from sockaccel.core.connection import Event, EventKind
 from sockaccel.core.story import Story
 from sockaccel.kernel.abi import COUNTERS
@@ -124,3 +125,12 @@ def test_endless_new_targets_take_no_endless_memory(told: Told) -> None:
     for number in range(10_000):
         told.story.tell(event(EventKind.JOINED), f'{number}.service')
     assert len(told.story._budgets) <= 4096
+
+
+def test_a_broken_stream_is_an_error_each_time(told: Told) -> None:
+    for _connection in range(100):
+        told.story.tell(event(EventKind.BROKEN, NAMES.index('splice_unread')), 'x.service')
+    assert len(told.lines) == 100
+    assert {line['method'] for line in told.lines} == {'error'}
+    assert {line['message_id'] for line in told.lines} == {messages.STREAM_BROKEN}
+    assert 'of "x.service" reads' in told.texts[0]

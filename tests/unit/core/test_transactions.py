@@ -11,6 +11,7 @@ import pytest
 
 from sockaccel.core.cgroup import Place
 from sockaccel.core.desired import Desired, Slot
+from sockaccel.core.finding import Finding
 from sockaccel.core.limits import MAX_TARGET_LEVELS, MAX_TARGETS
 from sockaccel.core.policy import Policy
 from sockaccel.core.target import State, Target
@@ -202,6 +203,19 @@ def test_a_kernel_issue_must_be_accepted() -> None:
         assert Everything.of(made) == before
         await made.engine.enable('/x', ['fionread'])
         assert made.files.written.lasting == {'/x': frozenset({'fionread'})}
+
+    run(story)
+
+
+def test_every_issue_that_is_left_is_said_at_once() -> None:
+    async def story() -> None:
+        made = world([ISSUE, Finding('splice', 'issue', 'splice() loses bytes'), Finding('ktls', 'note', 'x')])
+        await made.engine.start()
+        with pytest.raises(KernelIssue, match=r'And splice\(\) loses .* --accept fionread --accept splice /x'):
+            await made.engine.enable('/x')
+        with pytest.raises(KernelIssue, match=r'enabled: splice\(\) loses .* accept it: .* --accept splice /x'):
+            await made.engine.enable('/x', ['fionread'])
+        await made.engine.enable('/x', ['fionread', 'splice'])
 
     run(story)
 

@@ -27,7 +27,7 @@ def test_states_paths_kinds_and_severities() -> None:
         'active', 'waiting', 'refused', 'draining', 'disabled',
     ]  # fmt: skip
     assert list(words.CONNECTION_STATES.values()) == ['connecting', 'candidate', 'joined', 'left']
-    assert list(words.EVENT_KINDS.values()) == ['joined', 'refused', 'fallback', 'closed', 'evicted']
+    assert list(words.EVENT_KINDS.values()) == ['joined', 'refused', 'fallback', 'closed', 'evicted', 'broken']
     assert words.PATHS == ('redirect', 'tcp', 'mixed')
     assert words.SEVERITIES == ('ok', 'note', 'issue')
 

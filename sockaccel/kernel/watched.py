@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The functions of the kernel that sockaccel watches, and whether this kernel lets it (bpf/watch.c).
+
+What is imported here delays each cold start.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sockaccel.kernel import libbpf
+from sockaccel.kernel.libbpf import BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BTF_KIND_FUNC, KernelTypes
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """function: of the kernel; at: an attach type."""
+
+    function: str
+    at: int
+
+
+# By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11.
+RECV_WATCHER = 'sockaccel_recv'
+WATCHERS = {
+    RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT),
+    'sockaccel_splice': Watcher('tcp_splice_read', BPF_TRACE_FENTRY),
+}
+# A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
+NO_FUNCTION = 1
+
+
+def defines(types: KernelTypes) -> dict[str, int]:
+    """For each watched function that this kernel has, its BTF id and how many arguments it takes.
+
+    Nothing where the kernel takes no such program: to look for the functions would take 10 ms of a cold start.
+    The return value stands behind the arguments in what an fexit program gets. 7.3 has one argument less than
+    6.18 in tcp_bpf_recvmsg().
+    """
+    if refusal(WATCHERS[RECV_WATCHER], NO_FUNCTION) != errno.EINVAL:
+        return {}
+    values = {}
+    for function in {watcher.function for watcher in WATCHERS.values()}:
+        try:
+            found = types.find(function, BTF_KIND_FUNC)
+        except KeyError:
+            continue
+        values[f'FUNCTION_{function}'] = found
+        values[f'ARGUMENTS_{function}'] = types.argument_count(found)
+    return values
+
+
+def taken(values: Mapping[str, int]) -> dict[str, Watcher]:
+    """The watchers that this kernel may take, by the name of the BPF program. values: what `defines` found.
+
+    A program that does nothing is loaded and attached to find out whether it takes any.
+    """
+    there = {name: watcher for name, watcher in WATCHERS.items() if f'FUNCTION_{watcher.function}' in values}
+    for watcher in there.values():
+        return {} if refusal(watcher, values[f'FUNCTION_{watcher.function}']) else there
+    return {}
+
+
+def refusal(watcher: Watcher, function: int) -> int:
+    """Load and attach a program that does nothing. Returns the errno of the kernel's refusal, 0 for none.
+
+    function: the BTF id of what is watched.
+    """
+    try:
+        program = libbpf.load_tracing(b'sockaccel_try', libbpf.NOTHING, watcher.at, function)
+    except OSError as exc:
+        return exc.errno or errno.EINVAL
+    try:
+        os.close(libbpf.attach_function(program, watcher.at))
+    except OSError as exc:
+        return exc.errno or errno.EINVAL
+    finally:
+        os.close(program)
+    return 0

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A program that reads by splice(2) loses nothing where the kernel lets sockaccel see who uses recv()."""
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.installed import system
+from tests.installed.system import run
+from tests.support.harness import wait_until
+from tests.support.patience import PATIENCE_S, SLOWER
+
+FRONT, BACK = 7721, 7722
+CONNECTIONS, MESSAGES, SIZE = 10, 11, 1000
+# Seconds in which a message of that size is read.
+GAP_S = 0.02 * SLOWER
+
+
+def message(connection: int, number: int) -> bytes:
+    return f'{connection:2} {number:2} '.encode().ljust(SIZE, b'.')
+
+
+async def upload(connection: int, joined: asyncio.Event) -> None:
+    """Eleven messages when the connection has joined; the server closes when it has read the end."""
+    reader, writer = await asyncio.open_connection('127.0.0.1', FRONT)
+    await joined.wait()
+    for number in range(MESSAGES):
+        writer.write(message(connection, number))
+        await asyncio.sleep(GAP_S)
+    writer.write_eof()
+    await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
+
+
+async def uploads() -> list[bytes]:
+    """What the server behind the proxy has got, in the order of the connections."""
+    got: list[bytes] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got.append(await reader.read(-1))
+        writer.close()
+
+    joined = asyncio.Event()
+    wanted = system.stats()['connections'] + 2 * CONNECTIONS
+    async with await asyncio.start_server(take, '127.0.0.1', BACK):
+        tasks = [asyncio.create_task(upload(number, joined)) for number in range(CONNECTIONS)]
+        await asyncio.to_thread(
+            wait_until, lambda: system.stats()['connections'] >= wanted, 'both connections of each upload join'
+        )
+        joined.set()
+        await asyncio.gather(*tasks)
+    return sorted(got)
+
+
+@pytest.fixture
+def blind() -> Iterator[None]:
+    """The daemon as on a kernel that refuses watchers."""
+    where, drop_in = Path('/run/sa-blind'), system.UNITS / 'sockaccel.service.d' / 'blind.conf'
+    where.mkdir()
+    (where / 'sitecustomize.py').write_text(
+        'import sys\n'
+        'if "sockaccel.kernel.loader" in sys.orig_argv:\n'
+        '    from sockaccel.kernel import watched\n'
+        '    watched.taken = lambda _values: {}\n'
+    )
+    drop_in.parent.mkdir()
+    drop_in.write_text(f'[Service]\nEnvironment=PYTHONPATH={where}\n')
+    run('systemctl', 'daemon-reload')
+    yield
+    shutil.rmtree(where)
+    shutil.rmtree(drop_in.parent)
+    run('systemctl', 'daemon-reload')
+
+
+SENT = [b''.join(message(number, each) for each in range(MESSAGES)) for number in range(CONNECTIONS)]
+
+
+def got_through_the_proxy() -> list[bytes]:
+    text = f'[Service]\nType=notify\n{system.python("splicer", str(FRONT), str(BACK))}'
+    with system.service('sa-splicer.service', text) as name:
+        run('systemctl', 'start', name)
+        run('sockaccelctl', 'enable', name)
+        return asyncio.run(uploads())
+
+
+def test_an_upload_through_a_proxy_that_splices(sockaccel: None) -> None:
+    if 'splice' in system.issues():
+        pytest.skip('this kernel takes no watchers')
+    assert got_through_the_proxy() == SENT
+    assert system.stats()['connection_reason_splice_end'] >= CONNECTIONS
+
+
+def test_without_watchers_a_proxy_that_splices_loses_bytes(blind: None, sockaccel: None) -> None:
+    """So that the test above shows something."""
+    assert 'splice' in system.issues()
+    got, sent = sum(map(len, got_through_the_proxy())), sum(map(len, SENT))
+    print(f'without watchers {sent - got} of {sent} bytes are lost')
+    assert got < sent
