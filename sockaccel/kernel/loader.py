@@ -241,7 +241,3 @@ def main() -> int:
     handover.send(answer, fds)
     # BCC's exit handlers would detach and close what belongs to the daemon now.
     os._exit(0)
-
-
-if __name__ == '__main__':
-    sys.exit(main())
