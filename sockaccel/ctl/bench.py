@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`sockaccelctl bench`: what acceleration brings on this machine, for two processes of our own.
 
-Each measurement runs in a process of its own, in one of two cgroups, of which one is a target meanwhile. `main()` is
-that process.
+Each measurement runs in a process of its own, in one of two cgroups, of which one is a target meanwhile. What
+that process runs is `main()`.
 """
 
 import argparse

@@ -183,6 +183,39 @@ def test_an_ordinary_user_with_three_capabilities_is_enough(root: Cgroup, readab
         assert harness.call('Stats')['redirected_messages'] > 0
 
 
+def capabilities(daemon: Daemon) -> set[tuple[int, ...]]:
+    """Effective, permitted, inheritable and ambient ones of each thread, and whether it can get new ones."""
+    names = ('CapEff', 'CapPrm', 'CapInh', 'CapAmb', 'NoNewPrivs')
+    found = set()
+    for path in Path(f'/proc/{daemon.process.pid}/task').glob('*/status'):
+        status = dict(line.split(':\t', 1) for line in path.read_text().splitlines())
+        found.add(tuple(int(status[name], 16) for name in names))
+    return found
+
+
+@pytest.mark.parametrize('user', ['root', 'nobody'])
+def test_once_it_is_ready_it_has_no_capability(root: Cgroup, readable: Path, user: str) -> None:
+    """And needs none: to attach, find listeners, join, redirect, list, sweep, reload, detach and end."""
+    command = as_nobody({'bpf', 'net_admin', 'perfmon'}) if user == 'nobody' else (PYTHON, '-m', 'sockaccel')
+    with Daemon(root.path, command=command, directory=readable) as daemon:
+        daemon.ready()
+        # To write where another user has a directory.
+        dac_override = 2 if user == 'root' else 0
+        (daemon.state / 'state').chmod(0o700)
+        os.chown(daemon.state / 'state', 65534, 65534)
+        for _time in range(2):
+            harness.enable(root.path, *harness.every_issue())
+            with pair(root) as made:
+                exchange(made, rounds=10)
+                assert len(harness.connections()) == 1
+            daemon.reload()
+            harness.call('Disable', 's', root.path)
+        assert harness.call('Stats')['redirected_messages'] > 0
+        assert capabilities(daemon) == {(dac_override, dac_override, 0, 0, 1)}
+        assert daemon.stop() == 0
+        assert 'ignoring' not in daemon.log_text
+
+
 def in_mount_namespace(script: str) -> tuple[str, ...]:
     return ('unshare', '--mount', 'sh', '-c', f'{script} && exec {PYTHON} -m sockaccel "$@"', 'sh')
 
