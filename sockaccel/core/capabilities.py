@@ -13,7 +13,7 @@ from sockaccel.errors import SystemRefused
 # the lower and the upper 32 capabilities.
 _VERSION_3 = 0x20080522
 _HEADER, _DATA = struct.Struct('=Ii'), struct.Struct('=6I')
-_DAC_OVERRIDE = 1 << 1
+_NUMBERS = {'CAP_DAC_OVERRIDE': 1, 'CAP_NET_ADMIN': 12, 'CAP_SYS_ADMIN': 21, 'CAP_PERFMON': 38, 'CAP_BPF': 39}
 # include/uapi/linux/prctl.h
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -32,15 +32,34 @@ def drop(patience_s: float = 5.0) -> int:
     until = time.monotonic() + patience_s
     while (others := _other_threads()) and time.monotonic() < until:
         time.sleep(0.001)
-    header = _HEADER.pack(_VERSION_3, 0)
-    data = ctypes.create_string_buffer(_DATA.size)
-    _call('capget', header, data)
-    _effective, permitted, *_rest = _DATA.unpack(data.raw)
-    kept = permitted & _DAC_OVERRIDE if os.geteuid() == 0 else 0
+    kept = _effective() & _bit('CAP_DAC_OVERRIDE') if os.geteuid() == 0 else 0
     # Effective, permitted, inheritable, and the upper ones. What cannot be inherited is not ambient either.
-    _call('capset', header, _DATA.pack(kept, kept, 0, 0, 0, 0))
+    _call('capset', _HEADER.pack(_VERSION_3, 0), _DATA.pack(kept, kept, 0, 0, 0, 0))
     _call('prctl', _PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
     return others
+
+
+def missing(*names: str) -> list[str]:
+    """Which of some capabilities this thread has not; with CAP_SYS_ADMIN it needs none of those for BPF."""
+    found = _effective()
+    bpf = ('CAP_BPF', 'CAP_PERFMON') if found & _bit('CAP_SYS_ADMIN') else ()
+    return [name for name in names if name not in bpf and not found & _bit(name)]
+
+
+def in_first_user_namespace() -> bool:
+    """What capabilities allow that are about the whole machine they allow only there (user_namespaces(7))."""
+    return Path('/proc/self/uid_map').read_text().split() == ['0', '0', '4294967295']
+
+
+def _bit(name: str) -> int:
+    return 1 << _NUMBERS[name]
+
+
+def _effective() -> int:
+    data = ctypes.create_string_buffer(_DATA.size)
+    _call('capget', _HEADER.pack(_VERSION_3, 0), data)
+    low, _permitted, _inheritable, high, *_rest = _DATA.unpack(data.raw)
+    return int(low | high << 32)
 
 
 def _other_threads() -> int:

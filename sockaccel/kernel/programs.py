@@ -14,6 +14,8 @@ from sockaccel.core import child
 from sockaccel.errors import LoaderEnded, SockaccelError
 from sockaccel.kernel import handover, loader, offsets, sources
 
+_NO_MEMORY = (b'MemoryError', b'bad_alloc', b'out of memory', b'Cannot allocate memory')
+
 
 @dataclass(frozen=True)
 class Digests:
@@ -63,7 +65,7 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
         try:
             return handover.receive(ours)
         except EOFError:
-            error: SockaccelError = LoaderEnded(_how_it_ended(process.returncode or 0))
+            error: SockaccelError = LoaderEnded(_how_it_ended(process.returncode or 0, said))
         except SockaccelError as exc:
             error = exc
     words = said.decode(errors='replace').strip()
@@ -72,7 +74,10 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
     raise error
 
 
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int, said: bytes) -> str:
+    """said: what it printed; LLVM, libstdc++ and Python say that there is no memory before they end."""
     if status == -signal.SIGKILL:
-        return 'the BPF loader was killed: free memory, or raise MemoryMax= of sockaccel.service'
+        return f'the BPF loader was killed, as the kernel does for lack of memory: {loader.ENOUGH_MEMORY}'
+    if any(words in said for words in _NO_MEMORY):
+        return f'the BPF loader has found no memory: {loader.ENOUGH_MEMORY}'
     return f'the BPF loader ended with status {status} and no answer'
