@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.check:
             for finding in asyncio.run(check(read_settings())):
-                print(f'{finding.severity:5} {finding.name}: {finding.sentence}')
+                print(f'{finding.severity:5} {finding.name}: {finding.sentence}', flush=True)
             return 0
         asyncio.run(run(read_settings, notifier))
     except InvalidConfiguration as exc:

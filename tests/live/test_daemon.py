@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process: how it starts, what stops it from starting, what it leaves."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import bcc
 import pytest
 
+from sockaccel.core.cgroup import cgroup2_mount
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
 from tests.support.tracing import Trace
@@ -244,6 +246,52 @@ def test_without_bus(root: Cgroup) -> None:
 def test_without_bcc(root: Cgroup) -> None:
     said = fails(root, *in_mount_namespace(f'mount -t tmpfs none {Path(bcc.__file__).parent}'))
     assert 'python3-bpfcc' in said
+
+
+def test_without_memory_for_the_compiler(root: Cgroup) -> None:
+    said = fails(root, 'prlimit', f'--as={100 << 20}', PYTHON, '-m', 'sockaccel')
+    assert 'cannot load the BPF compiler' in said
+    assert 'MemoryMax=' in said
+    assert 'python3-bpfcc' not in said
+
+
+@contextlib.contextmanager
+def memory_limit(megabytes: int) -> Iterator[Path]:
+    """The cgroup.procs of a cgroup whose processes and BPF maps share so much memory."""
+    v1 = Path('/sys/fs/cgroup/memory')
+    if v1.is_dir():
+        directory, name = v1 / f'sockaccel-limited-{os.getpid()}', 'memory.limit_in_bytes'
+        directory.mkdir()
+    else:
+        mount = cgroup2_mount()
+        if 'memory' not in (mount / 'cgroup.controllers').read_text().split():
+            pytest.skip('this kernel has no memory controller')
+        (mount / 'cgroup.subtree_control').write_text('+memory')
+        directory, name = mount / f'sockaccel-limited-{os.getpid()}', 'memory.max'
+        directory.mkdir()
+        (directory / 'memory.oom.group').write_text('0')
+    try:
+        (directory / name).write_text(str(megabytes << 20))
+        yield directory / 'cgroup.procs'
+    finally:
+        harness.wait_until(lambda: not (directory / 'cgroup.procs').read_text(), 'the processes end')
+        directory.rmdir()
+
+
+@pytest.mark.parametrize(
+    ('megabytes', 'connections', 'expected'),
+    [(80, 1000, 'the BPF loader was killed, as the kernel does for lack of memory'),
+     (400, 4_000_000, 'it may have too little memory')],
+    ids=['compiler', 'maps'],
+)  # fmt: skip
+def test_a_limit_of_memory_is_no_lack_of_capabilities(
+    root: Cgroup, megabytes: int, connections: int, expected: str
+) -> None:
+    with memory_limit(megabytes) as procs:
+        command = ('sh', '-c', f'echo $$ >{procs} && exec {PYTHON} -m sockaccel "$@"', 'sh')
+        said = fails(root, *command, settings=f'MaximumConnections={connections}\n')
+    assert expected in said
+    assert 'CAP_' not in said
 
 
 @pytest.mark.parametrize(
