@@ -132,9 +132,14 @@ INSTALLED = \
     SECURITY.md:$(DOCDIR)/SECURITY.md \
     $(foreach page,$(wildcard packaging/man/*),$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 CONFIGURATION = $(SYSCONFDIR)/sockaccel/sockaccel.conf
-# $(call program,FILE,MODULE): a program that calls main() of a module.
+# The line by which a program finds the modules where the interpreter does not look for them.
+FIND_MODULES = $(shell $(PYTHON) -I -c 'import sys; \
+    print("" if "$(PYTHONDIR)" in sys.path else "sys.path.insert(0, \"$(PYTHONDIR)\")")')
+# $(call program,FILE,MODULE): a program that calls main() of a module. -I: root may run it in a directory, and with an
+# environment, that others have written, and none of the modules there is imported.
 program = install -d '$(DESTDIR)$(dir $(1))' && \
-    printf '%s\n' '\#!$(PYTHON)' 'import sys' '' 'from $(2) import main' '' 'sys.exit(main())' >'$(DESTDIR)$(1)' && \
+    printf '%s\n' '\#!$(PYTHON) -I' 'import sys' '' $(if $(FIND_MODULES),'$(FIND_MODULES)') \
+        'from $(2) import main' '' 'sys.exit(main())' >'$(DESTDIR)$(1)' && \
     chmod 755 '$(DESTDIR)$(1)'
 
 # Needs nothing but Python, and no network: a distribution's package is made of this. Run as root without DESTDIR it

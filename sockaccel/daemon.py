@@ -14,7 +14,7 @@ import structlog
 
 from sockaccel import __version__
 from sockaccel.bus.service import Service
-from sockaccel.core import config, messages, words
+from sockaccel.core import capabilities, config, messages, words
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
@@ -114,6 +114,10 @@ class Daemon:
         if not self._notifier.store:
             self._stack.callback(self._kernel.release)
         self._findings = [*probe.probe(objects.fds), *watchers.findings(objects.fds)]
+        # To make maps and programs was all that needs any: links, walks and updates need file descriptors alone.
+        # asyncio of Python 3.11 has waited for the loader in a thread, which ends by itself.
+        if others := capabilities.drop():
+            log.warning(f'{others} threads that sockaccel did not start keep their capabilities, ignoring')
 
     def _make_engine(self) -> None:
         self._engine = Engine(
@@ -318,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.check:
             for finding in asyncio.run(check(read_settings())):
-                print(f'{finding.severity:5} {finding.name}: {finding.sentence}')
+                print(f'{finding.severity:5} {finding.name}: {finding.sentence}', flush=True)
             return 0
         asyncio.run(run(read_settings, notifier))
     except InvalidConfiguration as exc:

@@ -38,7 +38,7 @@ class Core(Protocol):
     @property
     def findings(self) -> list[Finding]: ...
     async def enable(
-        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = ''
+        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, wait: bool = False, by: str = ''
     ) -> None: ...
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None: ...
     def targets(self) -> list[TargetStatus]: ...
@@ -78,7 +78,7 @@ class Manager(Interface):
 
     @method('s target, a{sv} options', 'a{sv} row', action=polkit.ENABLE)
     async def EnableWithOptions(self, target: str, options: Options) -> Row:
-        chosen = encoding.options(options, accept='as', runtime='b')
+        chosen = encoding.options(options, accept='as', runtime='b', wait='b')
         await self._core.enable(target, by=await self._caller(), **chosen)
         return self._row(target)
 

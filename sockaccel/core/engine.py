@@ -63,15 +63,18 @@ class Engine:
             self._cgroups.when_moved(self._transactions.moved)
             await self._transactions.resume()
 
-    async def enable(self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, by: str = '') -> None:
+    async def enable(
+        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, wait: bool = False, by: str = ''
+    ) -> None:
         """Accelerate a target's connections from now on. A repeated call is no error.
 
-        accept: names of kernel issues that the caller accepts. runtime: only until the daemon is stopped. by: who
-        asks, for the journal. Raises InvalidTarget, KernelIssue, LimitExceeded, KernelRefused, StateNotSaved.
+        accept: names of kernel issues that the caller accepts. runtime: only until the daemon is stopped. wait:
+        also what does not exist yet. by: who asks, for the journal. Raises InvalidTarget, KernelIssue,
+        LimitExceeded, KernelRefused, StateNotSaved.
         """
         target = Target.parse(name)
         async with self._lock:
-            enabled = await self._transactions.enable(target, frozenset(accept), runtime=runtime)
+            enabled = await self._transactions.enable(target, frozenset(accept), runtime=runtime, wait=wait)
         if enabled:
             where = f'cgroup "{enabled.cgroup.path}"' if enabled.cgroup else f'waiting: {enabled.why}'
             log.info(

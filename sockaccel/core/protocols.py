@@ -162,8 +162,8 @@ class Cgroups(Protocol):
     async def follow(self, target: Target, *, must_exist: bool = True) -> Place:
         """Watch where a target's cgroup is, until `forget`: to follow means this.
 
-        must_exist: whether a cgroup path has to exist now. Raises InvalidTarget and LimitExceeded; then the target
-        is not followed.
+        must_exist: whether a cgroup path has to exist now, and systemd has to know a unit. Raises InvalidTarget
+        and LimitExceeded; then the target is not followed.
         """
 
     def place(self, name: str) -> Place:

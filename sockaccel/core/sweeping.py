@@ -46,6 +46,10 @@ class _Limit:
         self._quiet_until = self._clock.time() + _SAY_AGAIN_S
 
 
+# After a walk that failed the next one begins so many seconds later, and after twice as many if that fails too.
+RETRY_AFTER_S, RETRY_AT_LEAST_EVERY_S = 0.1, 60.0
+
+
 class Sweeper:
     """on_event: told of each end that a sweep took out of the map. on_drained: a sweep changed what drains."""
 
@@ -82,9 +86,10 @@ class Sweeper:
             'them from outside their targets may stay with TCP',
             messages.LISTENERS_FULL,
         )
+        self._retry_after_s = RETRY_AFTER_S
 
     def sweep(self) -> list[Event]:
-        """Sweep now; returns the ends that drain."""
+        """Sweep now; returns the ends that drain. OSError."""
         begun = self._clock.time()
         result = self._kernel.sweep()
         now = self._rest_since(begun)
@@ -108,6 +113,10 @@ class Sweeper:
             self.find_sockets_soon()
             self._search_again_at = self._clock.time() + _SEARCH_AGAIN_S
         self._listeners_turned_away = result.listeners_turned_away
+
+    def sweep_or_later(self) -> None:
+        """Sweep now; log a failure, and try again later, with growing waits."""
+        self._try(self.sweep)
 
     def request(self, seconds: float) -> None:
         """Sweep so many seconds from now, but not before the rest is over. The earliest request counts."""
@@ -149,11 +158,28 @@ class Sweeper:
     def _due(self) -> None:
         self._timer = None
         before = self._slots.draining
-        self.sweep()
+        done = self._try(self.sweep)
         if before != self._slots.draining:
             self._on_drained()
         if self._must_find_sockets:
-            self.find_sockets()
+            done = self._try(self.find_sockets) and done
+        if done:
+            self._retry_after_s = RETRY_AFTER_S
+
+    def _try(self, work: Callable[[], object]) -> bool:
+        """Whether it was done. If not, let another sweep be due, and none before it: the kernel may have no memory
+        left for a while, and whoever waits for a sweep must not wait for ever.
+        """
+        try:
+            work()
+        except OSError as exc:
+            wait = self._retry_after_s
+            self._retry_after_s = min(2 * wait, RETRY_AT_LEAST_EVERY_S)
+            log.error(f'A walk over the sockets failed ({exc}); the next attempt is in {wait:.1f} s, ignoring')
+            self._rest_until = self._clock.time() + wait
+            self.request(wait)
+            return False
+        return True
 
     def _rest_since(self, begun: float) -> float:
         """Start no sweep for REST times the seconds since `begun`; returns the time now."""

@@ -12,7 +12,7 @@ EVERYTHING = '*'
 # UNIT_NAME_MAX of systemd, PATH_MAX of the kernel.
 _UNIT_NAME_MAX, _PATH_MAX = 255, 4096
 # The unit types that have a cgroup (systemd.unit(5), systemd.resource-control(5)).
-_UNIT_SUFFIXES = ('.service', '.slice', '.scope', '.socket', '.mount', '.swap')
+UNIT_SUFFIXES = ('.service', '.slice', '.scope', '.socket', '.mount', '.swap')
 _UNIT_CHARACTERS = re.compile(r'[A-Za-z0-9:_.\\@-]+', re.ASCII)
 
 
@@ -40,7 +40,7 @@ class Target:
             raise InvalidTarget(f'target {quote(text)} has characters that no unit or cgroup name has')
         if text.startswith('/'):
             return cls(_normal_path(text), Kind.PATH)
-        if not text.endswith(_UNIT_SUFFIXES) or not _UNIT_CHARACTERS.fullmatch(text):
+        if not text.endswith(UNIT_SUFFIXES) or not _UNIT_CHARACTERS.fullmatch(text):
             raise InvalidTarget(
                 f'target {quote(text)} is neither a unit name such as "postgresql.service", nor a cgroup path '
                 'such as "/system.slice/postgresql.service", nor "*"'

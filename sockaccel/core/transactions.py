@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 
 import structlog
@@ -77,13 +78,15 @@ class Transactions:
         except SockaccelError as exc:
             log.warning(f'The next start may give connections back to TCP and count from zero: {exc}, ignoring')
 
-    async def enable(self, target: Target, accepted: frozenset[str], *, runtime: bool) -> Enabled | None:
+    async def enable(
+        self, target: Target, accepted: frozenset[str], *, runtime: bool, wait: bool = False
+    ) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.enable."""
         self._check_issues(target, accepted)
         with contextlib.ExitStack() as undo:
             enabled = None
             if target.name not in self._slots.enabled:
-                enabled = await self._switch_on(target)
+                enabled = await self._switch_on(target, must_exist=not wait)
                 undo.callback(self._let_go, enabled)
             desired = self.desired.copy()
             desired.enable(target.name, accepted, runtime=runtime)
@@ -167,7 +170,7 @@ class Transactions:
             options = ' '.join(f'--accept {finding.name}' for finding in left)
             raise KernelIssue(
                 f'{quote(target.name)} was not enabled: {sentences}. If none of its programs does that, accept '
-                f'{"it" if len(left) == 1 else "them"}: sockaccelctl enable {options} {target.name}'
+                f'{"it" if len(left) == 1 else "them"}: sockaccelctl enable {options} {shlex.quote(target.name)}'
             )
 
     async def _enable_again(self, name: str, slot: int = 0) -> None:
@@ -227,7 +230,7 @@ class Transactions:
         del self._slots.enabled[enabled.target.name]
         self._cgroups.forget(enabled.target.name)
         self._switch_off(enabled)
-        self._sweeper.sweep()
+        self._sweeper.sweep_or_later()
         # Another target may have waited for the same cgroup.
         for name, other in self._slots.enabled.items():
             if not other.cgroup:

@@ -2,9 +2,11 @@
 """The command line of sockaccelctl: its commands, and the options of each."""
 
 import argparse
+import re
 from collections.abc import Awaitable, Callable
 
 from sockaccel import __version__
+from sockaccel.core.target import UNIT_SUFFIXES
 from sockaccel.core.words import EVENT_KINDS, PATHS
 from sockaccel.ctl import commands
 from sockaccel.ctl.bench import bench
@@ -28,6 +30,7 @@ examples:
 
 See sockaccelctl(1).
 """
+_UNIT_WITH_DASH = re.compile(rf'-.*({"|".join(map(re.escape, UNIT_SUFFIXES))})$')
 _TARGET = 'a unit ("postgresql.service"), a cgroup path ("/system.slice"), or "*" for all of this host'
 
 
@@ -68,6 +71,8 @@ class _Commands:
 
     def __call__(self, name: str, run: Run, sentence: str) -> argparse.ArgumentParser:
         added = self._parsers.add_parser(name, help=sentence, description=sentence)
+        # What argparse takes for a negative number is no option: "-.slice", the root slice, is none either.
+        added._negative_number_matcher = _UNIT_WITH_DASH
         added.set_defaults(run=run)
         return added
 
@@ -80,6 +85,7 @@ class _Commands:
 def _enable(command: argparse.ArgumentParser) -> None:
     command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
     command.add_argument('--runtime', action='store_true', help='until the daemon is stopped, not remembered')
+    command.add_argument('--wait', action='store_true', help='also what does not exist yet')
     command.add_argument(
         '--accept', action='append', default=[], metavar='ISSUE', type=_text,
         help='enable it in spite of a kernel issue that doctor names',

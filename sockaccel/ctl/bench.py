@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`sockaccelctl bench`: what acceleration brings on this machine, for two processes of our own.
 
-Each measurement runs in a process of its own, in one of two cgroups, of which one is a target meanwhile. Run as a
-program, this module is that process.
+Each measurement runs in a process of its own, in one of two cgroups, of which one is a target meanwhile. What
+that process runs is `main()`.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from sockaccel.core import child
 from sockaccel.core.cgroup import cgroup2_mount
 from sockaccel.core.target import EVERYTHING
 from sockaccel.ctl import show
@@ -130,13 +131,11 @@ def _measure(work: Work, plain: Path, target: Path) -> dict[str, Any]:
 
 def _run(work: Work, way: str, cgroup: Path) -> tuple[float, float]:
     """The rate, and the share of the bytes that did not go by TCP."""
-    command = [sys.executable, '-m', 'sockaccel.ctl.bench', str(cgroup), way, str(WORKS.index(work))]
-    package = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': package}
-    )
+    command = child.command('sockaccel.ctl.bench', str(cgroup), way, str(WORKS.index(work)))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=child.DIRECTORY)
     if done.returncode:
-        raise BenchFailed(f'{work.name} by {way} failed: {done.stderr.strip().splitlines()[-1]}')
+        said = done.stderr.strip().splitlines() or [f'it ended with status {done.returncode} and said nothing']
+        raise BenchFailed(f'{work.name} by {way} failed: {said[-1]}')
     rate, share = json.loads(done.stdout)
     return float(rate), float(share)
 
@@ -148,8 +147,8 @@ def main() -> int:
     work = WORKS[int(index)]
     client, server = _connection(way)
     cpus = sorted(os.sched_getaffinity(0))
-    child = os.fork()
-    if child == 0:
+    other = os.fork()
+    if other == 0:
         client.close()
         os.sched_setaffinity(0, {cpus[-1]})
         with contextlib.suppress(ConnectionError):
@@ -161,7 +160,7 @@ def main() -> int:
         print(json.dumps(_ask(client, work, way)))
     finally:
         client.close()
-        os.waitpid(child, 0)
+        os.waitpid(other, 0)
     return 0
 
 
@@ -251,7 +250,3 @@ def _by_tcp(end: socket.socket) -> int:
     info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
     received, sent = (struct.unpack_from('=Q', info, at)[0] for at in (_BYTES_RECEIVED, _BYTES_SENT))
     return int(received + sent)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

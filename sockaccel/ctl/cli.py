@@ -3,16 +3,14 @@
 
 import argparse
 import asyncio
-import contextlib
-import os
 import sys
 
 from sockaccel.core import words
-from sockaccel.ctl import commands
+from sockaccel.ctl import commands, streams
 from sockaccel.ctl.arguments import parser
 from sockaccel.ctl.bench import BenchFailed
 from sockaccel.ctl.client import Client, NotRunning, Refused
-from sockaccel.ctl.exits import EX_NOT_PERMITTED, EX_NOT_RUNNING, EX_OK, EX_REFUSED
+from sockaccel.ctl.exits import EX_NOT_PERMITTED, EX_NOT_RUNNING, EX_OK, EX_REFUSED, EX_USAGE
 from sockaccel.dbus.message import DBUS
 from sockaccel.errors import NotPermitted, UnknownTarget
 
@@ -47,7 +45,7 @@ def _status(options: argparse.Namespace) -> int:
     except NotRunning as exc:
         if options.run is commands.configuration:
             return commands.configuration_of_files(options)
-        return _fail(str(exc), 'start it with: systemctl enable --now sockaccel', EX_NOT_RUNNING)
+        return _fail(str(exc), exc.hint, EX_NOT_RUNNING)
     except BenchFailed as exc:
         return _fail(str(exc), '', EX_REFUSED)
     except Refused as exc:
@@ -57,17 +55,23 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    streams.prepare()
     try:
-        status = _status(options)
-        # What is still buffered would find the pipe closed where nobody catches it any more.
+        try:
+            status = _status(parser().parse_args(arguments))
+        except SystemExit as exc:
+            # argparse: --help and wrong usage.
+            status = exc.code if isinstance(exc.code, int) else EX_USAGE
+        # What is still buffered would find the pipe closed, or the disk full, where nobody catches it any more.
         sys.stdout.flush()
-        return status
     except BrokenPipeError:
         # `sockaccelctl trace | head`: the reader has seen enough.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.abandon()
         return EX_OK
+    except OSError as exc:
+        streams.abandon()
+        return _fail(streams.what_failed(exc), '', EX_REFUSED)
+    return status
 
 
 if __name__ == '__main__':

@@ -22,12 +22,19 @@ _NOT_RUNNING = (
 _TIMEOUT_S = 330.0
 _MAXIMUM_PENDING_EVENTS = 10000
 
+_START = 'start it with: systemctl enable --now sockaccel'
+_LOOK = 'see what it does: systemctl status sockaccel'
+
 # Events; None is the end.
 Queue = asyncio.Queue[dict[str, Any] | None]
 
 
 class NotRunning(SockaccelError):
-    """There is no daemon to talk to, or no bus."""
+    """There is no daemon to talk to, or no bus. hint: what to do about it, '' for what the text says already."""
+
+    def __init__(self, message: str, hint: str = '') -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Refused(SockaccelError):
@@ -113,9 +120,9 @@ class Client:
             )
         except AskFailed as exc:
             if not exc.name:
-                raise NotRunning(f'the daemon gave no answer to {member} ({exc})') from exc
+                raise NotRunning(f'the daemon gave no answer to {member} ({exc})', _LOOK) from exc
             if exc.name.startswith(_NOT_RUNNING):
-                raise NotRunning('the sockaccel daemon is not running') from exc
+                raise NotRunning('the sockaccel daemon is not running', _START) from exc
             raise Refused(exc.name, str(exc)) from exc
         values = [plain(value) for value in body]
         return values[0] if len(values) == 1 else values

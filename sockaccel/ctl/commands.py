@@ -23,11 +23,12 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
     chosen = {'accept': strings(options.accept)}
     if options.runtime:
         chosen['runtime'] = boolean(True)
+    if options.wait:
+        chosen['wait'] = boolean(True)
     row = await client.call('EnableWithOptions', 'sa{sv}', options.target, chosen)
-    print(
-        f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]}). '
-        'Its new connections are accelerated from now on.'
-    )
+    when = 'once it is there' if row['state'] == 'waiting' else 'from now on'
+    enabled = f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]})'
+    print(f'{enabled}. Its new connections are accelerated {when}.')
     return EX_OK
 
 
@@ -127,7 +128,7 @@ async def trace(client: Client, options: argparse.Namespace) -> int:
         if left_out := sum(after[name] - before[name] for name in ('events_suppressed', 'events_lost')):
             print(f'{left_out} events were left out, see EventsPerSecond= in sockaccel.conf(5).', file=sys.stderr)
         raise
-    raise NotRunning('the sockaccel daemon has stopped')
+    raise NotRunning('the sockaccel daemon has stopped', 'start it with: systemctl start sockaccel')
 
 
 async def _wanted(

@@ -3,10 +3,12 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from sockaccel.core.text import printable
 from sockaccel.dbus.library import BusType, MessageBus, Unmarshaller
 from sockaccel.dbus.message import DBUS, DBUS_PATH, Message, MessageFlag, MessageType
 from sockaccel.dbus.reader import Reader
@@ -14,6 +16,9 @@ from sockaccel.dbus.writer import PatientSocket
 from sockaccel.errors import AskFailed, NoSystemBus, NotPermitted
 
 CALL_TIMEOUT_S = 25.0
+_SYSTEMD = 'org.freedesktop.systemd1'
+# A change waits for the name of who asked for it; better without than long.
+_DESCRIBE_TIMEOUT_S = 2.0
 # Signals beyond are left out rather than kept in memory, see `Connection.congested`.
 _MAXIMUM_UNSENT = 16384
 # DBUS_NAME_FLAG_DO_NOT_QUEUE, DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER of the D-Bus specification.
@@ -233,13 +238,25 @@ class Connection:
         return int(await self._ask_of(sender, 'GetConnectionUnixUser'))
 
     async def describe(self, sender: str) -> str:
-        """User and program of a caller, for the journal. Raises NotPermitted when it has left the bus."""
+        """User, unit and process of a caller, for the journal. Raises NotPermitted when it has left the bus.
+
+        Where there is no systemd its program stands in the place of its unit.
+        """
         user, pid = await self.user_of(sender), await self._ask_of(sender, 'GetConnectionUnixProcessID')
+        return f'uid {user}, {await self._unit_of(pid) or _program_of(pid)}[{pid}]'
+
+    async def _unit_of(self, pid: int) -> str:
+        """The systemd unit of a process, '' where nobody says it."""
         try:
-            program = Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()
-        except OSError:
-            program = 'process'
-        return f'uid {user}, {program}[{pid}]'
+            if not await self.has_owner(_SYSTEMD):
+                return ''
+            (path,) = await self.ask(
+                _SYSTEMD, '/org/freedesktop/systemd1', f'{_SYSTEMD}.Manager', 'GetUnitByPID', 'u', [pid],
+                timeout=_DESCRIBE_TIMEOUT_S,
+            )  # fmt: skip
+        except AskFailed:
+            return ''
+        return printable(unescaped(str(path).rpartition('/')[2]))
 
     async def _ask_of(self, sender: str, member: str) -> Any:
         # Not GetConnectionCredentials: dbus-broker ends a connection that cannot take the fd in its answer.
@@ -247,3 +264,16 @@ class Connection:
             return await self._ask_bus(member, 's', sender)
         except AskFailed as exc:
             raise NotPermitted('the caller has left the bus') from exc
+
+
+def unescaped(label: str) -> str:
+    """The text that systemd has made part of an object path: "_2e" is a dot (sd_bus_path_encode(3))."""
+    return re.sub('_([0-9a-f]{2})', lambda found: chr(int(found[1], 16)), label)
+
+
+def _program_of(pid: int) -> str:
+    # A unit with ProtectProc=invisible sees no process of other users.
+    try:
+        return printable(Path(f'/proc/{pid}/comm').read_text(errors='replace').rstrip('\n'))
+    except OSError:
+        return 'process'

@@ -4,6 +4,7 @@
 import errno
 import mmap
 import os
+import shlex
 import socket
 import struct
 import threading
@@ -179,11 +180,11 @@ class Kernel:
             link = libbpf.attach_cgroup(self._fds['sockaccel_join'], cgroup, libbpf.BPF_CGROUP_SOCK_OPS)
         except OSError as exc:
             path = os.readlink(f'/proc/self/fd/{cgroup}')
-            hint = 'the daemon needs CAP_BPF and CAP_NET_ADMIN'
+            hint = 'is there enough memory?'
             if exc.errno == errno.EPERM:
                 hint = (
-                    'a sock_ops program of somebody else is attached there or above without "multi", or the '
-                    f'daemon lacks CAP_NET_ADMIN; see "bpftool cgroup show {path}"'
+                    'a sock_ops program of somebody else is attached there or above without "multi"; see '
+                    f'"bpftool cgroup show {shlex.quote(path)}"'
                 )
             raise KernelRefused(f'cannot attach to cgroup "{path}" ({exc.strerror}): {hint}') from exc
         if self._link is not None:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from sockaccel.core import capabilities
 from sockaccel.errors import KernelRefused, LoaderEnded, MissingDependency, SockaccelError, UnsupportedKernel
 from sockaccel.kernel import handover, libbpf, offsets, sources, watched
 
+ENOUGH_MEMORY = 'it takes 300 MB for a few seconds; limits are MemoryMax= of the unit, and "ulimit -v"'
 # The sources with which every part begins.
 _SHARED = (
     sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
@@ -109,16 +111,32 @@ def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | N
 
 
 def _import_bcc() -> Any:
-    """Raises MissingDependency."""
+    """Raises MissingDependency, LoaderEnded."""
     try:
         import bcc
 
         bcc.BPF  # noqa: B018 - another project on PyPI has that name too
-    except (ImportError, AttributeError) as exc:
+    except (ImportError, AttributeError, OSError) as exc:
+        # What ld.so says when mmap(2) has failed.
+        if isinstance(exc, OSError) and str(exc).endswith('failed to map segment from shared object'):
+            raise LoaderEnded(f'cannot load the BPF compiler ({exc}): {ENOUGH_MEMORY}') from exc
         raise MissingDependency(
             f"cannot import BCC's Python module ({exc}): install your distribution's package python3-bpfcc"
         ) from exc
     return bcc
+
+
+def _what_it_lacks() -> str:
+    """BCC does not tell with which error the kernel said no: whether for a capability is looked up here."""
+    needed = 'the daemon needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+    if missing := capabilities.missing('CAP_BPF', 'CAP_NET_ADMIN', 'CAP_PERFMON'):
+        return f'{needed}, and has no {" and no ".join(missing)}'
+    if not capabilities.in_first_user_namespace():
+        return f'{needed}, in the first user namespace, and is in another one'
+    return (
+        'it may have too little memory: beside the compiler, the maps take 1.5 kB for each of '
+        'MaximumConnections=; limits are MemoryMax= of the unit, and "ulimit -v"'
+    )
 
 
 class Compiled:
@@ -141,8 +159,7 @@ class Compiled:
             )
         except Exception as exc:
             raise KernelRefused(
-                f'cannot compile the BPF programs or make their maps ({exc}): the daemon needs CAP_BPF, '
-                'CAP_NET_ADMIN and CAP_PERFMON, or root'
+                f'cannot compile the BPF programs or make their maps ({exc}): {_what_it_lacks()}'
             ) from exc
         fds = {name: bcc.lib.bpf_table_fd(self._module.module, name.encode()) for name in MAPS}
         self.maps = {name: fd for name, fd in fds.items() if fd >= 0}
@@ -164,7 +181,7 @@ class Compiled:
                     return self._load_without_cast()
                 raise UnsupportedKernel(
                     f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
-                    'kernel 6.1.123 or newer, and CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
+                    f'kernel 6.1.123 or newer; {_what_it_lacks()}'
                 ) from exc
         return fds | self._load_watchers()
 
@@ -236,7 +253,8 @@ def _with_other_half(talk: Callable[[], _T]) -> _T:
         return talk()
     except (EOFError, OSError) as exc:
         raise LoaderEnded(
-            'the process that compiles half of the BPF programs has ended: is there enough memory?'
+            'the process that compiles half of the BPF programs has ended: is there enough memory? '
+            f'{ENOUGH_MEMORY}'
         ) from exc
 
 
@@ -267,7 +285,3 @@ def main() -> int:
     handover.send(answer, fds)
     # BCC's exit handlers would detach and close what belongs to the daemon now.
     os._exit(0)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -5,7 +5,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from sockaccel.errors import UnsupportedKernel
+from sockaccel.errors import LoaderEnded, UnsupportedKernel
 from sockaccel.kernel import view, watched
 from sockaccel.kernel.libbpf import BTF_KIND_ENUM, BTF_KIND_FUNC, BTF_KIND_STRUCT, BTF_KIND_UNION, KernelTypes
 
@@ -160,7 +160,10 @@ def enumerator(types: KernelTypes, enum: str, name: str) -> int:
 
 
 def defines() -> dict[str, int]:
-    """The -D options for this kernel. Raises UnsupportedKernel, which names what the kernel lacks."""
+    """The -D options for this kernel.
+
+    Raises UnsupportedKernel, which names what the kernel lacks, or LoaderEnded for lack of memory.
+    """
     try:
         with KernelTypes() as types:
             found = {name: locate(types, *path) for name, path in FIELDS.items()}
@@ -180,6 +183,12 @@ def defines() -> dict[str, int]:
             for name in CAST_TO:
                 values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
     except OSError as exc:
+        # libbpf 1.1 says ESRCH for whatever has kept it from reading the file.
+        if os.access(exc.filename, os.R_OK):
+            raise LoaderEnded(
+                f'cannot read the type information of the kernel from "{exc.filename}" ({exc.strerror}), though '
+                'it is there: is there enough memory?'
+            ) from exc
         raise UnsupportedKernel(
             f'cannot read the type information of kernel {os.uname().release} from "{exc.filename}" '
             f'({exc.strerror}): sockaccel needs a kernel that is built with CONFIG_DEBUG_INFO_BTF'

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sockaccel.core import child
 from sockaccel.errors import LoaderEnded, SockaccelError
 from sockaccel.kernel import handover, loader, offsets, sources, watched
+
+_NO_MEMORY = (b'MemoryError', b'bad_alloc', b'out of memory', b'Cannot allocate memory')
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,20 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
     ours, theirs = handover.channel()
     with ours:
         with theirs:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable, '-m', 'sockaccel.kernel.loader', str(theirs.fileno()), str(maximum_connections),
-                json.dumps(maps),
+            process = await asyncio.create_subprocess_exec(
+                *child.command(
+                    'sockaccel.kernel.loader', str(theirs.fileno()), str(maximum_connections), json.dumps(maps)
+                ),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE, pass_fds=(theirs.fileno(), *maps.values()),
-                env=_environment(),
+                cwd=child.DIRECTORY, env={**os.environ, 'BCC_KERNEL_SOURCE': str(sources.directory())},
             )  # fmt: skip
-        _stdout, said = await child.communicate()
+        _stdout, said = await process.communicate()
         # The child has ended: its answer is there now, or it never answers.
         try:
             return handover.receive(ours)
         except EOFError:
-            error: SockaccelError = LoaderEnded(_how_it_ended(child.returncode or 0))
+            error: SockaccelError = LoaderEnded(_how_it_ended(process.returncode or 0, said))
         except SockaccelError as exc:
             error = exc
     words = said.decode(errors='replace').strip()
@@ -72,17 +75,10 @@ async def load(maximum_connections: int, maps: Mapping[str, int] | None = None) 
     raise error
 
 
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int, said: bytes) -> str:
+    """said: what it printed; LLVM, libstdc++ and Python say that there is no memory before they end."""
     if status == -signal.SIGKILL:
-        return 'the BPF loader was killed: free memory, or raise MemoryMax= of sockaccel.service'
+        return f'the BPF loader was killed, as the kernel does for lack of memory: {loader.ENOUGH_MEMORY}'
+    if any(words in said for words in _NO_MEMORY):
+        return f'the BPF loader has found no memory: {loader.ENOUGH_MEMORY}'
     return f'the BPF loader ended with status {status} and no answer'
-
-
-def _environment() -> Mapping[str, str]:
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get('PYTHONPATH')
-    return {
-        **os.environ,
-        'BCC_KERNEL_SOURCE': str(sources.directory()),
-        'PYTHONPATH': f'{package}:{path}' if path else package,
-    }

@@ -2,6 +2,7 @@
 """Makes the core's types of what the BPF programs write (sockaccel.kernel.abi)."""
 
 from sockaccel.core.connection import ConnectionState, Event, EventKind, Flow, unpack_address
+from sockaccel.core.text import printable
 from sockaccel.kernel.abi import EVENT, FLOW, EventRecord, FlowRecord
 
 
@@ -25,11 +26,6 @@ def event_of(record: EventRecord) -> Event:
         'kind': EventKind(record.kind),
         'active': bool(record.active),
         'state': ConnectionState(record.state),
-        'program': _printable(record.program.split(b'\0', 1)[0].decode(errors='replace')),
+        'program': printable(record.program.split(b'\0', 1)[0].decode(errors='replace')),
     }
     return Event(**values)
-
-
-def _printable(text: str) -> str:
-    """A program chooses its own name, and a terminal would obey control characters in it."""
-    return ''.join(letter if letter.isprintable() else '\ufffd' for letter in text)

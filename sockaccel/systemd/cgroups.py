@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,16 +111,16 @@ class Cgroups:
     async def follow(self, target: Target, *, must_exist: bool = True) -> Place:
         """Where a target is. From now on, until `forget()`, a change of that is told.
 
-        must_exist: whether a cgroup path has to exist now. Raises InvalidTarget and LimitExceeded; then the
-        target is not followed.
+        must_exist: whether a cgroup path has to exist now, and systemd has to know a unit. Raises InvalidTarget
+        and LimitExceeded; then the target is not followed.
         """
         followed = self._followed[target.name] = _Followed(target)
         try:
             followed.path = await self._find(followed)
             self._confine(followed)
             followed.place = self._look(followed)
-            if must_exist and target.kind is Kind.PATH and not followed.place.cgroup:
-                raise InvalidTarget(f'target {quote(target.name)} does not exist below "{self.mount}"')
+            if must_exist:
+                self._require(followed)
         except OSError as exc:
             self.forget(target.name)
             raise LimitExceeded(f'{quote(target.name)} was not enabled: {_unwatchable(exc)}') from exc
@@ -127,6 +128,17 @@ class Cgroups:
             self.forget(target.name)
             raise
         return followed.place
+
+    def _require(self, followed: _Followed) -> None:
+        name, kind = followed.target.name, followed.target.kind
+        what = ''
+        if kind is Kind.PATH and not followed.place.cgroup:
+            what = f'target {quote(name)} does not exist below "{self.mount}"'
+        elif kind is Kind.UNIT and not followed.path:
+            what = f'systemd does not know unit {quote(name)}'
+        if what:
+            wait = f'sockaccelctl enable --wait {shlex.quote(name)}'
+            raise InvalidTarget(f'{what}: check its name, or let sockaccel wait until it is there: {wait}')
 
     def place(self, name: str) -> Place:
         """Where a followed target is now."""
@@ -230,7 +242,7 @@ class Cgroups:
         if followed.why:
             return Place(None, followed.why, followed.listeners)
         if not followed.path:
-            return Place(None, 'its unit does not run yet', followed.listeners)
+            return Place(None, 'systemd does not know it yet', followed.listeners)
         for directory in self._above(followed.path):
             try:
                 self._watches[self._inotify.watch(self.directory(directory))] = directory

@@ -85,7 +85,7 @@ class SystemdUnits:
             if place:
                 return str(place)
             if interface == 'Slice':
-                return _slice_path(unit)
+                return _slice_path(unit) or '/'
             return f'{_slice_path(await self._property(followed.path, interface, "Slice"))}/{unit}'
         except AskFailed as exc:
             raise InvalidTarget(f'systemd says nothing about unit {quote(unit)} ({exc})') from exc

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What an administrator has besides the daemon: the journal's story, log levels, man pages, completion."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -17,9 +18,9 @@ def test_the_journal_says_who_wanted_what(sockaccel: None) -> None:
         run(*system.CALL, 'Disable', 's', target)
     (enabled,) = journal(f'MESSAGE_ID={messages.ENABLED}')
     assert enabled['SOCKACCEL_TARGET'] == target
-    assert enabled['SOCKACCEL_CALLER'].startswith('uid 0, sockaccelctl[')
+    assert re.match(r'uid 0, .+\.(service|scope)\[\d+\]$', enabled['SOCKACCEL_CALLER'])
     (disabled,) = journal(f'MESSAGE_ID={messages.DISABLED}', f'SOCKACCEL_TARGET={target}')
-    assert disabled['SOCKACCEL_CALLER'].startswith('uid 0, busctl[')
+    assert re.match(r'uid 0, .+\.(service|scope)\[\d+\]$', disabled['SOCKACCEL_CALLER'])
     assert f'{target} is accelerated' in run('journalctl', '-x', '--boot', '--unit=sockaccel', '--no-pager')
 
 

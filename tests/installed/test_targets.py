@@ -38,12 +38,29 @@ def test_refusal_is_a_sentence(sockaccel: None) -> None:
 
 def test_unit_that_does_not_exist_waits_until_it_does(sockaccel: None) -> None:
     """In a place where nobody looks for it without systemd's word."""
-    run(*system.CALL, 'Enable', 's', 'sa-late.service')
+    refused = attempt(*system.CALL, 'Enable', 's', 'sa-late.service')
+    assert refused.returncode == 1
+    assert 'systemd does not know unit "sa-late.service": check its name' in refused.stderr
+    run(*system.CALL, 'EnableWithOptions', 'sa{sv}', 'sa-late.service', '1', 'wait', 'b', 'true')
     assert targets() == {'sa-late.service': 'waiting'}
     text = '[Service]\nExecStart=/bin/sleep infinity\nSlice=sa-other.slice\n'
     with system.service('sa-late.service', text) as late:
         run('systemctl', 'start', late)
         wait_until(lambda: targets() == {late: 'active'}, 'its start is noticed')
+
+
+def test_what_is_removed_is_waited_for(sockaccel: None) -> None:
+    text = '[Service]\nExecStart=/bin/sleep infinity\n'
+    with system.service('sa-gone.service', text) as gone:
+        run('sockaccelctl', 'enable', gone)
+    run('systemctl', 'restart', 'sockaccel.service')
+    assert targets() == {gone: 'waiting'}
+
+
+def test_the_root_slice_is_a_target(sockaccel: None) -> None:
+    run('sockaccelctl', 'enable', '-.slice')
+    assert targets() == {'-.slice': 'active'}
+    run('sockaccelctl', 'disable', '-.slice')
 
 
 def test_journal_has_fields(sockaccel: None) -> None:

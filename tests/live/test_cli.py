@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,80 @@ def test_a_closed_pipe_is_no_error(piped: str) -> None:
     command = f'{sys.executable} -m sockaccel.ctl.cli {piped}'
     answer = subprocess.run(['sh', '-c', command], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stderr == ''
+
+
+def shell(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """A line of sh, in which $CTL is sockaccelctl."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(('LC_', 'LANG', 'PYTHON'))}
+    made = {**kept, 'CTL': f'{sys.executable} -m sockaccel.ctl.cli', **environment}
+    return subprocess.run(['sh', '-c', line], cwd=ROOT, env=made, capture_output=True, check=False)
+
+
+def latin_1(directory: Path) -> dict[str, str]:
+    """An environment that says so, by a locale where the machine can make one."""
+    made = directory / 'en_US.ISO-8859-1'
+    if shutil.which('localedef') and Path('/usr/share/i18n/charmaps').exists():
+        subprocess.run(['localedef', '--inputfile=en_US', '--charmap=ISO-8859-1', made], check=True)
+        return {'LOCPATH': str(directory), 'LC_ALL': made.name}
+    return {'PYTHONIOENCODING': 'latin-1'}
+
+
+@pytest.mark.parametrize('where', ['latin-1', 'C', 'POSIX', 'ASCII'])
+def test_any_locale_will_do(tmp_path: Path, where: str) -> None:
+    environment = {
+        'latin-1': latin_1(tmp_path),
+        # With and without Python's own way out of such a locale (PEP 538, PEP 540).
+        'C': {'LC_ALL': 'C'},
+        'POSIX': {'LANG': 'POSIX'},
+        'ASCII': {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'},
+    }[where]
+    answer = shell('$CTL connections && $CTL status && $CTL targets && $CTL doctor; $CTL --help', **environment)
+    assert (answer.returncode, answer.stderr) == (0, b'')
+    more = '… and 550 more' if where in ('C', 'POSIX') else '... and 550 more'
+    assert f'\n{more}, see --limit'.encode() in answer.stdout
+    wrong = shell('$CTL disable "/söcket"', **environment)
+    assert wrong.returncode in (1, 2)
+    assert b'Traceback' not in wrong.stderr
+    assert wrong.stderr
+
+
+@pytest.mark.parametrize('command', ['status', 'targets', 'connections --json', 'top', '--help', '--version'])
+def test_a_full_disk_is_said(command: str) -> None:
+    answer = shell(f'$CTL {command} >/dev/full')
+    said = b'sockaccelctl: cannot write all that there is to say (No space left on device)\n'
+    assert (answer.returncode, answer.stderr) == (1, said)
+
+
+@pytest.mark.parametrize('command', ['status', 'targets', 'connections --json', 'top', '--help', '--version'])
+def test_nobody_reads_a_closed_stdout(command: str) -> None:
+    answer = shell(f'$CTL {command} >&-')
+    assert (answer.returncode, answer.stderr) == (0, b'')
+
+
+def test_an_error_does_not_go_to_stdout_where_stderr_is_closed() -> None:
+    answer = shell('$CTL disable /nobody 2>&-')
+    assert (answer.returncode, answer.stdout) == (1, b'')
+    answer = shell('$CTL nonsense 2>&- <&-')
+    assert (answer.returncode, answer.stdout) == (2, b'')
+
+
+def test_the_root_slice_is_no_option() -> None:
+    answer = control('disable', '-.slice')
+    assert (answer.returncode, answer.stdout) == (1, '')
+    assert 'target "-.slice" is not enabled' in answer.stderr
+    assert 'target "-.slice" is not enabled' in control('stats', '--target', '-.slice').stderr
+    assert control('disable', '-x').returncode == 2
+
+
+def test_without_a_bus_there_is_nothing_to_enable() -> None:
+    answer = shell('$CTL status', DBUS_SYSTEM_BUS_ADDRESS='unix:path=/nonexistent/bus')
+    assert answer.returncode == 3
+    assert b'cannot connect to the system bus' in answer.stderr
+    assert b'systemctl enable' not in answer.stderr
+    with PrivateBus():
+        answer = shell('$CTL status')
+    assert answer.returncode == 3
+    assert b'start it with: systemctl enable --now sockaccel' in answer.stderr
 
 
 def test_top_without_a_terminal() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process: how it starts, what stops it from starting, what it leaves."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import bcc
 import pytest
 
+from sockaccel.core.cgroup import cgroup2_mount
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
 from tests.support.tracing import Trace
@@ -183,6 +185,39 @@ def test_an_ordinary_user_with_three_capabilities_is_enough(root: Cgroup, readab
         assert harness.call('Stats')['redirected_messages'] > 0
 
 
+def capabilities(daemon: Daemon) -> set[tuple[int, ...]]:
+    """Effective, permitted, inheritable and ambient ones of each thread, and whether it can get new ones."""
+    names = ('CapEff', 'CapPrm', 'CapInh', 'CapAmb', 'NoNewPrivs')
+    found = set()
+    for path in Path(f'/proc/{daemon.process.pid}/task').glob('*/status'):
+        status = dict(line.split(':\t', 1) for line in path.read_text().splitlines())
+        found.add(tuple(int(status[name], 16) for name in names))
+    return found
+
+
+@pytest.mark.parametrize('user', ['root', 'nobody'])
+def test_once_it_is_ready_it_has_no_capability(root: Cgroup, readable: Path, user: str) -> None:
+    """And needs none: to attach, find listeners, join, redirect, list, sweep, reload, detach and end."""
+    command = as_nobody({'bpf', 'net_admin', 'perfmon'}) if user == 'nobody' else (PYTHON, '-m', 'sockaccel')
+    with Daemon(root.path, command=command, directory=readable) as daemon:
+        daemon.ready()
+        # To write where another user has a directory.
+        dac_override = 2 if user == 'root' else 0
+        (daemon.state / 'state').chmod(0o700)
+        os.chown(daemon.state / 'state', 65534, 65534)
+        for _time in range(2):
+            harness.enable(root.path, *harness.every_issue())
+            with pair(root) as made:
+                exchange(made, rounds=10)
+                assert len(harness.connections()) == 1
+            daemon.reload()
+            harness.call('Disable', 's', root.path)
+        assert harness.call('Stats')['redirected_messages'] > 0
+        assert capabilities(daemon) == {(dac_override, dac_override, 0, 0, 1)}
+        assert daemon.stop() == 0
+        assert 'ignoring' not in daemon.log_text
+
+
 def in_mount_namespace(script: str) -> tuple[str, ...]:
     return ('unshare', '--mount', 'sh', '-c', f'{script} && exec {PYTHON} -m sockaccel "$@"', 'sh')
 
@@ -211,6 +246,52 @@ def test_without_bus(root: Cgroup) -> None:
 def test_without_bcc(root: Cgroup) -> None:
     said = fails(root, *in_mount_namespace(f'mount -t tmpfs none {Path(bcc.__file__).parent}'))
     assert 'python3-bpfcc' in said
+
+
+def test_without_memory_for_the_compiler(root: Cgroup) -> None:
+    said = fails(root, 'prlimit', f'--as={100 << 20}', PYTHON, '-m', 'sockaccel')
+    assert 'cannot load the BPF compiler' in said
+    assert 'MemoryMax=' in said
+    assert 'python3-bpfcc' not in said
+
+
+@contextlib.contextmanager
+def memory_limit(megabytes: int) -> Iterator[Path]:
+    """The cgroup.procs of a cgroup whose processes and BPF maps share so much memory."""
+    v1 = Path('/sys/fs/cgroup/memory')
+    if v1.is_dir():
+        directory, name = v1 / f'sockaccel-limited-{os.getpid()}', 'memory.limit_in_bytes'
+        directory.mkdir()
+    else:
+        mount = cgroup2_mount()
+        if 'memory' not in (mount / 'cgroup.controllers').read_text().split():
+            pytest.skip('this kernel has no memory controller')
+        (mount / 'cgroup.subtree_control').write_text('+memory')
+        directory, name = mount / f'sockaccel-limited-{os.getpid()}', 'memory.max'
+        directory.mkdir()
+        (directory / 'memory.oom.group').write_text('0')
+    try:
+        (directory / name).write_text(str(megabytes << 20))
+        yield directory / 'cgroup.procs'
+    finally:
+        harness.wait_until(lambda: not (directory / 'cgroup.procs').read_text(), 'the processes end')
+        directory.rmdir()
+
+
+@pytest.mark.parametrize(
+    ('megabytes', 'connections', 'expected'),
+    [(80, 1000, 'the BPF loader was killed, as the kernel does for lack of memory'),
+     (400, 4_000_000, 'it may have too little memory')],
+    ids=['compiler', 'maps'],
+)  # fmt: skip
+def test_a_limit_of_memory_is_no_lack_of_capabilities(
+    root: Cgroup, megabytes: int, connections: int, expected: str
+) -> None:
+    with memory_limit(megabytes) as procs:
+        command = ('sh', '-c', f'echo $$ >{procs} && exec {PYTHON} -m sockaccel "$@"', 'sh')
+        said = fails(root, *command, settings=f'MaximumConnections={connections}\n')
+    assert expected in said
+    assert 'CAP_' not in said
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,14 +140,17 @@ def test_what_the_kernel_does_not_take_is_said(tree: Path, source: str, function
     assert f'does not take the BPF program "{function}"' in load_in(tree)
 
 
+def change_loader(tree: Path, lines: str) -> None:
+    """Let the loader run these lines when it is imported as one."""
+    with (tree / 'sockaccel/kernel/loader.py').open('a') as file:
+        file.write(f"\nif sys.argv[0] == '-c' and sys.flags.isolated:\n{textwrap.indent(lines, '    ')}")
+
+
 def test_kernels_that_refuse_the_cast_get_probes(tree: Path) -> None:
     """bpf_rdonly_cast() under a number that is none is refused when it is called, and the loader does without."""
-    (tree / 'sitecustomize.py').write_text(
-        'import sys\n'
-        'if "sockaccel.kernel.loader" in " ".join(sys.orig_argv):\n'
-        '    from sockaccel.kernel import offsets\n'
-        '    found = offsets.defines\n'
-        '    offsets.defines = lambda: found() | {"KFUNC_rdonly_cast": 1}\n'
+    change_loader(
+        tree,
+        'found = offsets.defines\noffsets.defines = lambda: found() | {"KFUNC_rdonly_cast": 1}\n',
     )
     script = (
         'import asyncio; from sockaccel.kernel import loader, programs; '
@@ -157,7 +161,7 @@ def test_kernels_that_refuse_the_cast_get_probes(tree: Path) -> None:
 
 
 def test_half_a_loader_that_dies_is_said(tree: Path) -> None:
-    (tree / 'sitecustomize.py').write_text('import os\nfork = os.fork\nos.fork = lambda: fork() or os._exit(9)\n')
+    change_loader(tree, 'fork = os.fork\nos.fork = lambda: fork() or os._exit(9)\n')
     assert 'half of the BPF programs has ended: is there enough memory?' in load_in(tree)
 
 

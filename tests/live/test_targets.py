@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sockaccel.ctl.client import Refused
 from sockaccel.kernel import libbpf
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
@@ -60,8 +61,8 @@ def daemon(root: Cgroup) -> Iterator[Daemon]:
     assert 'Traceback' not in daemon.log_text
 
 
-def enable(name: str) -> None:
-    harness.enable(name, *harness.every_issue())
+def enable(name: str, *, wait: bool = False) -> None:
+    harness.enable(name, *harness.every_issue(), wait=wait)
 
 
 def wait_for(state: str) -> None:
@@ -185,7 +186,14 @@ def test_what_was_left_out_for_a_reason_was_not_missed(root: Cgroup) -> None:
 def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
     with Systemd() as systemd, Daemon(root.path) as daemon:
         daemon.ready()
-        enable('late.service')
+        with pytest.raises(Refused, match='systemd does not know unit "late.service": check its name'):
+            enable('late.service')
+        assert targets() == []
+        answer = harness.control('enable', r'app@a\x2db.service')
+        assert answer.returncode == 1
+        # Whichever refusal it is, its advice can be pasted into a shell.
+        assert r"'app@a\x2db.service'" in answer.stderr
+        enable('late.service', wait=True)
         assert targets() == [('late.service', 'waiting')]
         # It is installed, and expected below its slice.
         first = Cgroup('first.slice', root)
@@ -209,7 +217,7 @@ def test_a_unit_is_followed_wherever_it_goes(root: Cgroup) -> None:
 def test_a_unit_outside_the_root_waits_and_says_why(root: Cgroup) -> None:
     with Systemd() as systemd, Daemon(root.path) as daemon:
         daemon.ready()
-        enable('astray.service')
+        enable('astray.service', wait=True)
         with Cgroup(f'sockaccel-astray-{os.getpid()}') as place:
             systemd.unit('astray.service', cgroup=place.path)
             harness.wait_until(lambda: 'confined to' in detail(), 'it is told where the unit is')

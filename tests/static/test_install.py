@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`make install` puts everything where a distribution's package has it, and needs no root."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from sockaccel import __version__
 from tests.support.harness import ROOT
+from tests.support.poison import Poison
 
 PYTHONDIR, UNITDIR = '/usr/lib/python3/modules', '/usr/lib/systemd/system'
 # Beside the Python modules and the BPF sources; tests/system compares the Debian package with make install.
@@ -45,6 +45,14 @@ def make(target: str, directory: Path, *variables: str) -> None:
     )  # fmt: skip
 
 
+def install_below(prefix: Path) -> None:
+    """Everything, ready to run, with the modules in `prefix`/modules."""
+    make(
+        'install', Path('/'), 'DESTDIR=', f'PREFIX={prefix}', f'PYTHONDIR={prefix}/modules',
+        f'UNITDIR={prefix}/units', f'SYSCONFDIR={prefix}/etc',
+    )  # fmt: skip
+
+
 def found(directory: Path) -> set[str]:
     return {f'/{path.relative_to(directory)}' for path in directory.rglob('*') if not path.is_dir()}
 
@@ -60,14 +68,29 @@ def test_every_file_is_installed_and_no_other(tmp_path: Path) -> None:
     assert programs == {'/usr/bin/sockaccelctl', '/usr/sbin/sockaccel'}
 
 
-@pytest.mark.parametrize('program', ['/usr/bin/sockaccelctl', '/usr/sbin/sockaccel'])
-def test_installed_program_runs_the_installed_modules(tmp_path: Path, program: str) -> None:
-    make('install', tmp_path)
-    (tmp_path / PYTHONDIR[1:] / 'sockaccel/__init__.py').write_text("__version__ = 'of this test'\n")
-    environment = {**os.environ, 'PYTHONPATH': f'{tmp_path}{PYTHONDIR}'}
-    command = [f'{tmp_path}{program}', '--version']
-    answer = subprocess.run(command, env=environment, cwd='/', capture_output=True, text=True, check=True)
+@pytest.mark.parametrize('program', ['bin/sockaccelctl', 'sbin/sockaccel'])
+def test_installed_program_runs_the_installed_modules_and_no_others(tmp_path: Path, program: str) -> None:
+    """Wherever it is started, and in whatever environment: root may do that where others write."""
+    prefix = tmp_path / 'prefix'
+    install_below(prefix)
+    (prefix / 'modules/sockaccel/__init__.py').write_text("__version__ = 'of this test'\n")
+    poison = Poison(tmp_path / 'poison')
+    command = [str(prefix / program), '--version']
+    answer = subprocess.run(
+        command, env=poison.environment, cwd=poison.directory, capture_output=True, text=True, check=True
+    )
     assert answer.stdout == f'{Path(program).name} of this test\n'
+    assert not poison.taken()
+
+
+def test_a_program_names_the_modules_only_where_the_interpreter_does_not_look(tmp_path: Path) -> None:
+    looks = subprocess.run(
+        [sys.executable, '-I', '-c', 'import sys; print(sys.path[-1])'], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    make('install', tmp_path, f'PYTHONDIR={looks}')
+    assert 'sys.path' not in (tmp_path / 'usr/sbin/sockaccel').read_text()
+    make('install', tmp_path)
+    assert f'sys.path.insert(0, "{PYTHONDIR}")\n' in (tmp_path / 'usr/sbin/sockaccel').read_text()
 
 
 def test_programs_are_those_that_the_python_project_names(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sockaccel.core.cgroup import cgroup2_mount
-from sockaccel.ctl.client import Client, NotRunning, strings
+from sockaccel.ctl.client import Client, NotRunning, boolean, strings
 from sockaccel.dbus.message import Variant
 from tests.support.patience import PATIENCE_S
 
@@ -394,8 +394,8 @@ def call(member: str, signature: str = '', *arguments: Any) -> Any:
     return asyncio.run(once())
 
 
-def enable(target: str, *issues: str) -> None:
-    call('EnableWithOptions', 'sa{sv}', target, {'accept': strings(list(issues))})
+def enable(target: str, *issues: str, wait: bool = False) -> None:
+    call('EnableWithOptions', 'sa{sv}', target, {'accept': strings(list(issues)), 'wait': boolean(wait)})
 
 
 def every_issue() -> list[str]:

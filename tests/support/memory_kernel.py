@@ -183,7 +183,10 @@ class MemoryKernel:
 
 
 class MemoryCgroups:
-    """sockaccel.core.protocols.Cgroups: every path exists, but for those below /nowhere, and no unit does."""
+    """sockaccel.core.protocols.Cgroups: every path exists, but for those below /nowhere, and no unit runs.
+
+    systemd does not know unknown.service.
+    """
 
     def __init__(self, failures: Failures) -> None:
         self._failures = failures
@@ -223,7 +226,7 @@ class MemoryCgroups:
         listeners = self.listeners.get(target.name, frozenset())
         if not target.name.startswith('/nowhere') and target.name.startswith(('/', '*')):
             place = Place(self.cgroup(target.name), '', listeners)
-        elif must_exist and target.name.startswith('/'):
+        elif must_exist and target.name.startswith(('/', 'unknown.')):
             raise InvalidTarget(f'target "{target.name}" does not exist')
         else:
             place = Place(None, 'its cgroup does not exist yet', listeners)

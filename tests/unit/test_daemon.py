@@ -9,9 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from sockaccel.core.config import Config
+from sockaccel.core.connection import EventKind
 from sockaccel.core.rules import ports
-from sockaccel.daemon import Configuration, main, policy_of, status
+from sockaccel.daemon import Configuration, _report_stopped, main, policy_of, status
 from sockaccel.errors import InvalidConfiguration
+from sockaccel.kernel.abi import EVENT, FLOW
+from sockaccel.kernel.records import event_from
 from tests.support.memory_kernel import world
 
 
@@ -91,6 +94,16 @@ def test_a_reload_that_fails_changes_nothing_and_ends() -> None:
 def test_what_only_a_restart_changes_is_named(change: dict[str, Any], key: str) -> None:
     _in_force, _calls, lines = reload(Config(), dataclasses.replace(Config(), **change))
     assert lines[-1] == f'{key}= changes with the next restart, ignoring'
+
+
+def test_the_line_of_a_stop_shows_names_as_the_kernel_side_made_them_printable() -> None:
+    """A program chooses its own name."""
+    packed = FLOW.pack(1, bytes(16), bytes(16), 1, 2, 0)
+    data = EVENT.pack(packed, *range(8), EventKind.CONNECTION, 0, 1, 1, 1, 42, 0, 0, b'\033[2J\r\nfake\0')
+    with capture_logs() as lines:
+        _report_stopped([event_from(data)])
+    assert lines[0]['event'].endswith('(\ufffd[2J\ufffd\ufffdfake[42])')
+    assert lines[0]['event'].isprintable()
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 """When the daemon sweeps: soon, once for many requests, and never so often that it loads the machine."""
 
 import asyncio
+import errno
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,7 +12,7 @@ import structlog
 from sockaccel.core.connection import EventKind
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
-from sockaccel.core.sweeping import REST, SWEEP_AFTER_S
+from sockaccel.core.sweeping import REST, RETRY_AFTER_S, RETRY_AT_LEAST_EVERY_S, SWEEP_AFTER_S
 from tests.support.memory_kernel import World, end, world
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
@@ -221,6 +222,46 @@ def test_a_limit_is_told_once_an_hour() -> None:
     run(story)
 
 
+@pytest.mark.parametrize('walk', ['sweep', 'find_sockets'])
+def test_a_walk_that_fails_is_tried_again_with_growing_waits(walk: str) -> None:
+    """The kernel may have no memory left for a while. Nobody else would ask for the sweep again."""
+
+    async def story(made: World) -> None:
+        if walk == 'find_sockets':
+            await made.engine.enable('/y')
+        made.kernel.sweeps.clear()
+        want(made, Urgency.NOW)
+        waits = [SWEEP_AFTER_S]
+        with structlog.testing.capture_logs() as lines:
+            for attempt in range(13):
+                made.failures.plan(walk, OSError(errno.ENOMEM, 'Cannot allocate memory'))
+                (wait,) = made.clock.due()
+                waits.append(wait)
+                made.clock.advance(wait)
+                assert lines[attempt]['log_level'] == 'error'
+        assert lines[0]['event'] == (
+            'A walk over the sockets failed ([Errno 12] Cannot allocate memory); the next attempt is in 0.1 s, '
+            'ignoring'
+        )
+        assert waits[2:5] == [pytest.approx(RETRY_AFTER_S * factor) for factor in (1, 2, 4)]
+        assert waits[-1] == pytest.approx(RETRY_AT_LEAST_EVERY_S)
+        made.clock.advance(RETRY_AT_LEAST_EVERY_S)
+        assert made.clock.due() == []
+        assert made.kernel.searches if walk == 'find_sockets' else made.kernel.sweeps
+        # The next one does not wait for what is long past.
+        made.clock.advance(RETRY_AT_LEAST_EVERY_S)
+        made.failures.plan('sweep', OSError(errno.ENOMEM, ''))
+        want(made, Urgency.NOW)
+        made.clock.advance(SWEEP_AFTER_S)
+        # Nor does it begin at once because somebody wants it.
+        want(made, Urgency.NOW)
+        assert made.clock.due() == [pytest.approx(RETRY_AFTER_S)]
+        made.clock.advance(1)
+        assert made.clock.due() == []
+
+    run(story)
+
+
 def test_closed_listeners_are_looked_for_when_there_is_no_place_for_more() -> None:
     async def story(made: World) -> None:
         with structlog.testing.capture_logs() as entries:
@@ -230,5 +271,16 @@ def test_closed_listeners_are_looked_for_when_there_is_no_place_for_more() -> No
                 made.clock.advance(seconds)
                 assert len(made.kernel.searches) == searches
         assert len([entry for entry in entries if 'listeners of targets' in entry['event']]) == 1
+
+
+def test_disable_lasts_though_the_sweep_fails() -> None:
+    async def story(made: World) -> None:
+        made.failures.plan('sweep', OSError(errno.ENOMEM, 'Cannot allocate memory'))
+        await made.engine.disable('/x')
+        assert made.engine.targets() == []
+        assert made.kernel.policies == {}
+        made.clock.advance(1)
+        assert made.kernel.sweeps
+        assert not made.kernel.attached
 
     run(story)

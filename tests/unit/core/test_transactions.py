@@ -191,6 +191,27 @@ def test_a_cgroup_that_comes_and_goes() -> None:
     run(story)
 
 
+def test_what_does_not_exist_is_refused_or_waited_for() -> None:
+    """What is remembered waits in any case: it may have been removed for an upgrade."""
+
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        for name in ('/nowhere/x', 'unknown.service'):
+            with pytest.raises(InvalidTarget):
+                await made.engine.enable(name)
+            assert rows(made) == []
+            await made.engine.enable(name, wait=True)
+            assert rows(made) == [(name, State.WAITING)]
+            following = made.restart()
+            await following.engine.start()
+            assert rows(following) == [(name, State.WAITING)]
+            await following.engine.disable(name)
+            made = following
+
+    run(story)
+
+
 def test_a_kernel_issue_must_be_accepted() -> None:
     async def story() -> None:
         made = world([ISSUE])
@@ -198,6 +219,9 @@ def test_a_kernel_issue_must_be_accepted() -> None:
         before = Everything.of(made)
         with pytest.raises(KernelIssue, match='enable --accept fionread /x'):
             await made.engine.enable('/x')
+        # As somebody may paste it into a shell.
+        with pytest.raises(KernelIssue, match=r"enable --accept fionread 'app@a\\x2db.service'$"):
+            await made.engine.enable(r'app@a\x2db.service')
         with pytest.raises(KernelIssue, match='there is no kernel issue named "nonsense"'):
             await made.engine.enable('/x', ['nonsense', 'fionread'])
         assert Everything.of(made) == before

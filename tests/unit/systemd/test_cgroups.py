@@ -124,7 +124,10 @@ def test_a_unit_is_followed_wherever_it_goes(cgroups: Cgroups, units: FakeUnits,
     async def story() -> None:
         told = told_of(cgroups)
         (tmp_path / 'one').mkdir()
-        assert (await cgroups.follow(Target.parse('x.service'))).why == 'its unit does not run yet'
+        with pytest.raises(InvalidTarget, match='systemd does not know unit "x.service": check its name, or'):
+            await cgroups.follow(Target.parse('x.service'))
+        place = await cgroups.follow(Target.parse('x.service'), must_exist=False)
+        assert place.why == 'systemd does not know it yet'
         units.paths = {'x.service': '/one'}
         units.ports = {'x.service': 80}
         units.moved['x.service']()
