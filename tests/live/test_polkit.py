@@ -32,8 +32,7 @@ READS: dict[str, tuple[str, ...]] = {
     'DescribeCounters': (),
     'ListFindings': (),
     'ListConfiguration': (),
-    'Subscribe': (),
-    'Unsubscribe': (),
+    'Subscribe': ('a{sv}', '0'),
 }
 POLKIT = ('org.freedesktop.PolicyKit1', '/org/freedesktop/PolicyKit1/Authority', 'org.freedesktop.DBus.Mock')
 MANAGER = ('org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager')
@@ -143,6 +142,7 @@ class TestWithPolkit:
 
     @pytest.mark.parametrize('member', READS)
     def test_reading_is_free(self, private_bus: PrivateBus, member: str) -> None:
+        assert call(private_bus, 'Enable', 's', '/x', user=None) == ''
         assert call(private_bus, member, *READS[member]) == ''
 
     def test_setting_a_property_is_a_change(self, private_bus: PrivateBus) -> None:
