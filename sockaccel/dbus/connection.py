@@ -81,6 +81,10 @@ class _Library(MessageBus):
     def unsent(self) -> int:
         return self._writer.messages.qsize()
 
+    @property
+    def behind(self) -> bool:
+        return self._inbox.behind or bool(self._frames)
+
     def forget_call(self, serial: int) -> None:
         """An abandoned call would leave its handler behind for ever."""
         self._method_return_handlers.pop(serial, None)
@@ -169,6 +173,11 @@ class Connection:
     def congested(self) -> bool:
         """Whether more than 1024 messages wait, because the bus takes them slower than they are made."""
         return self._library.unsent > _MAXIMUM_UNSENT
+
+    @property
+    def behind(self) -> bool:
+        """Whether more messages have come than were looked at."""
+        return self._library.behind
 
     def on_call(self, receive: OnFrame) -> None:
         """Have calls to us received."""

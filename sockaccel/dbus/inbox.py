@@ -6,11 +6,11 @@ is not wanted is thrown away unread.
 """
 
 import array
-import contextlib
 import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -26,6 +26,8 @@ _MAXIMUM_BODY = _MAXIMUM_HEADER = 65536
 _READ = 65536
 # SCM_MAX_FD of the kernel: one message carries no more.
 _MAXIMUM_FDS = 253
+# Headers that are kept, and bytes of each.
+_MAXIMUM_SCANNED = 1024
 # Header fields of the D-Bus specification.
 _PATH, _INTERFACE, _MEMBER, _SENDER, _UNIX_FDS = 1, 2, 3, 7, 9
 _CALL = MessageType.METHOD_CALL.value
@@ -74,6 +76,10 @@ class Inbox:
         self._takes_fds = takes_fds
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
+        # What headers say, by their bytes. Those of a client are nearly all the same.
+        self._scanned: dict[bytes, _Fields] = {}
+        # Whether more may have come than was read.
+        self.behind = False
         # So many bytes more belong to a message that is not wanted.
         self._to_skip = 0
 
@@ -82,9 +88,11 @@ class Inbox:
         try:
             data = self._read()
         except BlockingIOError:
+            self.behind = False
             return []
         if not data:
             raise EOFError
+        self.behind = len(data) == _READ
         skipped = min(self._to_skip, len(data))
         self._to_skip -= skipped
         self._buffer += data[skipped:]
@@ -128,7 +136,8 @@ class Inbox:
         end = start + head + (0 if too_long else body)
         if len(buffer) < end:
             return None
-        raw = bytes(buffer[start:end])
+        with memoryview(buffer) as view:
+            raw = bytes(view[start:end])
         if too_long:
             raw = raw[:4] + bytes(4) + raw[8:]
         frames.append(self._frame(raw, order, serial, 16 + header, too_long=too_long))
@@ -141,53 +150,68 @@ class Inbox:
         return start + there
 
     def _frame(self, raw: bytes, order: str, serial: int, end: int, *, too_long: bool) -> Frame:
-        frame = Frame(raw, raw[1], raw[2], serial, too_long=too_long)
-        count = 0
-        try:
-            count = _scan(frame, order, end)
-        except (IndexError, struct.error, _OddField):
-            # The bus checks headers, but lets through fields that this does not know.
-            message, _unreadable = frame.read()
-            frame.sender, frame.path = message.sender or '', message.path or ''
-            frame.interface, frame.member = message.interface or '', message.member or ''
-        with contextlib.suppress(IndexError):
-            for _fd in range(count):
-                frame.fds.append(self._fds.popleft())
+        fields = raw[:1] + raw[16:end]
+        found = self._scanned.get(fields)
+        if found is None:
+            found = _scan(raw, order, end)
+            if len(self._scanned) >= _MAXIMUM_SCANNED:
+                self._scanned.clear()
+            if len(fields) <= _MAXIMUM_SCANNED:
+                self._scanned[fields] = found
+        frame = Frame(raw, raw[1], raw[2], serial, *found.texts, too_long)
+        if found.fds and self._fds:
+            frame.fds = [self._fds.popleft() for _fd in range(min(found.fds, len(self._fds)))]
         return frame
+
+
+@dataclass(slots=True)
+class _Fields:
+    """texts: sender, path, interface, member. fds: how many descriptors the message says that it has."""
+
+    texts: tuple[str, str, str, str]
+    fds: int
 
 
 class _OddField(Exception):
     """A header field of a type that no field of the specification has."""
 
 
-def _scan(frame: Frame, order: str, end: int) -> int:
-    """Find the frame's texts in its header, which ends there; how many descriptors it says that it has."""
-    raw, at, fds = frame.raw, 16, 0
-    number = struct.Struct(order + 'I').unpack_from
+def _scan(raw: bytes, order: str, end: int) -> _Fields:
+    """What the header says, which ends there."""
+    texts = dict.fromkeys((_SENDER, _PATH, _INTERFACE, _MEMBER), '')
+    fds = 0
+    try:
+        for code, value in _fields(raw, order, end):
+            if code in texts:
+                texts[code] = str(value)
+            elif code == _UNIX_FDS:
+                fds = int(value)
+    except (IndexError, ValueError, struct.error, _OddField):
+        # The bus checks headers, but lets through fields that this does not know.
+        message, _unreadable = read_message(raw)
+        return _Fields(
+            (message.sender or '', message.path or '', message.interface or '', message.member or ''), fds
+        )
+    return _Fields((texts[_SENDER], texts[_PATH], texts[_INTERFACE], texts[_MEMBER]), fds)
+
+
+def _fields(raw: bytes, order: str, end: int) -> Iterator[tuple[int, str | int]]:
+    """Code and value of each field: an array of structs, aligned to 8, of the code and a variant."""
+    at = 16
     while at < end:
-        # An array of structs, each aligned to 8: the code, a variant's signature, and the value.
-        code, length, token = raw[at], raw[at + 1], raw[at + 2]
+        code, length, token = raw[at], raw[at + 1], chr(raw[at + 2])
         if length != 1:
             raise _OddField
-        if token == 0x67:  # g
+        if token == 'g':
             at += 4 + 1 + raw[at + 4] + 1
-        elif token in b'so':
-            size = number(raw, at + 4)[0]
+        elif token in 'so':
+            (size,) = struct.unpack_from(order + 'I', raw, at + 4)
             start = at + 8
             at = start + size + 1
-            if code == _SENDER:
-                frame.sender = raw[start : start + size].decode()
-            elif code == _MEMBER:
-                frame.member = raw[start : start + size].decode()
-            elif code == _INTERFACE:
-                frame.interface = raw[start : start + size].decode()
-            elif code == _PATH:
-                frame.path = raw[start : start + size].decode()
-        elif token == 0x75:  # u
-            if code == _UNIX_FDS:
-                fds = number(raw, at + 4)[0]
+            yield code, raw[start : start + size].decode()
+        elif token == 'u':
+            yield code, struct.unpack_from(order + 'I', raw, at + 4)[0]
             at += 8
         else:
             raise _OddField
         at += -at % 8
-    return int(fds)

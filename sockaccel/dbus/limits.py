@@ -31,6 +31,12 @@ class Limit:
         """How much a user has now."""
         return self._taken[user]
 
+    def is_reached(self, user: int) -> bool:
+        """Whether a user can have no more."""
+        if user == PRIVILEGED:
+            return self._taken[user] >= self._privileged
+        return self._taken[user] >= self._each or self._all >= self._together
+
     def take(self, user: int, amount: int = 1) -> None:
         """Raises LimitExceeded, and then there is nothing to `give_back()`."""
         most = self._privileged if user == PRIVILEGED else self._each

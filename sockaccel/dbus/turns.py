@@ -41,6 +41,10 @@ class Turns:
         # By user and client; first those whose turn is next.
         self._waiting: OrderedDict[int, Client] = OrderedDict()
 
+    def is_full(self, user: int) -> bool:
+        """Whether `put()` would raise LimitExceeded, for the usual reason: in a flood that takes too long."""
+        return self._calls.is_reached(user)
+
     def put(self, user: int, frame: Frame) -> None:
         """Let a call wait for its turn; once served it must `leave()`. Raises LimitExceeded."""
         self._calls.take(user)

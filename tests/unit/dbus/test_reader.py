@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from dbus_next.signature import SignatureTree
 
-from sockaccel.dbus.inbox import Inbox
+from sockaccel.dbus.inbox import Frame, Inbox
 from tests.support.messages import raw
 
 SENDER, FDS = b'\7\1s\0', b'\x09\1u\0'
@@ -57,7 +57,7 @@ def test_the_body_of_a_long_call_is_thrown_away_as_it_comes(size: int) -> None:
     long, sent = raw('Enable', signature='ay', body=bytes(size)) + raw('Next'), 0
     with wire() as (broker, inbox):
         broker.setblocking(False)
-        frames = []
+        frames: list[Frame] = []
         while len(frames) < 2:
             with contextlib.suppress(BlockingIOError):
                 sent += broker.send(long[sent:]) if sent < len(long) else 0

@@ -90,11 +90,15 @@ class Wire(Connection):
         self.news = asyncio.Event()
         self.receive: Callable[[Frame], None] = lambda _frame: None
         self.refused: list[str] = []
-        self.full = False
+        self.full = self.late = False
 
     @property
     def congested(self) -> bool:
         return self.full
+
+    @property
+    def behind(self) -> bool:
+        return self.late
 
     def on_call(self, receive: Callable[[Frame], None]) -> None:
         self.receive = receive
