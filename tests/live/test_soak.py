@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.ctl.client import Client
+from sockaccel.ctl.client import Client, strings
 from tests.support import harness
 from tests.support.churn import Churn
 from tests.support.flood import Flood
@@ -46,15 +46,13 @@ def installed(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def packaged(installed: Path, cgroup: Cgroup, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    """The installed program, by the installed modules and BPF sources, from a directory without any."""
-    # Looks for share/ below its prefix (sockaccel.kernel.sources).
-    program = (
-        f'import sys; sys.path.insert(0, "{installed}{MODULES}"); sys.prefix = "{installed}/usr"; '
-        'from sockaccel.daemon import main; sys.exit(main())'
-    )
-    monkeypatch.delenv('PYTHONPATH', raising=False)
-    command = (sys.executable, '-P', '-c', program)
-    with Daemon(cgroup.path, 'JoinDelayMs=0\n', command=command, directory=installed) as daemon:
+    """The installed program with the installed modules; it finds the BPF sources beside them."""
+    Path(f'{installed}{MODULES}/bpf').symlink_to(f'{installed}/usr/share/sockaccel/bpf')
+    with monkeypatch.context() as here:
+        here.setenv('PYTHONPATH', f'{installed}{MODULES}')
+        command = (sys.executable, f'{installed}/usr/sbin/sockaccel')
+        daemon = Daemon(cgroup.path, 'JoinDelayMs=0\n', command=command, directory=installed)
+    with daemon:
         yield daemon.ready()
 
 
@@ -70,6 +68,7 @@ class Soak:
         self.daemon, self.root = daemon, root
         self.chance = random.Random(7)
         self.rounds = 0
+        self.issues = harness.every_issue()
         self.worst_kb = rss_kb(daemon.process.pid)
 
     async def one(self, client: Client) -> None:
@@ -77,9 +76,7 @@ class Soak:
         self.rounds += 1
         name = f'round-{self.rounds % 5}'
         with Cgroup(name, self.root) as cgroup:
-            await client.call(
-                'EnableWithOptions', 'sa{sv}', cgroup.path, {'accept': harness.strings(harness.every_issue())}
-            )
+            await client.call('EnableWithOptions', 'sa{sv}', cgroup.path, {'accept': strings(self.issues)})
             with contextlib.ExitStack() as stack, cgroup.inside():
                 for _listener in range(self.chance.randrange(200)):
                     stack.enter_context(socket.create_server(('127.0.0.1', 0)))
