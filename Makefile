@@ -36,7 +36,7 @@ help:
 	@echo 'sudo make test-system         the package under systemd, in containers of Debian 12 and 13'
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
-	@echo 'sudo make soak                half an hour of compared streams while targets and daemons come and go'
+	@echo 'sudo make soak                an hour of compared streams and floods while targets and daemons come and go'
 	@echo 'sudo make bench               docs/benchmarks, measured on this machine; a quarter of an hour'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
 	@echo '     make lint                linters and types alone'
@@ -74,12 +74,12 @@ test-apps:
 	@tools/setup apps
 	.venv/bin/python -m pytest tests/apps $(ARGS)
 
-# Streams that are compared byte by byte while targets and daemons come and go.
+# Streams that are compared byte by byte while targets and daemons come and go, and a daemon that everybody floods.
 soak:
 	@tools/setup test
-	SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) SOCKACCEL_ROUNDS=50 \
+	SOCKACCEL_SOAK_SECONDS=$(SOAK_SECONDS) SOCKACCEL_STRESS_SECONDS=$(SOAK_SECONDS) SOCKACCEL_ROUNDS=50 \
 	    SOCKACCEL_IDLE_SECONDS=60 .venv/bin/python -m pytest tests/conformance/test_stress.py tests/live/test_load.py \
-	    tests/live/test_targets.py tests/live/test_idle.py $(ARGS)
+	    tests/live/test_targets.py tests/live/test_idle.py tests/live/test_soak.py --capture=tee-sys $(ARGS)
 
 # Everything in docs/benchmarks, measured anew. What fails does not keep the rest from being written.
 bench:

@@ -24,7 +24,7 @@ from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
 from sockaccel.kernel import abi, adoption, probe, programs, watchers
-from sockaccel.kernel.ends import Ends
+from sockaccel.kernel.ends import Ends, own_netns
 from sockaccel.kernel.live import Kernel
 from sockaccel.kernel.pins import Pins
 from sockaccel.systemd import journal
@@ -144,6 +144,7 @@ class Daemon:
             lambda: self._configuration.in_force,
             journal,
             lambda: self._end(BusLost(f'the bus name "{words.BUS_NAME}" was taken away')),
+            own_netns(),
         )
         lost = BusLost('the connection to the system bus was lost')
         self._service.connection.when_lost(lambda: self._end(lost))

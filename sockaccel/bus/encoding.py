@@ -53,7 +53,8 @@ def setting(key: str, value: str, source: str) -> Row:
     return _row(key=('s', key), value=('s', value), source=('s', source))
 
 
-def connection(found: Connection) -> Row:
+def connection(found: Connection, *, programs: bool) -> Row:
+    """programs: whether the one who asks may know whose it is; otherwise these keys are as if it were unknown."""
     client, server = found.client, found.server
     one = client or server
     assert one
@@ -68,21 +69,23 @@ def connection(found: Connection) -> Row:
             age_ns=('t', found.age_ns),
             netns_cookie=('t', flow.netns),
         )
-        | _end('client', client, of_client, found.client_reason, found.client_cgroup)
-        | _end('server', server, of_server, found.server_reason, found.server_cgroup)
+        | _end('client', client, of_client, found.client_reason, found.client_cgroup, programs=programs)
+        | _end('server', server, of_server, found.server_reason, found.server_cgroup, programs=programs)
     )
 
 
-def _end(name: str, end: Event | None, endpoint: tuple[str, int], reason: str, cgroup: str) -> Row:
+def _end(
+    name: str, end: Event | None, endpoint: tuple[str, int], reason: str, cgroup: str, *, programs: bool
+) -> Row:
     """The keys of one end. end: None where it is not known, or gone already; the other end knows its endpoint."""
     row = _row(
         address=('s', endpoint[0]),
         port=('q', endpoint[1]),
         state=('s', words.CONNECTION_STATES[end.state] if end else ''),
-        cgroup=('s', cgroup),
+        cgroup=('s', cgroup if programs else ''),
         reason=('s', reason),
-        program=('s', end.program if end else ''),
-        pid=('u', end.pid if end else 0),
+        program=('s', end.program if end and programs else ''),
+        pid=('u', end.pid if end and programs else 0),
         redirected_bytes=('t', end.redirected_bytes if end else 0),
         redirected_messages=('t', end.redirected_messages if end else 0),
         tcp_bytes=('t', end.tcp_bytes if end else 0),
@@ -91,28 +94,31 @@ def _end(name: str, end: Event | None, endpoint: tuple[str, int], reason: str, c
     return {f'{name}_{key}': value for key, value in row.items()}
 
 
-def event(happened: Event, target: str, reason: Counter | None) -> Row:
-    """target: the name of the end's target. reason: what `happened.reason` stands for."""
-    return _row(
-        kind=('s', words.EVENT_KINDS[happened.kind]),
-        state=('s', words.CONNECTION_STATES[happened.state]),
-        target=('s', target),
-        local=('s', happened.flow.local),
-        local_port=('q', happened.flow.local_port),
-        remote=('s', happened.flow.remote),
-        remote_port=('q', happened.flow.remote_port),
-        netns_cookie=('t', happened.flow.netns),
-        active=('b', happened.active),
-        program=('s', happened.program),
-        pid=('u', happened.pid),
-        cgroup_id=('t', happened.cgroup),
-        reason=('s', reason.name if reason else ''),
-        redirected_bytes=('t', happened.redirected_bytes),
-        redirected_messages=('t', happened.redirected_messages),
-        tcp_bytes=('t', happened.tcp_bytes),
-        tcp_messages=('t', happened.tcp_messages),
-        time_ns=('t', happened.time_ns),
-    )
+def event(happened: Event, target: str, reason: Counter | None, *, programs: bool) -> dict[str, Any]:
+    """What a line of an event says, before it is JSON.
+
+    target: the name of the end's target. reason: what `happened.reason` stands for. programs: see `connection()`.
+    """
+    return {
+        'kind': words.EVENT_KINDS[happened.kind],
+        'state': words.CONNECTION_STATES[happened.state],
+        'target': target,
+        'local': happened.flow.local,
+        'local_port': happened.flow.local_port,
+        'remote': happened.flow.remote,
+        'remote_port': happened.flow.remote_port,
+        'netns_cookie': happened.flow.netns,
+        'active': happened.active,
+        'program': happened.program if programs else '',
+        'pid': happened.pid if programs else 0,
+        'cgroup_id': happened.cgroup if programs else 0,
+        'reason': reason.name if reason else '',
+        'redirected_bytes': happened.redirected_bytes,
+        'redirected_messages': happened.redirected_messages,
+        'tcp_bytes': happened.tcp_bytes,
+        'tcp_messages': happened.tcp_messages,
+        'time_ns': happened.time_ns,
+    }
 
 
 def options(given: Mapping[str, Variant], **types: str) -> dict[str, Any]:

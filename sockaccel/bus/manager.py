@@ -6,25 +6,25 @@ packaging/dbus/org.sockaccel1.Manager.xml says what each member means.
 """
 
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from sockaccel import __version__
 from sockaccel.bus import encoding, polkit
 from sockaccel.bus.encoding import Row
+from sockaccel.bus.events import Followers, Wanted
 from sockaccel.core import words
 from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
-from sockaccel.core.listing import Connections, Filter
+from sockaccel.core.listing import Connections, Filter, Viewer
 from sockaccel.core.target import Target, TargetStatus
 from sockaccel.dbus.connection import Connection
 from sockaccel.dbus.interface import Interface, Signal, method, prop
+from sockaccel.dbus.limits import Limit
 from sockaccel.dbus.message import Variant, plain
 from sockaccel.dbus.serving import caller
-from sockaccel.errors import LimitExceeded
-
-_MAXIMUM_SUBSCRIBERS = 64
 
 Options = Mapping[str, Variant]
 Counts = dict[str, int]
@@ -50,9 +50,12 @@ class Core(Protocol):
 
 
 class Manager(Interface):
-    """reload: reads the configuration anew, for the caller that it is told. settings: what is in force."""
+    """reload: reads the configuration anew, for the caller that it is told. settings: what is in force.
 
-    ConnectionEvent = Signal('a{sv} event')
+    may_inspect: whether a client of the bus may know whose connections are. netns: the only network namespace that
+    others see, by cookie.
+    """
+
     TargetChanged = Signal('s target, a{sv} row')
 
     def __init__(
@@ -62,6 +65,8 @@ class Manager(Interface):
         connections: Connections,
         reload: Callable[[str], Awaitable[None]],
         settings: Callable[[], Config],
+        may_inspect: Callable[[str], Awaitable[bool]],
+        netns: int,
     ) -> None:
         super().__init__(words.MANAGER)
         self._connection = connection
@@ -69,7 +74,10 @@ class Manager(Interface):
         self._connections = connections
         self._reload = reload
         self._settings = settings
-        self._subscribers: set[str] = set()
+        self._may_inspect = may_inspect
+        self._netns = netns
+        self._followers = Followers()
+        self._listing = Limit('listings in progress', 'wait for an answer', each=2, privileged=8, together=16)
         self._told: dict[str, TargetStatus] = {}
 
     @method('s target', action=polkit.ENABLE)
@@ -98,8 +106,19 @@ class Manager(Interface):
 
     @method('a{sv} filter, t listing, t offset', 'aa{sv} connections, t total, t listing', action=None)
     async def ListConnections(self, wanted: Options, listing: int, offset: int) -> tuple[list[Row], int, int]:
-        page = await self._connections.page(Filter.parse(plain(wanted)), listing, offset)
-        return [encoding.connection(found) for found in page.connections], page.total, page.listing
+        viewer = await self._viewer()
+        chosen = Filter.parse(plain(wanted))
+        self._listing.take(viewer.user)
+        try:
+            page = await self._connections.page(chosen, listing, offset, viewer)
+        finally:
+            self._listing.give_back(viewer.user)
+        programs = viewer.sees_programs
+        return (
+            [encoding.connection(each, programs=programs) for each in page.connections],
+            page.total,
+            page.listing,
+        )
 
     @method('', 'a{st} counters', action=None)
     def Stats(self) -> Counts:
@@ -133,15 +152,10 @@ class Manager(Interface):
     async def Reload(self) -> None:
         await self._reload(await self._caller())
 
-    @method(action=None)
-    def Subscribe(self) -> None:
-        if len(self._subscribers | {caller()}) > _MAXIMUM_SUBSCRIBERS:
-            raise LimitExceeded('too many clients follow the events already')
-        self._subscribers.add(caller())
-
-    @method(action=None)
-    def Unsubscribe(self) -> None:
-        self._subscribers.discard(caller())
+    @method('a{sv} filter', 'h stream', action=None)
+    async def Subscribe(self, wanted: Options) -> socket.socket:
+        viewer = await self._viewer()
+        return self._followers.add(viewer, Wanted.parse(plain(wanted), viewer))
 
     @prop('s', emits='const')
     def Version(self) -> str:
@@ -171,13 +185,12 @@ class Manager(Interface):
         self.properties_changed('Targets', 'Degraded')
 
     def publish(self, event: Event, target: str) -> None:
-        """Tell those who follow the events; nobody gets it where the bus does not keep up."""
-        if self._subscribers and not self._connection.congested:
-            reason = self._core.reason(event.reason)
-            self.emit(Manager.ConnectionEvent, encoding.event(event, target, reason))
+        """Tell those who follow the events."""
+        self._followers.publish(event, target, self._core.reason(event.reason))
 
-    def client_gone(self, name: str) -> None:
-        self._subscribers.discard(name)
+    def close(self) -> None:
+        """End all that follows the events."""
+        self._followers.close()
 
     def _by_name(self) -> dict[str, TargetStatus]:
         """One that is enabled again while its former connections drain has two rows, of which the first counts."""
@@ -191,3 +204,9 @@ class Manager(Interface):
     async def _caller(self) -> str:
         """Who makes the call that is being served, for the journal. Raises NotPermitted if it has left."""
         return await self._connection.describe(caller())
+
+    async def _viewer(self) -> Viewer:
+        """Who makes the call that is served now, and what they may see. Raises NotPermitted if they have left."""
+        sender = caller()
+        user = await self._connection.user_of(sender)
+        return Viewer(user, None if await self._may_inspect(sender) else self._netns)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who may change something: polkit is asked, with the caller as subject; without polkit only uid 0 may."""
+"""Who may change something, and see whose connections are: polkit is asked, with the caller as subject.
+
+Without polkit only uid 0 may.
+"""
 
 import asyncio
 import itertools
-from collections import Counter
 
 from sockaccel.core.target import Target
+from sockaccel.dbus import limits
 from sockaccel.dbus.connection import Connection
-from sockaccel.dbus.message import Variant
+from sockaccel.dbus.message import Message, Variant
 from sockaccel.dbus.serving import Request
-from sockaccel.errors import AskFailed, LimitExceeded, NotPermitted
+from sockaccel.errors import AskFailed, NotPermitted
 
 # Each has an <action> in packaging/polkit/org.sockaccel1.policy.
 ENABLE = 'org.sockaccel1.enable'
@@ -17,6 +20,7 @@ DISABLE = 'org.sockaccel1.disable'
 RESET_COUNTERS = 'org.sockaccel1.reset-counters'
 RELOAD = 'org.sockaccel1.reload'
 SET_LOG_LEVEL = 'org.sockaccel1.set-log-level'
+INSPECT = 'org.sockaccel1.inspect'
 
 _NAME = 'org.freedesktop.PolicyKit1'
 _PATH = '/org/freedesktop/PolicyKit1/Authority'
@@ -24,33 +28,75 @@ _INTERFACE = f'{_NAME}.Authority'
 # A dialogue stays open while a person looks for a password.
 _TIMEOUT_S = 300.0
 _ALLOW_USER_INTERACTION = 1
-# Questions to polkit that one user may leave open; calls of other users go on meanwhile.
-_MAXIMUM_OPEN = 64
 # Of a name in a dialogue. A target can be as long as a path.
 _MAXIMUM_SHOWN = 256
+# Nobody waits long to see something; and how long an answer about that is kept, so that a poll is no flood.
+_INSPECT_TIMEOUT_S, _KEPT_FOR_S = 5.0, 5.0
 
 
 class Authority:
     """Asks polkit, and counts the answers that each user waits for."""
 
-    def __init__(self) -> None:
-        self._open: Counter[int] = Counter()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._questions = limits.Limit(
+            'open questions to polkit', 'answer those first', each=64, privileged=0, together=1024
+        )
         self._numbers = itertools.count(1)
+        # By unique name, whether a client may inspect, and until when that is believed (CLOCK_MONOTONIC).
+        self._inspectors: dict[str, tuple[asyncio.Future[bool], float]] = {}
+
+    async def watch(self) -> None:
+        """Believe no answer any more once polkit says that something changed. Raises AskFailed."""
+        await self._connection.hear(_NAME, self._changed)
+        await self._connection.match(f"type='signal',sender='{_NAME}',interface='{_INTERFACE}',member='Changed'")
+
+    def _changed(self, message: Message) -> None:
+        if message.member == 'Changed':
+            self._inspectors.clear()
+
+    def forget(self, sender: str) -> None:
+        """A client has left the bus, or polkit has."""
+        self._inspectors.pop(sender, None)
+        if sender == _NAME:
+            self._inspectors.clear()
 
     async def authorise(self, connection: Connection, request: Request) -> None:
         """Return if the caller may. Raises NotPermitted, LimitExceeded, InvalidTarget."""
         user = await connection.user_of(request.sender)
-        if user == 0:
+        if user == limits.PRIVILEGED:
             return
         details = _details(request)
-        if self._open[user] >= _MAXIMUM_OPEN:
-            raise LimitExceeded(f'uid {user} waits for {_MAXIMUM_OPEN} answers of polkit: answer those first')
-        self._open[user] += 1
+        self._questions.take(user)
         try:
             await self._ask(connection, request, details)
         finally:
-            self._open[user] -= 1
-            self._open += Counter()
+            self._questions.give_back(user)
+
+    async def may_inspect(self, sender: str) -> bool:
+        """Whether a client may know whose connections are. Never asks for a password.
+
+        Raises NotPermitted if it has left the bus, and LimitExceeded.
+        """
+        user = await self._connection.user_of(sender)
+        if user == limits.PRIVILEGED:
+            return True
+        loop = asyncio.get_running_loop()
+        answer, until = self._inspectors.get(sender, (None, 0.0))
+        if answer is None or loop.time() > until:
+            self._questions.take(user)
+            answer = asyncio.ensure_future(self._ask_inspect(sender))
+            answer.add_done_callback(lambda _answer: self._questions.give_back(user))
+            self._inspectors[sender] = answer, loop.time() + _INSPECT_TIMEOUT_S + _KEPT_FOR_S
+        return await asyncio.shield(answer)
+
+    async def _ask_inspect(self, sender: str) -> bool:
+        request = Request(sender, 'Inspect', INSPECT, interactive=False, subject='')
+        try:
+            await asyncio.wait_for(self._ask(self._connection, request, {}), _INSPECT_TIMEOUT_S)
+        except (NotPermitted, AskFailed, TimeoutError):
+            return False
+        return True
 
     async def _ask(self, connection: Connection, request: Request, details: dict[str, str]) -> None:
         member = request.member

@@ -21,7 +21,9 @@ class Service:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self._server = Server(connection, polkit.Authority().authorise)
+        self._authority = polkit.Authority(connection)
+        self._server = Server(connection, self._authority.authorise)
+        self._manager: Manager | None = None
 
     @classmethod
     async def open(cls) -> Self:
@@ -33,8 +35,10 @@ class Service:
         return service
 
     async def close(self) -> None:
-        """Answer the calls that are being served, and disconnect."""
+        """Answer the calls that are being served, end what follows the events, and disconnect."""
         await self._server.close()
+        if self._manager:
+            self._manager.close()
         await self.connection.close()
 
     async def export(
@@ -45,24 +49,29 @@ class Service:
         settings: Callable[[], Config],
         log: Log,
         on_name_lost: Callable[[], None],
+        netns: int,
     ) -> Manager:
-        """Serve everything. on_name_lost: called when another program has taken the name."""
-        manager = Manager(self.connection, core, connections, reload, settings)
+        """Serve everything. on_name_lost: called when another program has taken the name.
+
+        netns: the cookie of the network namespace whose connections everybody may list.
+        """
+        self._manager = manager = Manager(
+            self.connection, core, connections, reload, settings, self._authority.may_inspect, netns
+        )
         self._server.export(words.OBJECT_PATH, manager)
         self._server.export(logcontrol.PATH, LogControl(log))
 
         def watch(message: Message) -> None:
-            if message.sender != DBUS:
-                return
             if message.member == 'NameOwnerChanged' and not message.body[2]:
-                manager.client_gone(message.body[0])
+                self._authority.forget(message.body[0])
                 self._server.sender_gone(message.body[0])
             elif message.member == 'NameLost' and message.body[0] == words.BUS_NAME:
                 on_name_lost()
 
-        self.connection.on_signal(watch)
+        await self.connection.hear(DBUS, watch)
         rule = f"type='signal',sender='{DBUS}',interface='{DBUS}',member='NameOwnerChanged',arg2=''"
         await self.connection.match(rule)
+        await self._authority.watch()
         return manager
 
     async def take_name(self) -> None:

@@ -12,17 +12,37 @@ from typing import Any, Self
 from sockaccel.core.connection import ConnectionState, Counter, Event, pack_address
 from sockaccel.core.protocols import Clock, Ends, RawEnd, Timer
 from sockaccel.core.target import quote
-from sockaccel.errors import InvalidArgument
+from sockaccel.errors import InvalidArgument, NotPermitted
 
 # Connections in a page.
 PAGE = 256
-# A listing of 100,000 connections takes 50 MB.
+# A listing of 100,000 connections takes 50 MB. uid 0 may have two, each other user one, and these together two.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
 # The cgroup tree is read again for an unknown cgroup, but no sooner than this after the last time.
 _LOOK_AGAIN_AFTER_S = 1.0
 
 PATHS = ('redirect', 'tcp', 'mixed')
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Who asks. user: a uid. netns: the cookie of the only network namespace they see; None: all, and programs."""
+
+    user: int = 0
+    netns: int | None = None
+
+    @property
+    def sees_programs(self) -> bool:
+        """Whether they may know whose a connection is: program, pid and cgroup."""
+        return self.netns is None
+
+    def sees(self, netns: int) -> bool:
+        """Whether they may know of the connections of a network namespace."""
+        return self.netns in (None, netns)
+
+
+_ROOT = Viewer()
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,15 @@ Pair = tuple[RawEnd | None, RawEnd | None]
 Packed = tuple[bytes | None, bytes | None]
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A listing, whose it is, and what forgets it."""
+
+    viewer: Viewer
+    found: list[Packed]
+    timer: Timer
+
+
 def pairs(ends: Ends, packed: bytes) -> list[Pair]:
     """Client and server of each connection in what `ends` has read, where an end may occur more than once."""
     by_flow = {end.flow: end for end in ends.rows(packed)}
@@ -136,43 +165,55 @@ class Connections:
         self._reasons = [counter.name for counter in counters]
         self._paths: dict[int, str] = {}
         self._looked_at = -math.inf
-        # Each with the timer that forgets it; first the one whose last page was asked for longest ago.
-        self._listings: dict[int, tuple[list[Packed], Timer]] = {}
+        # First the one whose last page was asked for longest ago.
+        self._listings: dict[int, _Kept] = {}
         self._last = 0
-        self._one_at_a_time = asyncio.Lock()
+        # uid 0 does not wait for the listings of others.
+        self._one_at_a_time = {True: asyncio.Lock(), False: asyncio.Lock()}
 
-    async def page(self, wanted: Filter, listing: int = 0, offset: int = 0) -> Page:
+    async def page(self, wanted: Filter, listing: int = 0, offset: int = 0, viewer: Viewer = _ROOT) -> Page:
         """Up to PAGE connections from offset on, the busiest first.
 
-        listing: 0 for a new one, otherwise that of the page before. Raises InvalidArgument if it is not kept.
+        listing: 0 for a new one, otherwise that of the page before. Raises InvalidArgument if it is not kept for
+        this viewer, and NotPermitted where the filter asks what they may not know.
         """
-        async with self._one_at_a_time:
+        if not viewer.sees_programs and (wanted.program is not None or wanted.pid is not None):
+            raise NotPermitted(
+                'filters "program" and "pid" need what polkit does not give this user (org.sockaccel1.inspect)'
+            )
+        async with self._one_at_a_time[_is_privileged(viewer)]:
             if not listing:
                 self._last += 1
                 listing = self._last
-                found = await asyncio.to_thread(self._find, wanted)
-            elif listing in self._listings:
-                found, _timer = self._listings[listing]
+                found = await asyncio.to_thread(self._find, wanted, viewer)
+            elif listing in self._listings and self._listings[listing].viewer == viewer:
+                found = self._listings[listing].found
             else:
                 raise InvalidArgument(f'listing {listing} is not kept any more: begin again with listing 0')
             rows = await asyncio.to_thread(self._describe, found[offset : offset + PAGE])
             self._forget(listing)
             if offset + PAGE < len(found):
-                self._keep(listing, found)
+                self._keep(listing, found, viewer)
             return Page(rows, len(found), listing)
 
-    def _keep(self, listing: int, found: list[Packed]) -> None:
+    def _keep(self, listing: int, found: list[Packed], viewer: Viewer) -> None:
         """The time begins anew with each page: to ask for all of them may take longer than a listing is kept."""
-        while len(self._listings) >= _MAXIMUM_LISTINGS:
-            self._forget(next(iter(self._listings)))
+        privileged = _is_privileged(viewer)
+        if not privileged:
+            for other, kept in list(self._listings.items()):
+                if kept.viewer.user == viewer.user:
+                    self._forget(other)
+        alike = [other for other, kept in self._listings.items() if _is_privileged(kept.viewer) == privileged]
+        for other in alike[: max(0, len(alike) - _MAXIMUM_LISTINGS + 1)]:
+            self._forget(other)
         timer = self._clock.call_at(self._clock.time() + _KEPT_FOR_S, partial(self._forget, listing))
-        self._listings[listing] = found, timer
+        self._listings[listing] = _Kept(viewer, found, timer)
 
     def _forget(self, listing: int) -> None:
         if kept := self._listings.pop(listing, None):
-            kept[1].cancel()
+            kept.timer.cancel()
 
-    def _find(self, wanted: Filter) -> list[Packed]:
+    def _find(self, wanted: Filter, viewer: Viewer) -> list[Packed]:
         address, program = wanted.packed_address(), wanted.program and wanted.program.encode()
 
         def fits(pair: Pair) -> bool:
@@ -181,7 +222,8 @@ class Connections:
             assert one
             local, local_port, remote, remote_port = self._ends.endpoints(one.flow)
             return (
-                (wanted.port is None or wanted.port in (local_port, remote_port))
+                (viewer.netns is None or viewer.netns == self._ends.netns(one.flow))
+                and (wanted.port is None or wanted.port in (local_port, remote_port))
                 and (address is None or address in (local, remote))
                 and (wanted.pid is None or any(end and end.pid == wanted.pid for end in pair))
                 and (program is None or any(end and end.program.split(b'\0', 1)[0] == program for end in pair))
@@ -232,6 +274,10 @@ class Connections:
         if _state(pair) is not ConnectionState.JOINED:
             return client or server, server or client
         return client, server
+
+
+def _is_privileged(viewer: Viewer) -> bool:
+    return viewer.user == 0
 
 
 def _state(pair: Pair) -> ConnectionState:

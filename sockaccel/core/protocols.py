@@ -146,6 +146,9 @@ class Ends(Protocol):
     def endpoints(self, flow: bytes) -> tuple[bytes, int, bytes, int]:
         """Local address and port, remote address and port; addresses as `pack_address` has them."""
 
+    def netns(self, flow: bytes) -> int:
+        """The cookie of the network namespace."""
+
     def mirrored(self, flow: bytes) -> bytes:
         """The flow as the peer sees it."""
 

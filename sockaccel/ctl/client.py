@@ -2,13 +2,15 @@
 """The daemon as a client of the bus sees it: one call, one answer, plain Python values."""
 
 import asyncio
+import json
+import socket
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
 from sockaccel.core.words import BUS_NAME, MANAGER, OBJECT_PATH
 from sockaccel.dbus.connection import Connection
-from sockaccel.dbus.message import DBUS, PROPERTIES, Message, Variant, plain
+from sockaccel.dbus.message import DBUS, PROPERTIES, Variant, plain
 from sockaccel.errors import AskFailed, NoSystemBus, SockaccelError
 
 # No such name; systemd has no such unit, or cannot start it; and the same without systemd.
@@ -20,13 +22,10 @@ _NOT_RUNNING = (
 )
 # A call may last as long as polkit's dialogue.
 _TIMEOUT_S = 330.0
-_MAXIMUM_PENDING_EVENTS = 10000
+_BUFFERED = 4 * 1024 * 1024
 
 _START = 'start it with: systemctl enable --now sockaccel'
 _LOOK = 'see what it does: systemctl status sockaccel'
-
-# Events; None is the end.
-Queue = asyncio.Queue[dict[str, Any] | None]
 
 
 class NotRunning(SockaccelError):
@@ -48,16 +47,11 @@ class Refused(SockaccelError):
 class Client:
     """A connection to the daemon; an async context manager. Raises NotRunning on entry."""
 
-    def __init__(self) -> None:
-        self._followers: list[Queue] = []
-
     async def __aenter__(self) -> Self:
         try:
-            self.connection = await Connection.open()
+            self.connection = await Connection.open(takes_fds=True)
         except NoSystemBus as exc:
             raise NotRunning(str(exc)) from exc
-        self.connection.when_lost(self._lost)
-        self.connection.on_signal(self._receive)
         return self
 
     async def __aexit__(
@@ -85,24 +79,16 @@ class Client:
             rows += more
         return rows[: limit or total], total
 
-    async def subscribe(self) -> AsyncIterator[dict[str, Any]]:
-        """Returns once the daemon sends its connection events here; they end when it leaves the bus.
+    async def subscribe(self, wanted: dict[str, Variant]) -> AsyncIterator[dict[str, Any]]:
+        """Returns once the daemon sends its connection events here; they end when it ends.
 
+        One that is {"lost": N} stands for N that were not read fast enough. wanted: see "filter" of Subscribe.
         Raises Refused, NotRunning.
         """
-        rules = (
-            f"type='signal',sender='{BUS_NAME}',interface='{MANAGER}',member='ConnectionEvent'",
-            f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{BUS_NAME}'",
-        )
-        try:
-            for rule in rules:
-                await self.connection.match(rule)
-        except AskFailed as exc:
-            raise NotRunning(str(exc)) from exc
-        queue = Queue(_MAXIMUM_PENDING_EVENTS)
-        self._followers.append(queue)
-        await self.call('Subscribe')
-        return _until_none(queue)
+        fd = await self.call('Subscribe', 'a{sv}', wanted)
+        # In its buffer are events that the daemon need not keep.
+        reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=_BUFFERED)
+        return _events(reader, writer)
 
     async def ask(
         self,
@@ -127,26 +113,13 @@ class Client:
         values = [plain(value) for value in body]
         return values[0] if len(values) == 1 else values
 
-    def _lost(self) -> None:
-        for queue in self._followers:
-            if not queue.full():
-                queue.put_nowait(None)
 
-    def _receive(self, message: Message) -> None:
-        if message.member == 'ConnectionEvent' and message.interface == MANAGER:
-            event = plain(message.body[0])
-        elif message.member == 'NameOwnerChanged' and message.body[0] == BUS_NAME and not message.body[2]:
-            event = None
-        else:
-            return
-        for queue in self._followers:
-            if not queue.full():
-                queue.put_nowait(event)
-
-
-async def _until_none(queue: Queue) -> AsyncIterator[dict[str, Any]]:
-    while (event := await queue.get()) is not None:
-        yield event
+async def _events(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> AsyncIterator[dict[str, Any]]:
+    try:
+        while line := await reader.readline():
+            yield json.loads(line)
+    finally:
+        writer.close()
 
 
 def strings(values: list[str]) -> Variant:

@@ -6,14 +6,14 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 
 from sockaccel.core import config
 from sockaccel.ctl import printing, show, top
 from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
+from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidConfiguration
 
 _FILTERS = ('target', 'path', 'port', 'address', 'program', 'pid', 'reason')
@@ -88,11 +88,7 @@ async def stats(client: Client, options: argparse.Namespace) -> int:
 
 
 async def connections(client: Client, options: argparse.Namespace) -> int:
-    wanted = {}
-    for name in _FILTERS:
-        value = getattr(options, name)
-        if value is not None:
-            wanted[name] = integer(value) if isinstance(value, int) else string(value)
+    wanted = _chosen(options, _FILTERS)
     rows, total = await client.connections(wanted, options.limit)
     if options.json:
         show.print_json(rows)
@@ -112,17 +108,22 @@ async def live(client: Client, options: argparse.Namespace) -> int:
 async def trace(client: Client, options: argparse.Namespace) -> int:
     sentences = {row['name']: row['sentence'] for row in await client.call('DescribeCounters')}
     before = await client.call('Stats')
-    events = await client.subscribe()
+    names = ('target', 'kind', 'reason', 'program', 'port')
+    events = await client.subscribe(_chosen(options, names))
     print('Following what happens to connections; Ctrl-C ends.', file=sys.stderr, flush=True)
     # What is to be added to time_ns, which is CLOCK_MONOTONIC, for the time of day.
     offset = time.time_ns() - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     try:
-        async for event in _wanted(events, options):
-            if options.json:
+        async for event in events:
+            if 'lost' in event:
+                print(
+                    f'{event["lost"]} events were lost: they came faster than they were printed.', file=sys.stderr
+                )
+            elif options.json:
                 print(json.dumps(event), flush=True)
-                continue
-            when = datetime.fromtimestamp((event['time_ns'] + offset) / 1e9).astimezone()
-            print(show.event(event, f'{when:%H:%M:%S.%f}', sentences), flush=True)
+            else:
+                when = datetime.fromtimestamp((event['time_ns'] + offset) / 1e9).astimezone()
+                print(show.event(event, f'{when:%H:%M:%S.%f}', sentences), flush=True)
     except asyncio.CancelledError:
         after = await client.call('Stats')
         if left_out := sum(after[name] - before[name] for name in ('events_suppressed', 'events_lost')):
@@ -131,15 +132,10 @@ async def trace(client: Client, options: argparse.Namespace) -> int:
     raise NotRunning('the sockaccel daemon has stopped', 'start it with: systemctl start sockaccel')
 
 
-async def _wanted(
-    events: AsyncIterator[dict[str, Any]], options: argparse.Namespace
-) -> AsyncIterator[dict[str, Any]]:
-    async for event in events:
-        if options.port is not None and options.port not in (event['local_port'], event['remote_port']):
-            continue
-        names = ('target', 'kind', 'reason', 'program')
-        if all(getattr(options, name) in (None, event[name]) for name in names):
-            yield event
+def _chosen(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Variant]:
+    """A filter for the daemon: those of the options that were given."""
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return {name: integer(value) if isinstance(value, int) else string(value) for name, value in given.items()}
 
 
 async def doctor(client: Client, options: argparse.Namespace) -> int:

@@ -99,7 +99,7 @@ def connection(row: dict[str, Any]) -> list[str]:
 
 
 def event(row: dict[str, Any], when: str, sentences: dict[str, str]) -> str:
-    """A ConnectionEvent as a line. sentences: what each reason means."""
+    """An event as a line. sentences: what each reason means."""
     local, remote = (endpoint(row[side], row[f'{side}_port']) for side in ('local', 'remote'))
     end = 'client' if row['active'] else 'server'
     parts = [when, f'{row["kind"]:8}', end, f'{local} -> {remote}']

@@ -3,48 +3,80 @@
 
 import asyncio
 import contextlib
+import os
 import re
+import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from sockaccel.core.text import printable
-from sockaccel.dbus.library import BusType, MessageBus, Unmarshaller
+from sockaccel.dbus import writer
+from sockaccel.dbus.inbox import Frame, Inbox
+from sockaccel.dbus.library import BusType, MessageBus
 from sockaccel.dbus.message import DBUS, DBUS_PATH, Message, MessageFlag, MessageType
-from sockaccel.dbus.reader import Reader
-from sockaccel.dbus.writer import PatientSocket
 from sockaccel.errors import AskFailed, NoSystemBus, NotPermitted
 
 CALL_TIMEOUT_S = 25.0
 _SYSTEMD = 'org.freedesktop.systemd1'
 # A change waits for the name of who asked for it; better without than long.
 _DESCRIBE_TIMEOUT_S = 2.0
-# Signals beyond are left out rather than kept in memory, see `Connection.congested`.
-_MAXIMUM_UNSENT = 16384
+# Nothing more is served or signalled while so many messages wait, see `Connection.congested`.
+_MAXIMUM_UNSENT = 1024
+# How long messages are looked at before all else in the event loop has its turn.
+_TURN_S = 0.005
 # DBUS_NAME_FLAG_DO_NOT_QUEUE, DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER of the D-Bus specification.
 _DO_NOT_QUEUE, _PRIMARY_OWNER = 0x4, 1
 
-OnCall = Callable[[Message, str], None]
+_CALLER_LEFT = 'the caller has left the bus'
+
+OnFrame = Callable[[Frame], None]
 OnSignal = Callable[[Message], None]
 
 
 class _Library(MessageBus):
-    """dbus-next's connection. Calls and signals go to `received`, see `Connection.on_call()`."""
+    """dbus-next's connection. Calls and signals go to `received`, see `Connection.on_call()`.
 
-    def __init__(self, received: OnCall) -> None:
-        super().__init__(bus_type=BusType.SYSTEM)
-        self._writer.sock = PatientSocket(self._sock)
+    takes_fds: whether descriptors that others send are wanted.
+    """
+
+    def __init__(self, received: OnFrame, *, takes_fds: bool) -> None:
+        super().__init__(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._writer.sock = writer.PatientSocket(self._sock)
         self._received = received
+        self._inbox = Inbox(self._sock, takes_fds=takes_fds)
+        self._frames: deque[Frame] = deque()
 
-    def _create_unmarshaller(self) -> Unmarshaller:
-        return Reader(self._stream)
+    def _message_reader(self) -> None:
+        """Instead of dbus-next's, which reads as long as there is something to read."""
+        try:
+            if not self._frames:
+                self._frames.extend(self._inbox.receive())
+        except (EOFError, OSError) as exc:
+            self._finalize(exc)
+            return
+        until = time.monotonic() + _TURN_S
+        while self._frames:
+            self._take(self._frames.popleft())
+            if self._frames and time.monotonic() > until:
+                # The socket may have nothing more to wake us with.
+                self._loop.call_soon(self._go_on)
+                return
 
-    def _process_message(self, msg: Message) -> None:
-        if msg.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
-            super()._process_message(msg)
-        else:
-            assert isinstance(self._unmarshaller, Reader)
-            self._received(msg, self._unmarshaller.unreadable)
+    def _go_on(self) -> None:
+        if self._frames and not self._disconnected:
+            self._message_reader()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind not in (MessageType.METHOD_RETURN.value, MessageType.ERROR.value):
+            self._received(frame)
+            return
+        message, _unreadable = frame.read()
+        waited_for = message.reply_serial in self._method_return_handlers
+        self._on_message(message)
+        if not waited_for:
+            frame.close_fds()
 
     @property
     def lost(self) -> bool:
@@ -53,6 +85,10 @@ class _Library(MessageBus):
     @property
     def unsent(self) -> int:
         return self._writer.messages.qsize()
+
+    @property
+    def behind(self) -> bool:
+        return self._inbox.behind or bool(self._frames)
 
     def forget_call(self, serial: int) -> None:
         """An abandoned call would leave its handler behind for ever."""
@@ -76,8 +112,20 @@ class _Library(MessageBus):
         sent.add_done_callback(lambda future: future.cancelled() or future.exception())
         return sent
 
+    def send_raw(self, data: bytes) -> None:
+        if not self._disconnected:
+            self._writer.messages.put_nowait((data, [], None))
+            self._writer.schedule_write()
+
     def close(self) -> None:
-        """dbus-next leaves both open."""
+        """dbus-next leaves all of them open, and tells nobody of what was not sent any more."""
+        while not self._writer.messages.empty():
+            _data, _fds, unsent = self._writer.messages.get_nowait()
+            if unsent:
+                unsent.cancel()
+        for frame in self._frames:
+            frame.close_fds()
+        self._inbox.close()
         self._stream.close()
         self._sock.close()
 
@@ -85,16 +133,24 @@ class _Library(MessageBus):
 class Connection:
     """A connection to the system bus, made by `open()`; `close()` ends it."""
 
-    def __init__(self) -> None:
-        self._library = _Library(self._receive)
-        self._on_call: OnCall = self._refuse
-        self._on_signal: list[OnSignal] = []
+    def __init__(self, *, takes_fds: bool = False) -> None:
+        self._library = _Library(self._receive, takes_fds=takes_fds)
+        self._on_call: OnFrame = self._no_method
+        # Of each program whose signals are received, by its bus name: its unique name, and who receives them.
+        self._owners: dict[str, str] = {DBUS: DBUS}
+        self._on_signal: dict[str, list[OnSignal]] = {DBUS: []}
+        self._users: dict[str, int] = {}
+        # Callers whose uid was asked for, and that have not left since.
+        self._asked_users: set[str] = set()
 
     @classmethod
-    async def open(cls) -> Self:
-        """Connect to the system bus. Raises NoSystemBus."""
+    async def open(cls, *, takes_fds: bool = False) -> Self:
+        """Connect to the system bus. Raises NoSystemBus.
+
+        takes_fds: whether answers may bring descriptors; all that others send are closed unseen otherwise.
+        """
         try:
-            connection = cls()
+            connection = cls(takes_fds=takes_fds)
             try:
                 await connection._library.connect()
             except BaseException:
@@ -120,32 +176,69 @@ class Connection:
 
     @property
     def congested(self) -> bool:
-        """Whether more than 16384 messages wait, because the bus takes them slower than they are made."""
+        """Whether more than 1024 messages wait, because the bus takes them slower than they are made."""
         return self._library.unsent > _MAXIMUM_UNSENT
 
-    def on_call(self, receive: OnCall) -> None:
-        """Have calls to us received: the message, and why its body is missing, '' if it is not."""
+    @property
+    def behind(self) -> bool:
+        """Whether more messages have come than were looked at."""
+        return self._library.behind
+
+    def on_call(self, receive: OnFrame) -> None:
+        """Have calls to us received."""
         self._on_call = receive
 
-    def on_signal(self, receive: OnSignal) -> None:
-        """Have every signal received that a `match()` lets through, whoever sent it."""
-        self._on_signal.append(receive)
+    async def hear(self, name: str, receive: OnSignal) -> None:
+        """Have the signals received that a `match()` lets through, and that the owner of a bus name has sent.
 
-    def _receive(self, message: Message, unreadable: str) -> None:
-        # dbus-next reads as long as there is something to read, so that many of these may come in one turn.
-        if message.message_type is MessageType.METHOD_CALL:
-            self._on_call(message, unreadable)
-        else:
-            for receive in self._on_signal:
+        Anybody can send a signal that looks like one of systemd's. Raises AskFailed.
+        """
+        if name not in self._owners:
+            self._owners[name] = ''
+            await self.match(f"type='signal',sender='{DBUS}',member='NameOwnerChanged',arg0='{name}'")
+            with contextlib.suppress(AskFailed):
+                owner = str(await self._ask_bus('GetNameOwner', 's', name))
+                # A change that was signalled after the answer may have been looked at before it.
+                self._owners[name] = self._owners[name] or owner
+        self._on_signal.setdefault(name, []).append(receive)
+
+    def _receive(self, frame: Frame) -> None:
+        # What others send unasked is of no use here.
+        frame.close_fds()
+        if frame.kind == MessageType.METHOD_CALL.value:
+            self._on_call(frame)
+        elif frame.kind == MessageType.SIGNAL.value:
+            names = [name for name, owner in self._owners.items() if owner == frame.sender != '']
+            if names:
+                self._signal(frame, names)
+
+    def _signal(self, frame: Frame, names: list[str]) -> None:
+        message, unreadable = frame.read()
+        if unreadable or message.message_type is not MessageType.SIGNAL:
+            return
+        if message.sender == DBUS and message.member == 'NameOwnerChanged':
+            name, _before, owner = message.body
+            if name in self._owners:
+                self._owners[name] = owner
+            if not owner:
+                self._users.pop(name, None)
+                self._asked_users.discard(name)
+        for name in names:
+            for receive in self._on_signal.get(name, []):
                 receive(message)
 
-    def _refuse(self, message: Message, _unreadable: str) -> None:
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self.send(Message.new_error(message, f'{DBUS}.Error.UnknownMethod', 'nothing can be called here'))
+    def _no_method(self, frame: Frame) -> None:
+        self.refuse(frame, f'{DBUS}.Error.UnknownMethod', 'nothing can be called here')
 
-    def send(self, message: Message) -> None:
-        """Send a message some time soon; on a lost connection it is thrown away."""
-        self._library.send(message)
+    def send(self, message: Message, sent: Callable[[], None] = lambda: None) -> None:
+        """Send a message some time soon; on a lost connection it is thrown away. Then `sent` is called."""
+        self._library.send(message).add_done_callback(lambda _future: sent())
+
+    def refuse(self, frame: Frame, name: str, text: str) -> None:
+        """Answer a call with an error, if it wants an answer, and if the bus takes what is sent."""
+        if frame.wants_reply and not self.congested:
+            serial = self._library.next_serial()
+            self._library.send_raw(writer.error(serial, frame.sender, frame.serial, name, text))
 
     async def ask(
         self,
@@ -162,6 +255,7 @@ class Connection:
         """Call a method of another program; returns the body of its answer. Raises AskFailed.
 
         interface: '' for any. timeout: seconds. interactive: polkit may ask the user for a password meanwhile.
+        A value of type h is a file descriptor, which the caller closes.
         """
         if self._library.lost:
             raise AskFailed('the connection to the bus is lost')
@@ -176,9 +270,10 @@ class Connection:
         finally:
             self._library.forget_call(message.serial)
         if reply.message_type is MessageType.ERROR:
+            _close(reply.unix_fds)
             name = reply.error_name or ''
             raise AskFailed(str(reply.body[0]) if reply.body else name, name)
-        return reply.body
+        return _with_fds(reply)
 
     def tell(
         self,
@@ -233,9 +328,28 @@ class Connection:
         """Whether the name has an owner, or would get one with the first message. Raises AskFailed."""
         return name in await self._ask_bus('ListActivatableNames') or await self.has_owner(name)
 
+    def known_user(self, sender: str) -> int | None:
+        """The uid of a caller, if `user_of()` was asked before."""
+        return self._users.get(sender)
+
     async def user_of(self, sender: str) -> int:
-        """The uid of a caller. Raises NotPermitted when it has left the bus."""
-        return int(await self._ask_of(sender, 'GetConnectionUnixUser'))
+        """The uid of a caller. Raises NotPermitted when it has left the bus.
+
+        The answer is kept until NameOwnerChanged tells that the caller has left, for which somebody must have made
+        a `match()`; its name is never given to another.
+        """
+        user = self._users.get(sender)
+        if user is None:
+            self._asked_users.add(sender)
+            try:
+                user = int(await self._ask_of(sender, 'GetConnectionUnixUser'))
+                if sender in self._asked_users:
+                    self._users[sender] = user
+                elif sender not in self._users:
+                    raise NotPermitted(_CALLER_LEFT)
+            finally:
+                self._asked_users.discard(sender)
+        return user
 
     async def describe(self, sender: str) -> str:
         """User, unit and process of a caller, for the journal. Raises NotPermitted when it has left the bus.
@@ -263,7 +377,7 @@ class Connection:
         try:
             return await self._ask_bus(member, 's', sender)
         except AskFailed as exc:
-            raise NotPermitted('the caller has left the bus') from exc
+            raise NotPermitted(_CALLER_LEFT) from exc
 
 
 def unescaped(label: str) -> str:
@@ -277,3 +391,19 @@ def _program_of(pid: int) -> str:
         return printable(Path(f'/proc/{pid}/comm').read_text(errors='replace').rstrip('\n'))
     except OSError:
         return 'process'
+
+
+def _with_fds(reply: Message) -> list[Any]:
+    """The body, with descriptors in the place of their numbers in the message. Raises AskFailed."""
+    fds, body = list(reply.unix_fds), list(reply.body)
+    if not fds:
+        return body
+    if reply.signature != 'h' * len(fds) or sorted(body) != list(range(len(fds))):
+        _close(fds)
+        raise AskFailed('the answer brings file descriptors that nobody asked for')
+    return [fds[index] for index in body]
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -35,11 +35,11 @@ require(_found)
 
 from dbus_next import BusType, Message, MessageFlag, MessageType, Variant
 from dbus_next._private.constants import LITTLE_ENDIAN
-from dbus_next._private.unmarshaller import MarshallerStreamEndError, Unmarshaller
+from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio import MessageBus
 from dbus_next.signature import SignatureTree
 
 __all__ = [
-    'LITTLE_ENDIAN', 'BusType', 'MarshallerStreamEndError', 'Message', 'MessageBus', 'MessageFlag', 'MessageType',
-    'SignatureTree', 'Unmarshaller', 'Variant',
+    'LITTLE_ENDIAN', 'BusType', 'Message', 'MessageBus', 'MessageFlag', 'MessageType', 'SignatureTree',
+    'Unmarshaller', 'Variant',
 ]  # fmt: skip

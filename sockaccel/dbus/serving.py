@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Serves objects to others: each call is a task, which ends in exactly one answer."""
+"""Serves objects to others: each call is a task, which ends in exactly one answer.
+
+Calls wait for their turn in sockaccel.dbus.turns, so that nobody's calls keep the event loop from its work, or
+other callers from their answers.
+"""
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import structlog
 from sockaccel.core import words
 from sockaccel.dbus import introspection
 from sockaccel.dbus.connection import Connection
+from sockaccel.dbus.inbox import Frame
 from sockaccel.dbus.interface import Interface, Method, signature
 from sockaccel.dbus.message import (
     FAILED,
@@ -23,19 +28,33 @@ from sockaccel.dbus.message import (
     PROPERTIES,
     Message,
     MessageFlag,
+    MessageType,
     StandardError,
 )
+from sockaccel.dbus.turns import Stranger, Turns
 from sockaccel.errors import InvalidArgument, LimitExceeded, NotPermitted, SockaccelError
 
 log = structlog.stdlib.get_logger()
 
-# More calls than this at once are answered with an error; a client can make any number.
-_MAXIMUM_CALLS, _MAXIMUM_CALLS_OF_ONE = 8192, 1024
+# In one turn of the event loop; the longest takes some milliseconds.
+_CALLS_IN_A_TURN = 4
+# How long only messages are looked at between two turns, while they come faster than that: what is in front of a
+# call in the bus's queue is in front of it for everybody.
+_LOOK_FIRST_S = 0.02
+# When to look again whether the bus takes answers.
+_LOOK_AGAIN_S = 0.05
+_SHUTTING_DOWN = 'sockaccel is shutting down'
 
 _caller: ContextVar[str] = ContextVar('caller', default='')
 
-# Signature and body of an answer.
-Answer = tuple[str, list[Any]]
+
+@dataclass
+class Answer:
+    """handed_over: sockets whose descriptors go with it, and which are closed then."""
+
+    signature: str = ''
+    body: list[Any] = field(default_factory=list)
+    handed_over: list[socket.socket] = field(default_factory=list)
 
 
 def caller() -> str:
@@ -61,26 +80,6 @@ class Request:
 Authorise = Callable[[Connection, Request], Awaitable[None]]
 
 
-class Admission:
-    """How many calls are being served, of whom; the one place that says no to too many."""
-
-    def __init__(self) -> None:
-        self._calls: Counter[str] = Counter()
-
-    def enter(self, sender: str) -> None:
-        """Raises LimitExceeded, and then there is nothing to `leave()`."""
-        if self._calls.total() >= _MAXIMUM_CALLS:
-            raise LimitExceeded('too many calls at once: try again')
-        if self._calls[sender] >= _MAXIMUM_CALLS_OF_ONE:
-            raise LimitExceeded('too many calls of this client at once: wait for answers')
-        self._calls[sender] += 1
-
-    def leave(self, sender: str) -> None:
-        self._calls[sender] -= 1
-        if not self._calls[sender]:
-            del self._calls[sender]
-
-
 class Server:
     """Interfaces by the paths of their objects.
 
@@ -93,8 +92,15 @@ class Server:
         self._connection = connection
         self._authorise = authorise
         self._interfaces: dict[str, list[Interface]] = {}
-        self._admission = Admission()
-        self._calls: set[asyncio.Task[None]] = set()
+        # Introspection by path.
+        self._documents: dict[str, str] = {}
+        # Members that change something; the others have no effect but their answer.
+        self._changes = {'Set'}
+        self._turns = Turns()
+        self._next_turn: asyncio.Handle | None = None
+        # Calls of clients whose uid is not known yet.
+        self._strangers: dict[str, Stranger] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         # Those that wait for polkit's answer, with their senders: once a sender is gone nobody needs it.
         self._asking: dict[asyncio.Task[Any], str] = {}
         connection.on_call(self._receive)
@@ -102,70 +108,149 @@ class Server:
     def export(self, path: str, interface: Interface) -> None:
         """Serve an interface at a path, beside others."""
         self._interfaces.setdefault(path, []).append(interface)
+        self._documents.clear()
+        self._changes |= {method.name for method in interface.methods.values() if method.action}
         interface.serve_at(path, self._connection.send)
 
     def sender_gone(self, name: str) -> None:
         """What a client that has left the bus wanted, and was not yet allowed, is dropped."""
+        self._strangers.pop(name, None)
+        self._turns.drop(name)
         for task, sender in list(self._asking.items()):
             if sender == name:
                 task.cancel()
 
     async def close(self) -> None:
-        """Answer every call that is still being served; the connection can be closed then."""
-        for task in list(self._calls):
+        """Answer every call that waits or is still being served; the connection can be closed then."""
+        waiting = self._turns.drop_all()
+        for stranger in self._strangers.values():
+            waiting += stranger.frames
+        self._strangers.clear()
+        for frame in waiting:
+            self._connection.refuse(frame, FAILED, _SHUTTING_DOWN)
+        if self._next_turn:
+            self._next_turn.cancel()
+        # A task that is cancelled before it begins gives no answer.
+        await asyncio.sleep(0)
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _receive(self, message: Message, unreadable: str) -> None:
-        sender = message.sender or ''
-        try:
-            self._admission.enter(sender)
-        except LimitExceeded as exc:
-            self._refuse(message, words.error_name(exc), str(exc))
+    def _receive(self, frame: Frame) -> None:
+        if not frame.wants_reply and frame.member not in self._changes:
+            # Nobody would see that it was served.
             return
-        task = asyncio.get_running_loop().create_task(self._serve(message, unreadable))
-        self._calls.add(task)
+        if frame.sender in self._strangers:
+            self._let_wait(frame)
+            return
+        user = self._connection.known_user(frame.sender)
+        if user is None:
+            self._let_wait(frame)
+            self._start(self._identify(frame.sender))
+        else:
+            self._admit(user, frame)
 
-        def done(ended: asyncio.Task[None]) -> None:
-            self._calls.discard(ended)
-            self._admission.leave(sender)
+    def _let_wait(self, frame: Frame) -> None:
+        try:
+            self._strangers.setdefault(frame.sender, Stranger()).put(frame)
+        except LimitExceeded as exc:
+            self._connection.refuse(frame, words.error_name(exc), str(exc))
 
-        task.add_done_callback(done)
+    async def _identify(self, sender: str) -> None:
+        user = None
+        with contextlib.suppress(NotPermitted):
+            user = await self._connection.user_of(sender)
+        stranger = self._strangers.pop(sender, Stranger())
+        for frame in stranger.frames:
+            # A client that has left needs no answer.
+            if user is not None:
+                self._admit(user, frame)
 
-    async def _serve(self, message: Message, unreadable: str) -> None:
+    def _admit(self, user: int, frame: Frame) -> None:
+        if not frame.wants_reply and self._turns.is_full(user):
+            return
+        try:
+            self._turns.put(user, frame)
+        except LimitExceeded as exc:
+            self._connection.refuse(frame, words.error_name(exc), str(exc))
+            return
+        if self._next_turn is None:
+            self._next_turn = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Begin a few calls; the event loop does all else before the next turn."""
+        loop = asyncio.get_running_loop()
+        if self._connection.congested:
+            self._next_turn = loop.call_later(_LOOK_AGAIN_S, self._turn)
+            return
+        self._next_turn = None
+        for _call in range(_CALLS_IN_A_TURN):
+            taken = self._turns.next()
+            if taken is None:
+                return
+            user, frame = taken
+            self._start(self._serve(user, frame))
+        if self._connection.behind:
+            self._next_turn = loop.call_later(_LOOK_FIRST_S, self._turn)
+        else:
+            self._next_turn = loop.call_soon(self._turn)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _serve(self, user: int, frame: Frame) -> None:
+        try:
+            message, unreadable = frame.read()
+            if message.message_type is MessageType.METHOD_CALL:
+                await self._serve_message(message, unreadable)
+        finally:
+            self._turns.leave(user)
+
+    async def _serve_message(self, message: Message, unreadable: str) -> None:
         _caller.set(message.sender or '')
         try:
             if unreadable:
                 raise InvalidArgument(f'{message.member} was not called: {unreadable}')
             answer = await self._answer(message)
-            self._reply(message, Message.new_method_return(message, *answer))
+            self._reply(message, answer)
         except StandardError as exc:
             self._refuse(message, exc.name, str(exc))
         except SockaccelError as exc:
             self._refuse(message, words.error_name(exc), str(exc))
         except asyncio.CancelledError:
-            self._refuse(message, FAILED, 'sockaccel is shutting down')
+            self._refuse(message, FAILED, _SHUTTING_DOWN)
             raise
         except Exception:
             log.exception(f'{message.member} failed unexpectedly', member=message.member, sender=message.sender)
             self._refuse(message, FAILED, 'an internal error, see "journalctl -u sockaccel" for its details')
 
     def _refuse(self, message: Message, name: str, text: str) -> None:
-        self._reply(message, Message.new_error(message, name, text))
-
-    def _reply(self, message: Message, reply: Message) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._connection.send(reply)
+            self._connection.send(Message.new_error(message, name, text))
+
+    def _reply(self, message: Message, answer: Answer) -> None:
+        def close() -> None:
+            for each in answer.handed_over:
+                each.close()
+
+        if message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            close()
+            return
+        fds = [each.fileno() for each in answer.handed_over]
+        self._connection.send(Message.new_method_return(message, answer.signature, answer.body, fds), close)
 
     async def _answer(self, message: Message) -> Answer:
         path = message.path or ''
         call = (message.interface, message.member, message.signature)
         if call == (INTROSPECTABLE, 'Introspect', ''):
-            return 's', [self._introspect(path)]
+            return Answer('s', [self._introspect(path)])
         if call == (PEER, 'Ping', ''):
-            return '', []
+            return Answer()
         if call == (PEER, 'GetMachineId', ''):
-            return 's', [Path('/etc/machine-id').read_text().strip()]
+            return Answer('s', [Path('/etc/machine-id').read_text().strip()])
         interfaces = self._interfaces.get(path, [])
         if not interfaces:
             raise StandardError('UnknownObject', f'there is no object "{path}"')
@@ -198,7 +283,10 @@ class Server:
                     log.info(f'{method.name} was refused: {exc} (asked by {by})', caller=by)
             raise
         body = [] if not method.gives else [result] if len(method.gives) == 1 else list(result)
-        return signature(method.gives), body
+        sockets = [value for value in body if isinstance(value, socket.socket)]
+        # In the message a descriptor is its number among those that come along.
+        body = [sockets.index(value) if isinstance(value, socket.socket) else value for value in body]
+        return Answer(signature(method.gives), body, sockets)
 
     async def _property(self, message: Message, interfaces: list[Interface]) -> Answer:
         if {'Get': 'ss', 'GetAll': 's', 'Set': 'ssv'}.get(message.member or '') != message.signature:
@@ -208,19 +296,19 @@ class Server:
         if interface is None:
             raise StandardError('UnknownInterface', f'there is no interface "{name}" here')
         if message.member == 'GetAll':
-            return 'a{sv}', [{each.name: interface.value(each) for each in interface.properties.values()}]
+            return Answer('a{sv}', [{each.name: interface.value(each) for each in interface.properties.values()}])
         wanted = interface.properties.get(rest[0])
         if wanted is None:
             raise StandardError('UnknownProperty', f'there is no property "{rest[0]}"')
         if message.member == 'Get':
-            return 'v', [interface.value(wanted)]
+            return Answer('v', [interface.value(wanted)])
         if wanted.set is None:
             raise StandardError('PropertyReadOnly', f'property "{wanted.name}" cannot be set')
         if rest[1].signature != wanted.type:
             raise InvalidArgument(f'property "{wanted.name}" is of type "{wanted.type}"')
         await self._permit(message, wanted.name, wanted.action)
         wanted.set(interface, rest[1].value)
-        return '', []
+        return Answer()
 
     async def _permit(self, message: Message, member: str, action: str | None) -> None:
         if action is None:
@@ -236,9 +324,11 @@ class Server:
             del self._asking[task]
 
     def _introspect(self, path: str) -> str:
-        below = path.rstrip('/') + '/'
-        children = {each[len(below) :].split('/')[0] for each in self._interfaces if each.startswith(below)}
-        interfaces = self._interfaces.get(path, [])
-        if not interfaces and not children:
-            raise StandardError('UnknownObject', f'there is no object "{path}"')
-        return introspection.document(interfaces, sorted(children))
+        if path not in self._documents:
+            below = path.rstrip('/') + '/'
+            children = {each[len(below) :].split('/')[0] for each in self._interfaces if each.startswith(below)}
+            interfaces = self._interfaces.get(path, [])
+            if not interfaces and not children:
+                raise StandardError('UnknownObject', f'there is no object "{path}"')
+            self._documents[path] = introspection.document(interfaces, sorted(children))
+        return self._documents[path]

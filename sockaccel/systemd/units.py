@@ -130,7 +130,7 @@ class SystemdUnits:
         """Systemd sends signals once a client asks for them."""
         if self._subscribed:
             return
-        self._bus.on_signal(self._receive)
+        await self._bus.hear(_NAME, self._receive)
         await self._bus.match(
             f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='Reloading'"
         )
@@ -138,7 +138,7 @@ class SystemdUnits:
         self._subscribed = True
 
     def _receive(self, message: Message) -> None:
-        """Anybody can send these signals; all that follows is that systemd is asked again."""
+        """All that follows from a signal is that systemd is asked again."""
         if message.member == 'PropertiesChanged':
             concerned = [followed for followed in self._followed.values() if followed.path == message.path]
         elif message.member in ('JobNew', 'JobRemoved') and len(message.body) > 2:

@@ -301,7 +301,7 @@ def _disable_and_follow(name: str, count: int) -> list[tuple[int, int]]:
     async def follow() -> list[tuple[int, int]]:
         told: list[tuple[int, int]] = []
         async with Client() as client, Client() as caller:
-            events = await client.subscribe()
+            events = await client.subscribe({})
             await caller.call('Disable', 's', name)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):

@@ -9,7 +9,9 @@ import pytest
 
 from sockaccel.bus.manager import Manager
 from sockaccel.dbus.interface import methods_of
+from tests.support.flood import BUS, connect
 from tests.support.harness import ROOT, PrivateBus, stop, wait_until
+from tests.support.messages import raw
 from tests.support.patience import PATIENCE_S
 from tests.support.surface import Surface
 
@@ -32,8 +34,7 @@ READS: dict[str, tuple[str, ...]] = {
     'DescribeCounters': (),
     'ListFindings': (),
     'ListConfiguration': (),
-    'Subscribe': (),
-    'Unsubscribe': (),
+    'Subscribe': ('a{sv}', '0'),
 }
 POLKIT = ('org.freedesktop.PolicyKit1', '/org/freedesktop/PolicyKit1/Authority', 'org.freedesktop.DBus.Mock')
 MANAGER = ('org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager')
@@ -48,7 +49,7 @@ def private_bus() -> Iterator[PrivateBus]:
 
 @pytest.fixture
 def surface(private_bus: PrivateBus) -> Iterator[Surface]:
-    with Surface() as surface:
+    with Surface(3) as surface:
         yield surface
 
 
@@ -118,6 +119,31 @@ def test_the_policy_of_the_bus() -> None:
             assert 'Access denied' in said, said
 
 
+def test_signals_come_from_root_alone() -> None:
+    """Whoever has the name gets no other's; only polkit, which need not be root, may tell of a change."""
+    with PrivateBus(POLICY) as bus, connect(bus.address) as daemon:
+        own = b'\x0e\0\0\0org.sockaccel1\0\0' + bytes(4)
+        path = '/org/freedesktop/DBus'
+        daemon.sendall(raw('RequestName', path=path, destination=BUS, interface=BUS, signature='su', body=own))
+        forged = (
+            'emit',
+            '--destination=org.sockaccel1',
+            '/x',
+            'org.freedesktop.systemd1.Manager',
+            'Reloading',
+            'b',
+        )
+        assert busctl(bus, *forged, '0', user=NOBODY).returncode in (0, 1)
+        assert busctl(bus, *forged, '1').returncode == 0
+        polkit = ('emit', '--destination=org.sockaccel1', '/x', f'{POLKIT[0]}.Authority', 'Changed')
+        assert busctl(bus, *polkit, user=NOBODY).returncode == 0
+        received = b''
+        while b'Changed' not in received:
+            received += daemon.recv(65536)
+    # One of the two, root's.
+    assert received.count(b'Reloading') == 1
+
+
 def test_every_member_is_a_change_or_a_read() -> None:
     assert ACTIONS.keys() == CHANGES.keys() | READS.keys()
     assert {name for name, action in ACTIONS.items() if action is None} == READS.keys()
@@ -141,8 +167,26 @@ class TestWithPolkit:
             if ACTIONS[other] != action:
                 assert 'polkit does not let' in call(private_bus, other, *CHANGES[other])
 
+    def test_who_may_inspect_sees_whose_connections_are(self, private_bus: PrivateBus) -> None:
+        surface_rows = ('call', *MANAGER, 'ListConnections', 'a{sv}tt')
+        everything, by_program = ('0', '0', '0'), ('1', 'program', 's', 'psql', '0', '0')
+        with_programs = busctl(private_bus, *surface_rows, *everything).stdout
+        assert '"client_program" s "psql"' in with_programs
+        assert '"server_pid" u 100' in with_programs
+        said = busctl(private_bus, *surface_rows, *everything, user=NOBODY).stdout
+        assert '"client_program" s ""' in said
+        assert 'psql' not in said
+        assert '"client_pid" u 0' in said
+        assert '/x.service' not in said
+        refused = busctl(private_bus, *surface_rows, *by_program, user=NOBODY).stderr
+        assert 'org.sockaccel1.inspect' in refused
+        tell_polkit(private_bus, 'SetAllowed', 'as', '1', 'org.sockaccel1.inspect')
+        for wanted in (everything, by_program):
+            assert '"client_program" s "psql"' in busctl(private_bus, *surface_rows, *wanted, user=NOBODY).stdout
+
     @pytest.mark.parametrize('member', READS)
     def test_reading_is_free(self, private_bus: PrivateBus, member: str) -> None:
+        assert call(private_bus, 'Enable', 's', '/x', user=None) == ''
         assert call(private_bus, member, *READS[member]) == ''
 
     def test_setting_a_property_is_a_change(self, private_bus: PrivateBus) -> None:
@@ -196,11 +240,14 @@ class TestWithoutPolkit:
         assert call(private_bus, 'Enable', 's', '/x', user=None) == ''
         assert call(private_bus, member, *CHANGES[member], user=None) == ''
 
-    def test_the_caller_is_named(self, private_bus: PrivateBus) -> None:
+    def test_the_caller_is_named(self, private_bus: PrivateBus, surface: Surface) -> None:
         assert call(private_bus, 'Enable', 's', '/named', user=None) == ''
-        listed = busctl(private_bus, 'call', *MANAGER, 'ListTargets').stdout
-        assert '"name" s "/named"' in listed
-        assert '"detail" s "uid 0, busctl[' in listed
+        assert 'Enabled "/named" (cgroup "/named"), asked by uid 0, busctl[' in surface.stop()
+
+    def test_only_root_sees_whose_connections_are(self, private_bus: PrivateBus) -> None:
+        rows = ('call', *MANAGER, 'ListConnections', 'a{sv}tt', '0', '0', '0')
+        assert 'psql' in busctl(private_bus, *rows).stdout
+        assert 'psql' not in busctl(private_bus, *rows, user=NOBODY).stdout
 
 
 def test_an_open_question_is_limited_per_user(private_bus: PrivateBus, surface: Surface, polkit: None) -> None:

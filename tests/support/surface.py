@@ -39,7 +39,7 @@ async def run(count: int) -> None:
     connections = Connections(
         Ends(lambda: data), lambda: {1: '/x.service'}, lambda _slot: 'x.service', COUNTERS, loop
     )
-    manager = await service.export(engine, connections, _reload, lambda: settings, journal, lambda: None)
+    manager = await service.export(engine, connections, _reload, lambda: settings, journal, lambda: None, netns=1)
     engine.on_change, engine.on_event = manager.targets_changed, manager.publish
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)

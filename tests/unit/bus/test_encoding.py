@@ -61,7 +61,7 @@ def test_the_row_of_a_target() -> None:
 
 
 def test_the_row_of_a_connection() -> None:
-    row = encoding.connection(connection(end(), end(active=False)))
+    row = encoding.connection(connection(end(), end(active=False)), programs=True)
     of_both = {'target': 'x.service', 'path': 'mixed', 'state': 'joined', 'age_ns': 10, 'netns_cookie': 7}
     assert {key: row[key].value for key in of_both} == of_both
     assert (row['client_address'].value, row['client_port'].value) == ('127.0.0.1', 40000)
@@ -72,9 +72,9 @@ def test_the_row_of_a_connection() -> None:
 
 @pytest.mark.parametrize('known', ['client', 'server'])
 def test_an_end_that_is_not_known_has_the_same_keys(known: str) -> None:
-    both = encoding.connection(connection(end(), end(active=False)))
+    both = encoding.connection(connection(end(), end(active=False)), programs=True)
     client, server = (end(), None) if known == 'client' else (None, end(active=False))
-    row = encoding.connection(connection(client, server))
+    row = encoding.connection(connection(client, server), programs=True)
     other = 'server' if known == 'client' else 'client'
     assert row.keys() == both.keys()
     assert (row['client_port'].value, row['server_port'].value) == (40000, 5432)
@@ -83,10 +83,22 @@ def test_an_end_that_is_not_known_has_the_same_keys(known: str) -> None:
 
 
 def test_the_row_of_an_event() -> None:
-    row = encoding.event(end(), 'x.service', Counter('order', 'message', 'a sentence'))
-    assert (row['kind'].value, row['reason'].value, row['cgroup_id'].value) == ('joined', 'order', 4)
-    assert encoding.event(end(), '', None)['reason'].value == ''
-    assert row.keys() == documented('ConnectionEvent')
+    row = encoding.event(end(), 'x.service', Counter('order', 'message', 'a sentence'), programs=True)
+    assert (row['kind'], row['reason'], row['cgroup_id'], row['program']) == ('joined', 'order', 4, 'psql')
+    assert encoding.event(end(), '', None, programs=True)['reason'] == ''
+    assert row.keys() == documented('Subscribe')
+
+
+def test_rows_for_who_may_not_know_whose_they_are() -> None:
+    both = connection(end(), end(active=False))
+    row, full = encoding.connection(both, programs=False), encoding.connection(both, programs=True)
+    hidden = {f'{end}_{name}' for end in ('client', 'server') for name in ('program', 'pid', 'cgroup')}
+    assert {name for name in full if plain(full[name]) != plain(row[name])} == hidden - {'server_cgroup'}
+    assert {plain(row[name]) for name in hidden} == {'', 0}
+    told, all_told = (encoding.event(end(), 'x', None, programs=programs) for programs in (False, True))
+    assert {name: told[name] for name in told if told[name] != all_told[name]} == {
+        'program': '', 'pid': 0, 'cgroup_id': 0,
+    }  # fmt: skip
 
 
 def test_other_rows() -> None:

@@ -33,7 +33,7 @@ def details(action: str, subject: str) -> dict[str, str]:
     connection = Asked()
     request = Request(':1.7', 'Member', action, True, subject)
     try:
-        asyncio.run(polkit.Authority().authorise(connection, request))
+        asyncio.run(polkit.Authority(connection).authorise(connection, request))
     except InvalidTarget:
         assert connection.details == []
         raise

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sockaccel.core.connection import ConnectionState, EventKind
-from sockaccel.core.listing import PAGE, Connection, Connections, Filter, pairs
-from sockaccel.errors import InvalidArgument
+from sockaccel.core.listing import PAGE, Connection, Connections, Filter, Page, Viewer, pairs
+from sockaccel.errors import InvalidArgument, NotPermitted
 from sockaccel.kernel.abi import COUNTERS, EVENT
 from sockaccel.kernel.abi import EventRecord as Raw
 from sockaccel.kernel.ends import Ends
@@ -232,3 +232,55 @@ def test_an_unknown_cgroup_is_looked_for_now_and_then() -> None:
 
 def test_what_the_walk_prints_is_a_connection() -> None:
     assert Raw._make(EVENT.unpack(ends(1)[: EVENT.size])).kind == EventKind.CONNECTION
+
+
+def test_others_than_root_keep_one_listing_each_and_not_his() -> None:
+    data = ends(PAGE + 1)
+    root, one, other = Viewer(0), Viewer(1000, netns=1), Viewer(1001, netns=1)
+
+    async def read() -> None:
+        connections = connections_of(lambda: data)
+
+        async def is_kept(page: Page, viewer: Viewer) -> bool:
+            try:
+                await connections.page(Filter(), page.listing, 0, viewer)
+            except InvalidArgument:
+                return False
+            return True
+
+        of_root = await connections.page(Filter(), viewer=root)
+        assert not await is_kept(of_root, one)
+        first = await connections.page(Filter(), viewer=one)
+        second = await connections.page(Filter(), viewer=one)
+        of_other = await connections.page(Filter(), viewer=other)
+        assert not await is_kept(first, one)
+        assert await is_kept(second, one)
+        assert not await is_kept(second, other)
+        assert await is_kept(of_other, other)
+        for user in range(2000, 2010):
+            await connections.page(Filter(), viewer=Viewer(user))
+        assert not await is_kept(second, one)
+        assert await is_kept(of_root, root)
+
+    asyncio.run(read())
+
+
+def test_others_see_one_network_namespace_and_no_programs() -> None:
+    far = changed(changed(ends(1), 0, flow=elsewhere(ends(1), 0)), 1, flow=elsewhere(ends(1), 1))
+    viewer = Viewer(1000, netns=1)
+
+    async def read() -> None:
+        connections = connections_of(lambda: ends(2) + far)
+        assert (await connections.page(Filter())).total == 3
+        assert (await connections.page(Filter(), viewer=viewer)).total == 2
+        for wanted in (Filter(program='psql'), Filter(pid=100)):
+            with pytest.raises(NotPermitted, match=r'org\.sockaccel1\.inspect'):
+                await connections.page(wanted, viewer=viewer)
+
+    asyncio.run(read())
+
+
+def elsewhere(data: bytes, end: int) -> bytes:
+    """The flow of an end, in another network namespace."""
+    raw = Raw._make(EVENT.unpack(data[end * EVENT.size : (end + 1) * EVENT.size]))
+    return (99).to_bytes(8, 'little') + raw.flow[8:]

@@ -19,11 +19,14 @@ class Bus(Connection):
         self._pid = pid
         self._unit = unit
 
+    async def user_of(self, _sender: str) -> int:
+        return 1000
+
     async def _ask_bus(self, member: str, _signature: str = '', *_body: Any) -> Any:
         return {
-            'GetConnectionUnixUser': 1000, 'GetConnectionUnixProcessID': self._pid,
+            'GetConnectionUnixProcessID': self._pid,
             'NameHasOwner': self._unit is not None,
-        }[member]  # fmt: skip
+        }[member]
 
     async def ask(self, *arguments: Any, **_options: Any) -> list[Any]:
         assert arguments[3:6] == ('GetUnitByPID', 'u', [self._pid])
