@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The program under which sockets join, and which they keep for life. It calls the verdict through an array. The
- * daemon empties the array when it ends, and from then on TCP carries everything.
+ * kernel empties the array when the daemon is stopped, and from then on TCP carries everything.
  *
  * The stub also keeps the map of members alive, by naming it in a branch that no message takes. If the map were
  * freed, the kernel would drop all sockets from it with everything that they had not read (sock_hash_free() in

@@ -19,7 +19,7 @@
 	X(LISTENERS_TURNED_AWAY, TOTAL, "listeners of targets above the limit")                                   \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
 	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
-	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections are")           \
+	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections can join")      \
 	X(EXCLUDED, CONNECTION, "the configuration leaves it to TCP (Include...=, Exclude...=)")                  \
 	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
@@ -33,25 +33,25 @@
 	X(UNSUPPORTED, CONNECTION, "the kernel refuses this kind of socket")                                      \
 	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
 	X(SHORT, CONNECTION, "closed before it was old enough to join")                                           \
-	X(BLOCKING_END, CONNECTION, "left out or taken out: an end does blocking reads (no O_NONBLOCK)")          \
-	X(UNACCEPTED, CONNECTION, "left out: its server did not accept it in time")                               \
-	X(ULP_END, CONNECTION, "left out or taken out: an end runs kernel TLS, PSP or another upper protocol")    \
-	X(ZEROCOPY_END, CONNECTION, "left out or taken out: an end set SO_ZEROCOPY")                              \
-	X(OPTION_END, CONNECTION, "left out or taken out: an end set SO_OOBINLINE, SO_TIMESTAMP(ING), TCP_INQ")   \
-	X(FILTER_END, CONNECTION, "left out or taken out: an end set SO_ATTACH_FILTER")                           \
+	X(BLOCKING_END, CONNECTION, "an end does blocking reads (no O_NONBLOCK)")                                 \
+	X(UNACCEPTED, CONNECTION, "its server did not accept it within half a minute")                            \
+	X(ULP_END, CONNECTION, "an end runs kernel TLS, PSP or another upper protocol")                           \
+	X(ZEROCOPY_END, CONNECTION, "an end set SO_ZEROCOPY")                                                     \
+	X(OPTION_END, CONNECTION, "an end set SO_OOBINLINE, SO_TIMESTAMP(ING), TCP_INQ")                          \
+	X(FILTER_END, CONNECTION, "an end set SO_ATTACH_FILTER")                                                  \
 	X(CGROUP_FILTER_END, CONNECTION, "its unit or slice has IPAccounting=, IPAddressDeny= or the like")       \
-	X(IPSEC_END, CONNECTION, "left out or taken out: IPsec policies of an end or of its network namespace")   \
-	X(FWMARK_END, CONNECTION, "left out or taken out: an end set SO_MARK")                                    \
-	X(DEVICE_END, CONNECTION, "left out or taken out: an end is bound to a device (SO_BINDTODEVICE, VRF)")    \
-	X(HOP_LIMIT_END, CONNECTION, "left out or taken out: an end set IP_MINTTL or IPV6_MINHOPCOUNT")           \
-	X(IP_OPTIONS_END, CONNECTION, "left out or taken out: an end sends IP options or extension headers")      \
-	X(SIGNED_END, CONNECTION, "left out or taken out: an end signs segments (TCP_MD5SIG, TCP_AO)")            \
-	X(RATE_END, CONNECTION, "left out or taken out: an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")           \
-	X(SPLICE_END, CONNECTION, "left out or taken out: an end reads by splice()")                              \
+	X(IPSEC_END, CONNECTION, "IPsec policies of an end or of its network namespace")                          \
+	X(FWMARK_END, CONNECTION, "an end set SO_MARK")                                                           \
+	X(DEVICE_END, CONNECTION, "an end is bound to a device (SO_BINDTODEVICE, VRF)")                           \
+	X(HOP_LIMIT_END, CONNECTION, "an end set IP_MINTTL or IPV6_MINHOPCOUNT")                                  \
+	X(IP_OPTIONS_END, CONNECTION, "an end sends IP options or extension headers")                             \
+	X(SIGNED_END, CONNECTION, "an end signs segments (TCP_MD5SIG, TCP_AO)")                                   \
+	X(RATE_END, CONNECTION, "an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")                                  \
+	X(SPLICE_END, CONNECTION, "an end reads by splice()")                                                     \
 	X(SPLICE_UNREAD, CONNECTION, "broken: an end called splice() while it held redirected bytes unread")      \
-	X(LONELY, CONNECTION, "left out or taken out: the other end is no candidate, or is gone")                 \
-	X(PAUSED, CONNECTION, "taken out for a while: nearly all its messages went by TCP")                       \
-	X(DRAINED, CONNECTION, "taken out: its target was disabled")                                              \
+	X(LONELY, CONNECTION, "the other end is no candidate, or is gone")                                        \
+	X(PAUSED, CONNECTION, "paused: TCP carried nearly all its messages")                                      \
+	X(DRAINED, CONNECTION, "its target was disabled")                                                         \
 	X(SWITCHED_OFF, MESSAGE, "the target is switched off and its connections drain")                          \
 	X(LEAVING, MESSAGE, "the connection is about to leave the map, for a pause or for good")                  \
 	X(NO_PEER, MESSAGE, "the other end has not joined")                                                       \
