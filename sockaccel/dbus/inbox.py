@@ -24,6 +24,8 @@ log = structlog.stdlib.get_logger()
 _MAXIMUM_BODY = _MAXIMUM_HEADER = 65536
 # Of one turn: some 400 short messages.
 _READ = 65536
+# Who finds so much at once is slower than the bus. The socket's buffer has room for some 200 short messages.
+_MANY = 8192
 # SCM_MAX_FD of the kernel: one message carries no more.
 _MAXIMUM_FDS = 253
 # Headers that are kept, and bytes of each.
@@ -92,7 +94,7 @@ class Inbox:
             return []
         if not data:
             raise EOFError
-        self.behind = len(data) == _READ
+        self.behind = len(data) > _MANY
         skipped = min(self._to_skip, len(data))
         self._to_skip -= skipped
         self._buffer += data[skipped:]

@@ -38,8 +38,8 @@ log = structlog.stdlib.get_logger()
 
 # In one turn of the event loop; the longest takes some milliseconds.
 _CALLS_IN_A_TURN = 4
-# How long only messages are looked at between two turns, while they come faster than that: what is in front of a
-# call in the bus's queue is in front of it for everybody.
+# How long only messages are looked at after each call, while they come faster than that: what is in front of a call
+# in the bus's queue is in front of it for everybody.
 _LOOK_FIRST_S = 0.02
 # When to look again whether the bus takes answers.
 _LOOK_AGAIN_S = 0.05
@@ -190,10 +190,10 @@ class Server:
                 return
             user, frame = taken
             self._start(self._serve(user, frame))
-        if self._connection.behind:
-            self._next_turn = loop.call_later(_LOOK_FIRST_S, self._turn)
-        else:
-            self._next_turn = loop.call_soon(self._turn)
+            if self._connection.behind:
+                self._next_turn = loop.call_later(_LOOK_FIRST_S, self._turn)
+                return
+        self._next_turn = loop.call_soon(self._turn)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
