@@ -38,8 +38,8 @@ log = structlog.stdlib.get_logger()
 
 # In one turn of the event loop; the longest takes some milliseconds.
 _CALLS_IN_A_TURN = 4
-# How long only messages are looked at after each call, while they come faster than that: what is in front of a call
-# in the bus's queue is in front of it for everybody.
+# How long only messages are looked at after each call, while they come faster than that: what is in front of a
+# call in the bus's queue is in front of it for everybody.
 _LOOK_FIRST_S = 0.02
 # When to look again whether the bus takes answers.
 _LOOK_AGAIN_S = 0.05

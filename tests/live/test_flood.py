@@ -21,7 +21,7 @@ ROOT_UID, DAEMON, NOBODY = 0, 1, 65534
 
 @pytest.fixture
 def surface() -> Iterator[Surface]:
-    with PrivateBus(), Surface(2000) as surface:
+    with PrivateBus(), Surface(2000, dev=False) as surface:
         yield surface
 
 
