@@ -47,7 +47,6 @@ def change_something() -> None:
         ('garbage', [NOBODY]),
         ('change', [NOBODY]),
         ('answered', [NOBODY, DAEMON]),
-        ('random', [NOBODY]),
     ],
 )
 def test_root_is_answered_while_the_flood_runs(surface: Surface, kind: str, users: list[int]) -> None:
