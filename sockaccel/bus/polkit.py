@@ -93,7 +93,8 @@ class Authority:
     async def _ask_inspect(self, sender: str) -> bool:
         request = Request(sender, 'Inspect', INSPECT, interactive=False, subject='')
         try:
-            await asyncio.wait_for(self._ask(self._connection, request, {}), _INSPECT_TIMEOUT_S)
+            async with asyncio.timeout(_INSPECT_TIMEOUT_S):
+                await self._ask(self._connection, request, {})
         except (NotPermitted, AskFailed, TimeoutError):
             return False
         return True

@@ -62,7 +62,7 @@ def test_an_idle_daemon_does_not_wake_up(monkeypatch: pytest.MonkeyPatch, watche
             with Cgroup(f'gone-{number}', root) as gone:
                 harness.enable(gone.path, *harness.every_issue())
         for number in range(2):
-            harness.enable(f'never-{number}.service', *harness.every_issue())
+            harness.enable(f'never-{number}.service', *harness.every_issue(), wait=True)
         pairs = [stack.enter_context(traffic.pair(cgroup)) for cgroup in active]
         for pair in pairs:
             traffic.exchange(pair)

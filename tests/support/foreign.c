@@ -7,6 +7,7 @@
 #include <uapi/linux/bpf.h>
 
 #define TCP_CLOSE 7
+#define TCP_LISTEN 10
 
 /* What has been seen of each end, by its cookie. */
 enum seen {
@@ -44,7 +45,8 @@ int watch(struct bpf_sock_ops *ops)
 		note(ops, ROUND_TRIP);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		if (ops->args[1] == TCP_CLOSE)
+		/* Not of a listener: sockaccel has the states of those that targets have told, to everybody. */
+		if (ops->args[1] == TCP_CLOSE && ops->args[0] != TCP_LISTEN)
 			note(ops, CLOSED);
 		break;
 	}
