@@ -62,7 +62,8 @@ def returns(call: Call) -> bool:
     """Whether a call returns before its thread has slept for half a second where no signal wakes it (state D)."""
     slept_since = 0.0
     while call.is_alive():
-        with contextlib.suppress(FileNotFoundError):
+        # What it reads of a thread that has just ended.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             state = Path(f'/proc/self/task/{call.native_id}/stat').read_text().rpartition(')')[2].split()[0]
             now = time.monotonic()
             slept_since = (slept_since or now) if state == 'D' else 0.0
