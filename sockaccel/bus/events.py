@@ -14,7 +14,7 @@ from typing import Any, Self
 import structlog
 
 from sockaccel.bus import encoding
-from sockaccel.core import words
+from sockaccel.core import filters, words
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.listing import Viewer
 from sockaccel.core.target import quote
@@ -41,12 +41,7 @@ class Wanted:
     @classmethod
     def parse(cls, wanted: Mapping[str, Any], viewer: Viewer) -> Self:
         """From what a user gave. Raises InvalidArgument, naming what is wrong, and NotPermitted."""
-        types = {field.name: int if 'int' in str(field.type) else str for field in fields(cls)}
-        for name, value in wanted.items():
-            if name not in types:
-                raise InvalidArgument(f'filter {quote(name)} is unknown, there are {", ".join(types)}')
-            if type(value) is not types[name]:
-                raise InvalidArgument(f'filter "{name}" is not a {"number" if types[name] is int else "string"}')
+        filters.check(wanted, fields(cls))
         chosen = cls(**wanted)
         kinds = words.EVENT_KINDS.values()
         if chosen.kind is not None and chosen.kind not in kinds:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
+from sockaccel.core import filters
 from sockaccel.core.connection import ConnectionState, Counter, Event, pack_address
 from sockaccel.core.protocols import Clock, Ends, RawEnd, Timer
 from sockaccel.core.target import quote
@@ -63,12 +64,7 @@ class Filter:
     @classmethod
     def parse(cls, wanted: Mapping[str, Any]) -> Self:
         """From what a user gave. Raises InvalidArgument, naming what is wrong."""
-        types = {field.name: int if 'int' in str(field.type) else str for field in fields(cls)}
-        for name, value in wanted.items():
-            if name not in types:
-                raise InvalidArgument(f'filter {quote(name)} is unknown, there are {", ".join(types)}')
-            if type(value) is not types[name]:
-                raise InvalidArgument(f'filter "{name}" is not a {"number" if types[name] is int else "string"}')
+        filters.check(wanted, fields(cls))
         chosen = cls(**wanted)
         if chosen.path is not None and chosen.path not in PATHS:
             raise InvalidArgument(f'path {quote(chosen.path)} is none of {", ".join(PATHS)}')
