@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sockaccel.core import words
+from sockaccel.core.advice import ADVICE
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connection
@@ -46,7 +47,12 @@ def finding(found: Finding) -> Row:
 
 
 def counter(counted: Counter) -> Row:
-    return _row(name=('s', counted.name), kind=('s', counted.kind), sentence=('s', counted.sentence))
+    return _row(
+        name=('s', counted.name),
+        kind=('s', counted.kind),
+        sentence=('s', counted.sentence),
+        advice=('s', ADVICE.get(counted.name, '')),
+    )
 
 
 def setting(key: str, value: str, source: str) -> Row:

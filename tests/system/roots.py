@@ -41,13 +41,17 @@ RELEASES = (
 )
 
 
-def root(release: Release) -> Path:
-    """The directory of a release's root, made if it is not in the cache. Raises CalledProcessError."""
-    packages = sorted({*_PACKAGES, *release.packages})
+def root(release: Release, kind: str = '', more: tuple[str, ...] = ()) -> Path:
+    """The directory of a release's root, made if it is not in the cache. Raises CalledProcessError.
+
+    kind: '' for the usual one, or the name of one with `more` packages.
+    """
+    packages = sorted({*_PACKAGES, *release.packages, *more})
     digest = hashlib.sha256(f'{packages}{release.sources()}'.encode()).hexdigest()[:12]
-    directory = CACHE / f'{release.name}-{digest}'
+    name = f'{kind}-{release.name}' if kind else release.name
+    directory = CACHE / f'{name}-{digest}'
     if not directory.exists():
-        for old in CACHE.glob(f'{release.name}-*'):
+        for old in CACHE.glob(f'{name}-*'):
             shutil.rmtree(old)
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = directory.with_suffix('.unfinished')
