@@ -86,7 +86,7 @@ static inline u32 reason_against_connecting(const struct new_end *new_end, u32 t
 		return reason;
 	if (to_mptcp)
 		return MPTCP;
-	if (is_excluded(flow, READ_U32(new_end->sock, OFFSET_sock_uid)))
+	if (is_excluded(new_end->slot, flow, READ_U32(new_end->sock, OFFSET_sock_uid)))
 		return EXCLUDED;
 	if (flow->local_port == flow->remote_port && same_address(flow->local, flow->remote))
 		return SELF_CONNECT;
@@ -124,13 +124,12 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
 		.by_listener = end->by_listener,
 	};
-	int zero = 0;
-	struct settings *settings = sa_settings.lookup(&zero);
+	struct target *target = target_of(end);
 	struct flow key = end->own_flow;
 
-	if (!settings || sa_peers.update(&key, &entry))
+	if (!target || sa_peers.update(&key, &entry))
 		return MAP_FULL;
-	end->due_ns = bpf_ktime_get_ns() + settings->join_after_ns;
+	end->due_ns = bpf_ktime_get_ns() + target->join_after_ns;
 	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
 	barrier();
 	end->state = CANDIDATE;

@@ -19,7 +19,6 @@ from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections
-from sockaccel.core.policy import Policy
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
@@ -107,9 +106,7 @@ class Daemon:
         """Adopt the kernel objects of an earlier daemon or load new ones, and probe this kernel."""
         objects = await adoption.obtain(self._store, self._settings.maximum_connections)
         self._counters = abi.COUNTERS
-        self._kernel = Kernel(
-            objects, self._counters, self._settings.events_per_second, self._settings.join_delay_ms / 1000
-        )
+        self._kernel = Kernel(objects, self._counters, self._settings.events_per_second)
         self._stack.callback(self._kernel.close)
         if not self._notifier.store:
             self._stack.callback(self._kernel.release)
@@ -122,9 +119,8 @@ class Daemon:
     def _make_engine(self) -> None:
         self._engine = Engine(
             self._kernel, self._cgroups, self._memory, self._loop, self._counters, self._findings,
-            self._memory.read(), policy_of(self._settings),
+            self._memory.read(), self._settings.policies,
         )  # fmt: skip
-        self._kernel.set_rules(self._settings.rules)
         self._story = Story(self._engine.reason, lambda: self._engine.stats()['events_suppressed'])
 
     async def _export(self) -> None:
@@ -197,10 +193,6 @@ async def run(read_settings: ReadSettings, notifier: Notifier) -> None:
         await daemon.wait()
 
 
-def policy_of(settings: config.Config) -> Policy:
-    return Policy(settings.accept_kernel_issues, settings.blocking_readers, settings.join_delay_ms / 1000)
-
-
 class Configuration:
     """The settings that are in force, and their reload."""
 
@@ -249,12 +241,10 @@ class Configuration:
             )
 
     async def _apply(self, settings: config.Config) -> None:
+        await self._engine.reload(settings.policies)
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
-        policy = policy_of(settings)
-        self._kernel.tune(settings.events_per_second, policy.join_after_s)
-        self._kernel.set_rules(settings.rules)
-        await self._engine.reload(policy)
+        self._kernel.tune(settings.events_per_second)
         self.in_force = settings
 
 

@@ -18,6 +18,10 @@ class UnknownTarget(SockaccelError):
     """The target is not enabled."""
 
 
+class ManagedByFile(SockaccelError):
+    """A section of the configuration says what the caller wants to change; the text names file and line."""
+
+
 class LimitExceeded(SockaccelError):
     """The call would exceed a limit, which the message names."""
 

@@ -5,7 +5,7 @@
 
 /* Slots of targets. Slot 0 belongs to no target. */
 #define MAX_TARGETS 128
-/* Ports, addresses and users that the configuration names, all together. */
+/* Ports, addresses and users that the policy of a target names, all together. */
 #define MAX_RULES 64
 /* Levels of cgroups on which a target can be, the root's included. Those below a target are not limited. */
 #define MAX_TARGET_LEVELS 32

@@ -12,7 +12,7 @@ enum rule_kind {
 	RULE_USER,
 };
 
-/* One rule of the configuration. first and last are ports or user ids; address and mask are as in struct flow. */
+/* One rule of a target. first and last are ports or user ids; address and mask are as in struct flow. */
 struct rule {
 	__u32 kind;
 	__u32 exclude;
@@ -22,7 +22,7 @@ struct rule {
 	__u32 mask[4];
 };
 
-/* All rules of the configuration. */
+/* All rules of a target. */
 struct rules {
 	struct rule rule[MAX_RULES];
 };

@@ -23,7 +23,6 @@ enum urgency {
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
-	__u64 join_after_ns;
 	/* When the next candidate must be judged; CLOCK_MONOTONIC, 0 if there is none. */
 	__u64 next_due_ns;
 	/* How many members must leave. */

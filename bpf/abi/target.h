@@ -16,6 +16,8 @@ enum target_flag {
 struct target {
 	__u32 generation;
 	__u32 flags;
+	/* How old a connection must be to join. */
+	__u64 join_after_ns;
 };
 
 #endif

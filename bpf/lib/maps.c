@@ -47,11 +47,8 @@ BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
-/*
- * The daemon replaces the rules while programs read them. A connection that meets half of the new ones may stay
- * with TCP or be accelerated against a rule; nothing worse.
- */
-BPF_ARRAY(sa_rules, struct rules, 1);
+/* The rules of a target, by its slot; none if it has none. The daemon replaces an entry as a whole. */
+BPF_F_TABLE("hash", u32, struct rules, sa_rules, MAX_TARGETS, BPF_F_NO_PREALLOC);
 /*
  * A part of a listing. What an iterator prints comes 32 KB at a time, and the kernel then looks for its place
  * again, so the walk writes here and the daemon maps it.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The configuration's rules: which connections of a target shall be accelerated (sockaccel/core/rules.py). */
+/* The rules of targets: which of their connections shall be accelerated (sockaccel/core/rules.py). */
 
 static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid)
 {
@@ -14,16 +14,15 @@ static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid
 }
 
 /*
- * Whether the rules leave a connection to TCP: an excluding rule fits it, or it fits none of the including rules
+ * Whether the rules of a slot's target leave a connection to TCP: an excluding rule fits it, or it fits none of the including rules
  * of some kind. flow is that of the connecting end, uid the owner of its socket.
  */
-static inline int is_excluded(const struct flow *flow, u32 uid)
+static inline int is_excluded(u32 slot, const struct flow *flow, u32 uid)
 {
 	u32 asked = 0, answered = 0;
 	struct rules *rules;
-	int zero = 0;
 
-	rules = sa_rules.lookup(&zero);
+	rules = sa_rules.lookup(&slot);
 	if (!rules)
 		return 0;
 #pragma clang loop unroll(disable)

@@ -8,6 +8,7 @@ from sockaccel.core import words
 from sockaccel.core.advice import ADVICE
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
+from sockaccel.core.keys import POLICY_KEYS, text_of
 from sockaccel.core.listing import Connection
 from sockaccel.core.target import TargetStatus, quote
 from sockaccel.dbus.message import Variant
@@ -24,7 +25,8 @@ def target(status: TargetStatus) -> Row:
         detail=('s', status.detail),
         cgroup=('s', status.cgroup),
         runtime=('b', status.runtime),
-        accepted=('as', sorted(status.accepted)),
+        file=('s', status.file),
+        policy=('aa{sv}', [_value(*row) for row in status.policy]),
         draining=('u', status.draining),
     )
 
@@ -37,7 +39,8 @@ def no_target(name: str) -> Row:
         detail=('s', ''),
         cgroup=('s', ''),
         runtime=('b', False),
-        accepted=('as', []),
+        file=('s', ''),
+        policy=('aa{sv}', []),
         draining=('u', 0),
     )
 
@@ -55,7 +58,11 @@ def counter(counted: Counter) -> Row:
     )
 
 
-def setting(key: str, value: str, source: str) -> Row:
+def setting(section: str, key: str, value: str, source: str) -> Row:
+    return _row(section=('s', section)) | _value(key, value, source)
+
+
+def _value(key: str, value: str, source: str) -> Row:
     return _row(key=('s', key), value=('s', value), source=('s', source))
 
 
@@ -138,6 +145,34 @@ def options(given: Mapping[str, Variant], **types: str) -> dict[str, Any]:
         if value.signature != types[name]:
             raise InvalidArgument(f'option "{name}" is of type "{value.signature}", not "{types[name]}"')
     return {name: value.value for name, value in given.items()}
+
+
+def enable_options(given: Mapping[str, Variant]) -> dict[str, Any]:
+    """What EnableWithOptions was told. Raises InvalidArgument."""
+    types = {'runtime': 'b', 'wait': 'b'}
+    unknown = given.keys() - types.keys() - POLICY_KEYS.keys()
+    for name in given:
+        if name in unknown:
+            raise InvalidArgument(
+                f'option {quote(name)} is unknown, there is {_listed(types)}, and there are the keys of a policy: '
+                f'{_listed(POLICY_KEYS)}'
+            )
+    chosen = options({name: value for name, value in given.items() if name in types}, **types)
+    return {'settings': settings({name: value for name, value in given.items() if name not in types}), **chosen}
+
+
+def settings(given: Mapping[str, Variant]) -> dict[str, str]:
+    """What somebody chose of a policy, as texts of the configuration.
+
+    Each value has the type of its key, or is such a text already. Raises InvalidArgument.
+    """
+    found = {}
+    for name, value in given.items():
+        wanted = POLICY_KEYS[name].type if name in POLICY_KEYS else 's'
+        if value.signature not in (wanted, 's'):
+            raise InvalidArgument(f'{quote(name)} is of type "{value.signature}", not "{wanted}"')
+        found[name] = ' '.join(value.value) if value.signature == 'as' else text_of(value.value)
+    return found
 
 
 def _listed(names: Iterable[str]) -> str:

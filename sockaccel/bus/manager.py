@@ -7,7 +7,7 @@ packaging/dbus/org.sockaccel1.Manager.xml says what each member means.
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from sockaccel import __version__
@@ -19,6 +19,7 @@ from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections, Filter, Viewer
+from sockaccel.core.policies import Settings
 from sockaccel.core.target import Target, TargetStatus
 from sockaccel.dbus.connection import Connection
 from sockaccel.dbus.interface import Interface, Signal, method, prop
@@ -38,8 +39,9 @@ class Core(Protocol):
     @property
     def findings(self) -> list[Finding]: ...
     async def enable(
-        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, wait: bool = False, by: str = ''
+        self, name: str, settings: Settings, *, runtime: bool = False, wait: bool = False, by: str = ''
     ) -> None: ...
+    async def set_policy(self, name: str, settings: Settings, *, by: str = '') -> None: ...
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None: ...
     def targets(self) -> list[TargetStatus]: ...
     def stats(self) -> Counts: ...
@@ -82,12 +84,17 @@ class Manager(Interface):
 
     @method('s target', action=polkit.ENABLE)
     async def Enable(self, target: str) -> None:
-        await self._core.enable(target, by=await self._caller())
+        await self._core.enable(target, {}, by=await self._caller())
 
     @method('s target, a{sv} options', 'a{sv} row', action=polkit.ENABLE)
     async def EnableWithOptions(self, target: str, options: Options) -> Row:
-        chosen = encoding.options(options, accept='as', runtime='b', wait='b')
+        chosen = encoding.enable_options(options)
         await self._core.enable(target, by=await self._caller(), **chosen)
+        return self._row(target)
+
+    @method('s target, a{sv} settings', 'a{sv} row', action=polkit.ENABLE)
+    async def SetPolicy(self, target: str, settings: Options) -> Row:
+        await self._core.set_policy(target, encoding.settings(settings), by=await self._caller())
         return self._row(target)
 
     @method('s target', action=polkit.DISABLE)

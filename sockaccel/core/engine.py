@@ -2,7 +2,7 @@
 """The core as the bus and the daemon see it: which targets are wanted, and what becomes of them."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import structlog
 
@@ -10,9 +10,9 @@ from sockaccel.core import messages
 from sockaccel.core.connection import Counter, Event, EventKind
 from sockaccel.core.desired import Desired
 from sockaccel.core.finding import Finding
-from sockaccel.core.policy import Policy
+from sockaccel.core.policies import Policies, Settings
 from sockaccel.core.protocols import Cgroups, Clock, Kernel, Memory, Urgency
-from sockaccel.core.slots import Slots
+from sockaccel.core.slots import Enabled, Slots
 from sockaccel.core.stats import Statistics
 from sockaccel.core.sweeping import Sweeper
 from sockaccel.core.target import State, Target, TargetStatus
@@ -24,8 +24,8 @@ log = structlog.stdlib.get_logger()
 class Engine:
     """One lock around every change of what is wanted.
 
-    desired: what was remembered. on_event: told of each connection event with its target's name. on_change: called
-    when `targets` gives another answer.
+    desired: what was remembered. policies: what the files say. on_event: told of each connection event with its
+    target's name. on_change: called when `targets` gives another answer.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Engine:
         counters: list[Counter],
         findings: list[Finding],
         desired: Desired,
-        policy: Policy,
+        policies: Policies,
     ) -> None:
         self.counters = counters
         self.findings = findings
@@ -49,32 +49,62 @@ class Engine:
         self._statistics = Statistics(kernel, counters, self._slots)
         self._sweeper = Sweeper(kernel, self._slots, self._statistics, clock, self.receive, self._changed)
         self._transactions = Transactions(
-            kernel, cgroups, memory, self._slots, self._sweeper, self._statistics, findings, desired, policy,
+            kernel, cgroups, memory, self._slots, self._sweeper, self._statistics, findings, desired, policies,
             self._changed,
         )  # fmt: skip
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Enable what is remembered, and let what else the kernel holds of an earlier daemon drain.
+        """Enable what is remembered or of a file, and let what else the kernel holds of an earlier daemon drain.
 
-        A target that cannot be enabled any more stays remembered, and is listed as refused.
+        A target that cannot be enabled stays remembered, and is listed as refused.
         """
         async with self._lock:
             self._cgroups.when_moved(self._transactions.moved)
             await self._transactions.resume()
 
     async def enable(
-        self, name: str, accept: Iterable[str] = (), *, runtime: bool = False, wait: bool = False, by: str = ''
+        self,
+        name: str,
+        settings: Settings | None = None,
+        *,
+        runtime: bool = False,
+        wait: bool = False,
+        by: str = '',
     ) -> None:
         """Accelerate a target's connections from now on. A repeated call is no error.
 
-        accept: names of kernel issues that the caller accepts. runtime: only until the daemon is stopped. wait:
-        also what does not exist yet. by: who asks, for the journal. Raises InvalidTarget, KernelIssue,
-        LimitExceeded, KernelRefused, StateNotSaved.
+        settings: what shall be different in its policy; an empty text brings a key's default back. runtime: only
+        until the daemon is stopped. wait: also what does not exist yet. by: who asks, for the journal. Raises
+        InvalidTarget, InvalidArgument, ManagedByFile, KernelIssue, LimitExceeded, KernelRefused, StateNotSaved.
         """
         target = Target.parse(name)
         async with self._lock:
-            enabled = await self._transactions.enable(target, frozenset(accept), runtime=runtime, wait=wait)
+            enabled = await self._transactions.enable(target, settings or {}, runtime=runtime, wait=wait)
+        self._tell_enabled(target, enabled, by)
+        self.on_change()
+
+    async def set_policy(self, name: str, settings: Settings, *, by: str = '') -> None:
+        """Change the policy of a target that is enabled. settings, by: see `enable`.
+
+        One that was refused, and can be enabled with the new policy, is enabled. Raises UnknownTarget and what
+        `enable` raises.
+        """
+        target = Target.parse(name)
+        async with self._lock:
+            enabled = await self._transactions.set_policy(target, settings)
+        said = ' '.join(f'{key}={text}' for key, text in settings.items())
+        log.info(
+            f'Policy of "{target.name}" changed: {said}{asked_by(by)}',
+            message_id=messages.POLICY_CHANGED,
+            target=target.name,
+            caller=by,
+        )
+        self._tell_enabled(target, enabled, by)
+        self.on_change()
+
+    def _tell_enabled(self, target: Target, enabled: Enabled | None, by: str) -> None:
+        """enabled: what is enabled since this call, None for nothing."""
         if enabled:
             where = f'cgroup "{enabled.cgroup.path}"' if enabled.cgroup else f'waiting: {enabled.why}'
             log.info(
@@ -84,13 +114,12 @@ class Engine:
                 cgroup=enabled.cgroup and enabled.cgroup.path,
                 caller=by,
             )
-        self.on_change()
 
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None:
         """Let a target's connections go back to TCP, losing nothing.
 
         runtime: only until the daemon is stopped. by: who asks, for the journal. Raises InvalidTarget,
-        UnknownTarget, StateNotSaved.
+        UnknownTarget, ManagedByFile, StateNotSaved.
         """
         target = Target.parse(name)
         async with self._lock:
@@ -105,10 +134,13 @@ class Engine:
         )
         self.on_change()
 
-    async def reload(self, policy: Policy) -> None:
-        """Put another policy in force for every target, and try again to enable what was refused."""
+    async def reload(self, policies: Policies) -> None:
+        """Put in force what the files say now, and try again to enable what was refused.
+
+        Raises InvalidConfiguration; then nothing was changed.
+        """
         async with self._lock:
-            await self._transactions.reload(policy)
+            await self._transactions.reload(policies)
         self.on_change()
 
     async def stop(self) -> list[Event]:
@@ -124,23 +156,27 @@ class Engine:
     def targets(self) -> list[TargetStatus]:
         """Enabled targets, then those that were refused, then those that are disabled and drain."""
         rows = []
-        desired = self._transactions.desired
-        accepted, runtime = desired.targets(), desired.runtime
         for name, enabled in self._slots.enabled.items():
             state = State.ACTIVE if enabled.cgroup else State.WAITING
             cgroup = enabled.cgroup.path if enabled.cgroup else ''
-            detail = f'cgroup {cgroup}' if cgroup else enabled.why
-            if name in runtime:
-                detail += '; until sockaccel is stopped'
-            given = accepted.get(name, frozenset())
-            rows.append(TargetStatus(name, state, detail, cgroup, name in runtime, given))
+            rows.append(self._row(name, state, f'cgroup {cgroup}' if cgroup else enabled.why, cgroup))
         for name, why in self._transactions.refused.items():
-            given = accepted.get(name, frozenset())
-            rows.append(TargetStatus(name, State.REFUSED, why, runtime=name in runtime, accepted=given))
+            rows.append(self._row(name, State.REFUSED, why))
         for slot, ends in self._slots.draining.items():
             detail = f'{ends} sockets hold unread bytes'
             rows.append(TargetStatus(self._slots.name(slot), State.DRAINING, detail, draining=ends))
         return rows
+
+    def _row(self, name: str, state: State, detail: str, cgroup: str = '') -> TargetStatus:
+        transactions = self._transactions
+        section, policy = transactions.policies.sections.get(name), transactions.policy(name)
+        runtime = name in transactions.desired.runtime
+        if runtime:
+            detail += '; until sockaccel is stopped'
+        return TargetStatus(
+            name, state, detail, cgroup, runtime, section.source if section else '',
+            policy.rows() if policy else (),
+        )  # fmt: skip
 
     def stats(self) -> dict[str, int]:
         """See Statistics.total."""
@@ -176,7 +212,7 @@ class Engine:
         self._kernel.consume()
         urgency = self._kernel.sweep_wanted()
         if urgency is not Urgency.NONE:
-            self._sweeper.request(0 if urgency is Urgency.NOW else self._transactions.policy.join_after_s)
+            self._sweeper.request(0 if urgency is Urgency.NOW else self._transactions.join_after_s())
 
     def _changed(self) -> None:
         # The daemon sets on_change after the start.

@@ -3,7 +3,7 @@
 
 # Slots of targets. Slot 0 belongs to no target.
 MAX_TARGETS = 128
-# Ports, addresses and users that the configuration names, all together.
+# Ports, addresses and users that the policy of a target names, all together.
 MAX_RULES = 64
 # Levels of cgroups on which a target can be, the root's included. Those below a target are not limited.
 MAX_TARGET_LEVELS = 32

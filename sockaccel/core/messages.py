@@ -7,6 +7,7 @@ Each has an entry in packaging/catalog/sockaccel.catalog, which `journalctl -x` 
 READY = '99d0049b909542b585557128106e101b'
 ENABLED = 'f5a9ff87754f491fb21f3fc1ab8ab84c'
 DISABLED = '0a26f1dd9a8e4e90a4a4dda613019e2d'
+POLICY_CHANGED = 'b5055eac687c4ae4a22b3f6067586a71'
 KERNEL_ISSUE = 'e421c7455d1648618e662faeabfd298d'
 CANNOT_GO_ON = 'd8d222ac95e5471cb4a3e3e8e8048686'
 CONFIGURATION_RELOADED = '825681a0bc894eb5b6c0839dcad9d401'

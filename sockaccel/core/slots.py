@@ -9,6 +9,7 @@ from sockaccel.core.cgroup import Cgroup, Place
 from sockaccel.core.connection import Event
 from sockaccel.core.desired import Slot
 from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.policy import Policy
 from sockaccel.core.target import Target
 from sockaccel.errors import LimitExceeded
 
@@ -17,14 +18,15 @@ from sockaccel.errors import LimitExceeded
 class Enabled:
     """An enabled target and its slot.
 
-    baseline: the slot's counters when the target was enabled. why: what the target waits for, '' if it has a
-    cgroup. listeners: address and port of those that serve it.
+    baseline: the slot's counters when the target was enabled. policy: the one in force. why: what the target waits
+    for, '' if it has a cgroup. listeners: address and port of those that serve it.
     """
 
     target: Target
     slot: int
     generation: int
     baseline: tuple[int, ...]
+    policy: Policy
     cgroup: Cgroup | None = None
     why: str = ''
     listeners: frozenset[tuple[str, int]] = frozenset()
@@ -78,14 +80,16 @@ class Slots:
             f'{MAX_TARGETS - 1} targets are enabled or draining, which is the limit: disable one first'
         )
 
-    def new(self, target: Target, place: Place, slot: int, baseline: tuple[int, ...]) -> Enabled:
+    def new(self, target: Target, place: Place, slot: int, baseline: tuple[int, ...], policy: Policy) -> Enabled:
         """What a target is in a free slot. The generation tells it from the slot's earlier targets."""
         self._generation += 1
-        return Enabled(target, slot, self._generation, baseline, place.cgroup, place.why, place.listeners)
+        return Enabled(target, slot, self._generation, baseline, policy, place.cgroup, place.why, place.listeners)
 
-    def again(self, target: Target, place: Place, slot: int, was: Slot) -> Enabled:
+    def again(self, target: Target, place: Place, slot: int, was: Slot, policy: Policy) -> Enabled:
         """What a target is in the slot that it has in the kernel already."""
-        return Enabled(target, slot, was.generation, was.baseline, place.cgroup, place.why, place.listeners)
+        return Enabled(
+            target, slot, was.generation, was.baseline, policy, place.cgroup, place.why, place.listeners
+        )
 
     def set_name(self, enabled: Enabled) -> None:
         self._names[enabled.slot] = enabled.target.name

@@ -63,8 +63,9 @@ class State(Enum):
 class TargetStatus:
     """A target as users see it. detail: its cgroup, what it waits for, or why it was refused.
 
-    cgroup: its path, '' if it has none now. runtime: it lasts until the daemon is stopped. accepted: the kernel
-    issues that were accepted for it. draining: how many sockets hold unread bytes, of one that is disabled.
+    cgroup: its path, '' if it has none now. runtime: it lasts until the daemon is stopped. file: file:line of the
+    section that enables it, '' if there is none. policy: rows as Policy.rows() has them; none where it is not
+    known. draining: how many sockets hold unread bytes, of one that is disabled.
     """
 
     name: str
@@ -72,7 +73,8 @@ class TargetStatus:
     detail: str
     cgroup: str = ''
     runtime: bool = False
-    accepted: frozenset[str] = frozenset()
+    file: str = ''
+    policy: tuple[tuple[str, str, str], ...] = ()
     draining: int = 0
 
 

@@ -14,13 +14,23 @@ from sockaccel.core.connection import Event
 from sockaccel.core.desired import Desired
 from sockaccel.core.finding import Finding
 from sockaccel.core.limits import MAX_TARGET_LEVELS
+from sockaccel.core.policies import Policies, Settings, changed
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Cgroups, Kernel, Memory
 from sockaccel.core.slots import Enabled, Slots
 from sockaccel.core.stats import Statistics
 from sockaccel.core.sweeping import Sweeper
 from sockaccel.core.target import Target, quote
-from sockaccel.errors import InvalidTarget, KernelIssue, LimitExceeded, SockaccelError, UnknownTarget
+from sockaccel.errors import (
+    InvalidArgument,
+    InvalidConfiguration,
+    InvalidTarget,
+    KernelIssue,
+    LimitExceeded,
+    ManagedByFile,
+    SockaccelError,
+    UnknownTarget,
+)
 
 log = structlog.stdlib.get_logger()
 
@@ -28,8 +38,8 @@ log = structlog.stdlib.get_logger()
 class Transactions:
     """One at a time: the caller holds a lock.
 
-    desired: what is remembered. policy: what is in force. refused: remembered targets that cannot be enabled, with
-    the reason. on_change: called when the cgroup of a target is another one.
+    desired: what is remembered. policies: what the files say. refused: targets that are remembered, or of a file,
+    and cannot be enabled, with the reason. on_change: called when the cgroup of a target is another one.
     """
 
     def __init__(
@@ -42,7 +52,7 @@ class Transactions:
         statistics: Statistics,
         findings: list[Finding],
         desired: Desired,
-        policy: Policy,
+        policies: Policies,
         on_change: Callable[[], None],
     ) -> None:
         self._kernel = kernel
@@ -53,16 +63,16 @@ class Transactions:
         self._statistics = statistics
         self._findings = findings
         self.desired = desired
-        self.policy = policy
+        self.policies = policies
         self._on_change = on_change
         self.refused: dict[str, str] = {}
 
     async def resume(self) -> None:
-        """Enable what is remembered, in the slots that the kernel still has of it; switch off all else there."""
+        """Enable what is remembered or of a file, in the slots that the kernel has of it; switch off all else."""
         held = self._kernel.target_slots()
         slots = self._slots.take_over(self.desired.slots, held, self._statistics.width)
         self._kernel.serve_nobody()
-        for name in self.desired.targets():
+        for name in self._wanted():
             await self._enable_again(name, slots.get(name, 0))
         in_use = self._slots.in_use()
         for number, (generation, is_on) in enumerate(held):
@@ -79,19 +89,51 @@ class Transactions:
             log.warning(f'The next start may give connections back to TCP and count from zero: {exc}, ignoring')
 
     async def enable(
-        self, target: Target, accepted: frozenset[str], *, runtime: bool, wait: bool = False
+        self, target: Target, settings: Settings, *, runtime: bool, wait: bool = False
     ) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.enable."""
-        self._check_issues(target, accepted)
+        section = self.policies.sections.get(target.name)
+        if section and settings:
+            raise _managed(target.name, section.source)
+        if runtime and settings and target.name in self.desired.lasting:
+            raise InvalidArgument(
+                f'target {quote(target.name)} is enabled for good, and so is its policy: change it with SetPolicy '
+                '(sockaccelctl set)'
+            )
+        self._check_names(settings)
+        chosen = changed(self.desired.chosen(target.name), settings)
+        return await self._want(target, chosen, runtime=runtime, must_exist=not wait)
+
+    async def set_policy(self, target: Target, settings: Settings) -> Enabled | None:
+        """Returns what is enabled now, None if it was before. See Engine.set_policy."""
+        name = target.name
+        if name not in self._slots.enabled and name not in self.refused:
+            raise UnknownTarget(f'target {quote(name)} is not enabled, so nothing was changed')
+        if section := self.policies.sections.get(name):
+            raise _managed(name, section.source)
+        runtime = name in self.desired.runtime
+        self._check_names(settings)
+        chosen = changed(self.desired.chosen(name), settings)
+        return await self._want(target, chosen, runtime=runtime, must_exist=False)
+
+    async def _want(self, target: Target, chosen: Settings, *, runtime: bool, must_exist: bool) -> Enabled | None:
+        """Enable a target with what is chosen for its policy, or put another policy in force for it."""
+        policy, of_file = self.policies.of(target.name, chosen), target.name in self.policies.sections
+        self._check_issues(target, policy)
         with contextlib.ExitStack() as undo:
-            enabled = None
-            if target.name not in self._slots.enabled:
-                enabled = await self._switch_on(target, must_exist=not wait)
+            enabled, before = None, self._slots.enabled.get(target.name)
+            if before is None:
+                enabled = await self._switch_on(target, policy, must_exist=must_exist)
                 undo.callback(self._let_go, enabled)
+            elif before.policy != policy:
+                undo.callback(self._put_in_force, before, before.policy)
+                self._put_in_force(before, policy)
             desired = self.desired.copy()
-            desired.enable(target.name, accepted, runtime=runtime)
+            desired.enable(target.name, chosen, runtime=runtime, of_file=of_file)
             await self._remember(desired)
             undo.pop_all()
+        if before:
+            before.policy = policy
         self.refused.pop(target.name, None)
         return enabled
 
@@ -100,8 +142,15 @@ class Transactions:
         enabled = self._slots.enabled.get(target.name)
         if enabled is None and target.name not in self.refused:
             raise UnknownTarget(f'target {quote(target.name)} is not enabled, so nothing was changed')
+        section = self.policies.sections.get(target.name)
+        if section and not runtime:
+            raise ManagedByFile(
+                f'target {quote(target.name)} is enabled by {section.source}, so nothing was changed: take the '
+                'section away and reload, or disable the target until sockaccel is stopped: sockaccelctl disable '
+                f'--runtime {shlex.quote(target.name)}'
+            )
         desired = self.desired.copy()
-        desired.disable(target.name, runtime=runtime)
+        desired.disable(target.name, runtime=runtime, of_file=section is not None)
         # First: a target that is off now must not come back with the next start.
         await self._remember(desired)
         self.refused.pop(target.name, None)
@@ -110,14 +159,47 @@ class Transactions:
         self._let_go(enabled)
         return self._slots.draining.get(enabled.slot, 0)
 
-    async def reload(self, policy: Policy) -> None:
-        """Put another policy in force for every target, and try again to enable what was refused."""
-        self.policy = policy
-        for enabled in self._slots.enabled.values():
-            self._kernel.set_target(enabled.slot, enabled.generation, policy)
-        for name in list(self.refused):
-            del self.refused[name]
-            await self._enable_again(name)
+    async def reload(self, policies: Policies) -> None:
+        """Put in force what the files say now, and try again to enable what was refused.
+
+        Raises InvalidConfiguration if a target cannot have its policy; then nothing was changed.
+        """
+        desired = self.desired.copy()
+        desired.forget_disabled(policies.sections)
+        wanted = desired.targets(policies.sections)
+        try:
+            made = {name: policies.of(name, wanted[name]) for name in self._slots.enabled if name in wanted}
+        except InvalidArgument as exc:
+            raise InvalidConfiguration(str(exc)) from exc
+        self.policies = policies
+        for name, enabled in list(self._slots.enabled.items()):
+            if name in made:
+                self._put_in_force_or_refuse(enabled, made[name])
+            else:
+                self._let_go(enabled)
+                log.info(f'Disabled "{name}": no file has it any more', target=name)
+        self.refused = {name: why for name, why in self.refused.items() if name in wanted}
+        for name in wanted:
+            if name not in made:
+                self.refused.pop(name, None)
+                await self._enable_again(name)
+        try:
+            await self._remember(desired)
+        except SockaccelError as exc:
+            log.warning(f'The next start may find what was before this reload: {exc}, ignoring')
+
+    def join_after_s(self) -> float:
+        """How old the first of the new connections can join."""
+        return min((each.policy.join_after_s for each in self._slots.enabled.values()), default=0.0)
+
+    def policy(self, name: str) -> Policy | None:
+        """Of a target, enabled or refused; None if what was chosen for it means nothing any more."""
+        if enabled := self._slots.enabled.get(name):
+            return enabled.policy
+        try:
+            return self.policies.of(name, self.desired.chosen(name))
+        except InvalidArgument:
+            return None
 
     def stop(self) -> list[Event]:
         """Switch every target off; returns the ends that drain."""
@@ -160,30 +242,69 @@ class Transactions:
             log.info(f'Waits for "{name}": {why}', target=name)
         self._on_change()
 
-    def _check_issues(self, target: Target, accepted: frozenset[str]) -> None:
+    def _wanted(self) -> dict[str, Settings]:
+        """The targets that are to be enabled now, with what was chosen for each."""
+        return self.desired.targets(self.policies.sections)
+
+    def _check_names(self, settings: Settings) -> None:
+        accepted = frozenset(settings.get('AcceptKernelIssues', '').split())
         for name in sorted(accepted - {finding.name for finding in self._findings}):
             raise KernelIssue(f'there is no kernel issue named {quote(name)}; see "sockaccelctl doctor"')
-        accepted |= self.policy.accepted_issues
-        left = [each for each in self._findings if each.severity == 'issue' and each.name not in accepted]
-        if left:
-            sentences = '. And '.join(finding.sentence for finding in left)
-            options = ' '.join(f'--accept {finding.name}' for finding in left)
-            raise KernelIssue(
-                f'{quote(target.name)} was not enabled: {sentences}. If none of its programs does that, accept '
-                f'{"it" if len(left) == 1 else "them"}: sockaccelctl enable {options} {shlex.quote(target.name)}'
-            )
+
+    def _check_issues(self, target: Target, policy: Policy) -> None:
+        left = [
+            each for each in self._findings
+            if each.severity == 'issue' and each.name not in policy.accepted_issues
+        ]  # fmt: skip
+        if not left:
+            return
+        sentences = '. And '.join(finding.sentence for finding in left)
+        them = 'it' if len(left) == 1 else 'them'
+        options = ' '.join(f'--accept {finding.name}' for finding in left)
+        how = f'sockaccelctl enable {options} {shlex.quote(target.name)}'
+        if section := self.policies.sections.get(target.name):
+            how = f'AcceptKernelIssues={" ".join(finding.name for finding in left)} after {section.source}'
+        raise KernelIssue(
+            f'{quote(target.name)} was not enabled: {sentences}. If none of its programs does that, accept '
+            f'{them}: {how}'
+        )
+
+    def _put_in_force(self, enabled: Enabled, policy: Policy) -> None:
+        self._kernel.set_target(enabled.slot, enabled.generation, policy)
+        self._sweeper.request(0)
+
+    def _put_in_force_or_refuse(self, enabled: Enabled, policy: Policy) -> None:
+        """Switch the target off if nobody accepts an issue of the kernel any more."""
+        try:
+            self._check_issues(enabled.target, policy)
+        except KernelIssue as exc:
+            self._let_go(enabled)
+            self.refused[enabled.target.name] = str(exc)
+            log.warning(f'Disabled {quote(enabled.target.name)} until a reload or start enables it: {exc}')
+            return
+        self._put_in_force(enabled, policy)
+        enabled.policy = policy
 
     async def _enable_again(self, name: str, slot: int = 0) -> None:
-        """Enable what is remembered. slot: one that it has in the kernel, 0 for none."""
+        """Enable what is remembered or of a file. slot: one that it has in the kernel, 0 for none."""
+        section = self.policies.sections.get(name)
         try:
             target = Target.parse(name)
-            self._check_issues(target, self.desired.targets()[name])
-            await self._switch_on(target, slot, must_exist=False)
+            policy = self.policies.of(name, self.desired.chosen(name))
+            self._check_issues(target, policy)
+            enabled = await self._switch_on(target, policy, slot, must_exist=False)
         except SockaccelError as exc:
             self.refused[name] = str(exc)
-            log.warning(f'Ignoring the remembered target {quote(name)} until a reload or start enables it: {exc}')
+            whose = f'of {section.source}' if section else 'that is remembered'
+            log.warning(f'Ignoring the target {quote(name)} {whose} until a reload or start enables it: {exc}')
+            return
+        if section:
+            where = f'cgroup "{enabled.cgroup.path}"' if enabled.cgroup else f'waiting: {enabled.why}'
+            log.info(f'Enabled "{name}" ({where}), as {section.source} says', target=name)
 
-    async def _switch_on(self, target: Target, slot: int = 0, *, must_exist: bool = True) -> Enabled:
+    async def _switch_on(
+        self, target: Target, policy: Policy, slot: int = 0, *, must_exist: bool = True
+    ) -> Enabled:
         """slot, must_exist: see `_enable_again` and Cgroups.follow."""
         with contextlib.ExitStack() as undo:
             place = await self._cgroups.follow(target, must_exist=must_exist)
@@ -194,12 +315,12 @@ class Transactions:
                 raise InvalidTarget(
                     f'{quote(target.name)} is the cgroup of {quote(other.target.name)}, which is enabled already'
                 )
-            enabled = self._in_slot(target, place, slot)
+            enabled = self._in_slot(target, place, slot, policy)
             if newly_attached := self._attach():
                 undo.callback(self._kernel.detach)
             # As a whole: a step that failed may have been done in part.
             undo.callback(self._switch_off, enabled)
-            self._kernel.set_target(enabled.slot, enabled.generation, self.policy)
+            self._kernel.set_target(enabled.slot, enabled.generation, policy)
             if place.cgroup:
                 self._kernel.cover(place.cgroup.id, enabled.slot)
             self._kernel.serve(place.listeners, enabled.slot)
@@ -213,11 +334,11 @@ class Transactions:
         self._slots.enabled[target.name] = enabled
         return enabled
 
-    def _in_slot(self, target: Target, place: Place, slot: int) -> Enabled:
+    def _in_slot(self, target: Target, place: Place, slot: int, policy: Policy) -> Enabled:
         if slot:
-            return self._slots.again(target, place, slot, self.desired.slots[slot])
+            return self._slots.again(target, place, slot, self.desired.slots[slot], policy)
         slot = self._slots.free()
-        return self._slots.new(target, place, slot, self._statistics.of_slot(slot))
+        return self._slots.new(target, place, slot, self._statistics.of_slot(slot), policy)
 
     def _attach(self) -> bool:
         root = self._cgroups.open_root()
@@ -248,6 +369,12 @@ class Transactions:
         # A disk may take a while.
         await asyncio.to_thread(self._memory.write, desired)
         self.desired = desired
+
+
+def _managed(name: str, source: str) -> ManagedByFile:
+    return ManagedByFile(
+        f'the policy of target {quote(name)} is in {source}, so nothing was changed: change it there and reload'
+    )
 
 
 def _too_deep(cgroup: Cgroup) -> str:

@@ -21,6 +21,8 @@ TARGET_STATES = {
 }
 # The state of what is no target any more.
 DISABLED = 'disabled'
+# Where a value of a target's policy is from that Enable or SetPolicy chose.
+CHOSEN = 'set'
 
 CONNECTION_STATES = {
     ConnectionState.CONNECTING: 'connecting',
@@ -72,6 +74,7 @@ ERRORS: dict[type[errors.SockaccelError], str] = {
     errors.InvalidArgument: 'InvalidArgument',
     errors.InvalidConfiguration: 'InvalidConfiguration',
     errors.UnknownTarget: 'UnknownTarget',
+    errors.ManagedByFile: 'ManagedByFile',
     errors.LimitExceeded: 'LimitExceeded',
     errors.NotPermitted: 'NotPermitted',
     errors.KernelIssue: 'KernelIssue',

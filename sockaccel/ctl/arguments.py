@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 from sockaccel import __version__
+from sockaccel.core.keys import POLICY_KEYS, PolicyKey
 from sockaccel.core.target import UNIT_SUFFIXES
 from sockaccel.core.words import EVENT_KINDS, PATHS
 from sockaccel.ctl import commands
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     with_json = add.with_json
     with_json('status', commands.status, 'show targets, what is accelerated, and what is not and why')
     _enable(add('enable', commands.enable, "accelerate a target's connections from now on"))
+    _set(add('set', commands.set_policy, 'change the policy of an enabled target'))
     _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
     _targets(with_json('targets', commands.targets, 'list the targets with their state'))
     sentence = 'list the connections that targets cover, the busiest first'
@@ -86,10 +88,27 @@ def _enable(command: argparse.ArgumentParser) -> None:
     command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
     command.add_argument('--runtime', action='store_true', help='until the daemon is stopped, not remembered')
     command.add_argument('--wait', action='store_true', help='also what does not exist yet')
-    command.add_argument(
-        '--accept', action='append', default=[], metavar='ISSUE', type=_text,
-        help='enable it in spite of a kernel issue that doctor names',
-    )  # fmt: skip
+    for key in POLICY_KEYS.values():
+        _flag(command, key)
+
+
+def _flag(command: argparse.ArgumentParser, key: PolicyKey) -> None:
+    if key.says:
+        command.add_argument(key.flag, dest=key.field, action='store_const', const=key.says, help=key.meaning)
+        return
+    metavar = key.flag.split('-')[-1].upper()
+    if key.type == 'as':
+        command.add_argument(
+            key.flag, dest=key.field, action='append', metavar=metavar, type=_text, help=key.meaning
+        )
+    else:
+        command.add_argument(key.flag, dest=key.field, metavar=metavar, type=_text, help=key.meaning)
+
+
+def _set(command: argparse.ArgumentParser) -> None:
+    command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
+    sentence = f'an empty value brings the default back; keys: {", ".join(POLICY_KEYS)}'
+    command.add_argument('settings', nargs='+', type=_setting, metavar='KEY=VALUE', help=sentence)
 
 
 def _disable(command: argparse.ArgumentParser) -> None:
@@ -135,6 +154,13 @@ def _stats(command: argparse.ArgumentParser) -> None:
     command.add_argument('--since-reset', action='store_true', help='since the last --reset')
     reset = 'show the counts since the last reset, then start them at zero'
     command.add_argument('--reset', action='store_true', help=reset)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, separator, value = _text(text).partition('=')
+    if not separator:
+        raise argparse.ArgumentTypeError(f'"{text}" is not KEY=VALUE')
+    return key, value
 
 
 def _seconds(text: str) -> float:

@@ -75,7 +75,7 @@ async def bench(client: Client, options: argparse.Namespace) -> int:
     issues = [finding['name'] for finding in findings if finding['severity'] == 'issue']
     with _cgroups(configuration.get('CgroupRoot') or '/') as (plain, target, name):
         # Our own processes do nothing that an issue of the kernel concerns.
-        chosen = {'accept': strings(issues), 'runtime': boolean(True)}
+        chosen = {'AcceptKernelIssues': strings(issues), 'runtime': boolean(True)}
         await client.call('EnableWithOptions', 'sa{sv}', name, chosen)
         try:
             rows = [_measure(work, plain, target) for work in WORKS]

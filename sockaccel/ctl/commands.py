@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from sockaccel.core import config
+from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.ctl import printing, show, top
 from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
@@ -20,7 +21,7 @@ _FILTERS = ('target', 'path', 'port', 'address', 'program', 'pid', 'reason')
 
 
 async def enable(client: Client, options: argparse.Namespace) -> int:
-    chosen = {'accept': strings(options.accept)}
+    chosen = _policy(options)
     if options.runtime:
         chosen['runtime'] = boolean(True)
     if options.wait:
@@ -30,6 +31,23 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
     enabled = f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]})'
     print(f'{enabled}. Its new connections are accelerated {when}.')
     return EX_OK
+
+
+async def set_policy(client: Client, options: argparse.Namespace) -> int:
+    chosen = {key: string(text) for key, text in options.settings}
+    row = await client.call('SetPolicy', 'sa{sv}', options.target, chosen)
+    print(f'Policy of "{row["name"]}":')
+    printing.policy([each for each in row['policy'] if each['source'] or each['key'] in chosen])
+    return EX_OK
+
+
+def _policy(options: argparse.Namespace) -> dict[str, Variant]:
+    """What the flags of enable say of the policy."""
+    found = {}
+    for name, key in POLICY_KEYS.items():
+        if value := getattr(options, key.field):
+            found[name] = strings(value) if key.type == 'as' else string(value)
+    return found
 
 
 async def disable(client: Client, options: argparse.Namespace) -> int:
@@ -67,6 +85,7 @@ async def targets(client: Client, options: argparse.Namespace) -> int:
             print(row['name'])
     else:
         printing.targets(rows)
+        printing.policies(rows)
     return EX_OK
 
 
@@ -160,6 +179,6 @@ def configuration_of_files(options: argparse.Namespace) -> int:
         print(f'sockaccelctl: {exc}', file=sys.stderr)
         return EX_REFUSED
     print('sockaccelctl: the daemon is not running; this is what it would start with', file=sys.stderr)
-    named = [dict(zip(('key', 'value', 'source'), row, strict=True)) for row in rows]
+    named = [dict(zip(('section', 'key', 'value', 'source'), row, strict=True)) for row in rows]
     printing.configuration(named, as_json=options.json)
     return EX_OK

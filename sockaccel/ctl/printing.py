@@ -77,9 +77,29 @@ def configuration(rows: list[Row], *, as_json: bool) -> None:
     if as_json:
         show.print_json(rows)
         return
+    for number, section in enumerate(dict.fromkeys(row['section'] for row in rows)):
+        if number:
+            print()
+        print(show.styled(f'[{section}]', 'bold'))
+        policy([row for row in rows if row['section'] == section and row['key']])
+
+
+def policies(targets: list[Row]) -> None:
+    """What is not the default in the policies of targets."""
+    for target in targets:
+        rows = [row for row in target['policy'] if row['source']]
+        if rows:
+            print()
+            print(show.styled(f'Policy of {target["name"]}:', 'bold'))
+            policy(rows)
+
+
+def policy(rows: list[Row]) -> None:
+    """Keys with their values, and where each is from."""
     shown = [[f'{row["key"]}={row["value"]}', f'# {row["source"] or "default"}'] for row in rows]
-    for line in show.table(shown, styles=['' if row['source'] else 'dim' for row in rows]):
-        print(line)
+    if shown:
+        for line in show.table(shown, styles=['' if row['source'] else 'dim' for row in rows]):
+            print(line)
 
 
 def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:

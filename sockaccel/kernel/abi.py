@@ -191,7 +191,7 @@ LISTENER = struct.Struct('=Q4I16s')
 class RuleRecord(NamedTuple):
     """`struct rule`, 48 bytes: `RULE` packs it.
 
-    One rule of the configuration. first and last are ports or user ids; address and mask are as in struct flow.
+    One rule of a target. first and last are ports or user ids; address and mask are as in struct flow.
     """
 
     kind: int
@@ -208,7 +208,7 @@ RULE = struct.Struct('=4I16s16s')
 class RulesRecord(NamedTuple):
     """`struct rules`, 3072 bytes: `RULES` packs it.
 
-    All rules of the configuration.
+    All rules of a target.
     """
 
     rule: bytes
@@ -218,14 +218,13 @@ RULES = struct.Struct('=3072s')
 
 
 class SettingsRecord(NamedTuple):
-    """`struct settings`, 96 bytes: `SETTINGS` packs it.
+    """`struct settings`, 88 bytes: `SETTINGS` packs it.
 
     The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left and listed.
     """
 
     events_per_second: int
     walk: int
-    join_after_ns: int
     next_due_ns: int
     leaving: int
     found: int
@@ -240,11 +239,11 @@ class SettingsRecord(NamedTuple):
     pad: int
 
 
-SETTINGS = struct.Struct('=2I9Q4I')
+SETTINGS = struct.Struct('=2I8Q4I')
 
 
 class TargetRecord(NamedTuple):
-    """`struct target`, 8 bytes: `TARGET` packs it.
+    """`struct target`, 16 bytes: `TARGET` packs it.
 
     What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the
     earlier target from those of the present one.
@@ -252,9 +251,10 @@ class TargetRecord(NamedTuple):
 
     generation: int
     flags: int
+    join_after_ns: int
 
 
-TARGET = struct.Struct('=2I')
+TARGET = struct.Struct('=2IQ')
 
 
 # In the order in which `struct counters` has them.

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -97,15 +97,12 @@ class Kernel:
     OSError where the kernel refuses that.
     """
 
-    def __init__(
-        self, objects: Objects, counters: list[Counter], events_per_second: int, join_after_s: float
-    ) -> None:
+    def __init__(self, objects: Objects, counters: list[Counter], events_per_second: int) -> None:
         self._objects = objects
         self._fds = objects.fds
         self._counters = counters
         self._cpus = libbpf.possible_cpus()
         self._events_per_second = events_per_second
-        self._join_after_s = join_after_s
         self._link = objects.link
         self._watchers = Watchers(objects.fds, objects.watcher_links, objects)
         self._ring: libbpf.RingBuffer | None = None
@@ -148,10 +145,9 @@ class Kernel:
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(event_from(data)))
         return self._ring.fd
 
-    def tune(self, events_per_second: int, join_after_s: float) -> None:
-        """Change how many events all CPUs together may report a second, and how old a candidate must be."""
+    def tune(self, events_per_second: int) -> None:
+        """Change how many events all CPUs together may report a second."""
         self._events_per_second = events_per_second
-        self._join_after_s = join_after_s
         with self._walking:
             self._prepare(Walk.LIST)
 
@@ -207,15 +203,27 @@ class Kernel:
 
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
         """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
-        flags = TargetFlag(0)
+        flags, join_after_ns = TargetFlag(0), 0
         if policy:
-            flags = TargetFlag.ON
+            self._set_rules(slot, policy.rules)
+            flags, join_after_ns = TargetFlag.ON, int(policy.join_after_s * 1e9)
             if policy.blocking_readers:
                 flags |= TargetFlag.BLOCKING_READERS
             # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
             if RECV_WATCHER in self._fds:
                 flags |= TargetFlag.RECV_WATCHED
-        libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags))
+        libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags, join_after_ns))
+
+    def _set_rules(self, slot: int, rules: Sequence[Rule]) -> None:
+        """Put rules in force for connections that are made from now on. rules: at most MAX_RULES."""
+        key = _U32.pack(slot)
+        if not rules:
+            libbpf.map_delete(self._fds['sa_rules'], key)
+            return
+        packed = b''.join(
+            RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
+        )
+        libbpf.map_update(self._fds['sa_rules'], key, packed.ljust(RULES.size, b'\0'))
 
     def target_slots(self) -> list[tuple[int, bool]]:
         """Generation of every slot, and whether its target is on, in their order."""
@@ -224,7 +232,7 @@ class Kernel:
     def _target(self, slot: int) -> tuple[int, int]:
         value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)
         assert value is not None
-        generation, flags = TARGET.unpack(value)
+        generation, flags, _join_after_ns = TARGET.unpack(value)
         return generation, flags
 
     def covered(self) -> dict[int, int]:
@@ -268,14 +276,6 @@ class Kernel:
     def serve_nobody(self) -> None:
         """Undo every `serve()`, those of an earlier process too."""
         libbpf.map_clear(self._fds['sa_served'], LISTENER_KEY.size)
-
-    def set_rules(self, rules: Iterable[Rule]) -> None:
-        """Put rules in force for connections that are made from now on. rules: at most MAX_RULES."""
-        packed = b''.join(
-            RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
-        )
-        value = packed.ljust(RULES.size, b'\0')
-        libbpf.map_update(self._fds['sa_rules'], _U32.pack(0), value)
 
     def find_sockets(self) -> None:
         """Remember listeners that are older than sockaccel, and count the connections that it missed.
@@ -364,7 +364,6 @@ class Kernel:
         settings = SettingsRecord(
             events_per_second=self._events_per_second,
             walk=walk,
-            join_after_ns=int(self._join_after_s * 1e9),
             next_due_ns=0,
             leaving=0,
             found=0,

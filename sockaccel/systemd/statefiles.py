@@ -12,13 +12,15 @@ import structlog
 from sockaccel.core.desired import Desired, Slot
 from sockaccel.core.limits import MAX_TARGETS
 from sockaccel.core.lock import lock
+from sockaccel.core.policies import Settings
 from sockaccel.errors import StateNotSaved
 
 log = structlog.stdlib.get_logger()
 
 _LASTING, _RUNTIME = 'targets.json', 'runtime.json'
-_VERSION = 1
-# No file of ours is larger: there are 127 targets, and a name has at most PATH_MAX characters.
+_VERSION = 2
+# No file of ours is larger: there are 127 targets. A name has at most PATH_MAX characters, and a policy 64 ports,
+# addresses and users.
 _LARGEST = 4 << 20
 
 
@@ -54,7 +56,7 @@ class StateFiles:
         """What was written last. A damaged file is renamed, and counts as empty."""
         desired = Desired()
         with contextlib.suppress(FileNotFoundError):
-            self._read(self._lasting, lambda content: desired.lasting.update(_accepted(content['targets'])))
+            self._read(self._lasting, lambda content: desired.lasting.update(_chosen(content['targets'])))
         with contextlib.suppress(FileNotFoundError):
             self._read(self._runtime, lambda content: _read_runtime(content, desired))
         return desired
@@ -118,20 +120,23 @@ def _what(error: Exception) -> str:
     return str(error)
 
 
-def _entry(name: str, accepted: frozenset[str] | None) -> dict[str, Any]:
-    return {'name': name, 'accept': None if accepted is None else sorted(accepted)}
+def _entry(name: str, chosen: Settings | None) -> dict[str, Any]:
+    return {'name': name, 'policy': None if chosen is None else dict(chosen)}
 
 
-def _accepted(entries: Any) -> dict[str, frozenset[str]]:
-    found = {_text(entry['name']): frozenset(map(_text, entry['accept'])) for entry in entries}
+def _chosen(entries: Any) -> dict[str, Settings]:
+    found = {
+        _text(entry['name']): {_text(key): _text(text) for key, text in entry['policy'].items()}
+        for entry in entries
+    }
     if len(found) >= MAX_TARGETS:
         raise ValueError(f'it has more targets than there can be, {MAX_TARGETS - 1}')
-    return found
+    return dict(found)
 
 
 def _read_runtime(content: Any, desired: Desired) -> None:
-    off = {_text(entry['name']): None for entry in content['targets'] if entry['accept'] is None}
-    on = _accepted(entry for entry in content['targets'] if entry['accept'] is not None)
+    off = {_text(entry['name']): None for entry in content['targets'] if entry['policy'] is None}
+    on = _chosen(entry for entry in content['targets'] if entry['policy'] is not None)
     slots = {
         _number(entry['slot']): Slot(
             _text(entry['name']), _number(entry['generation']), tuple(map(_number, entry['baseline']))

@@ -46,7 +46,7 @@ def test_stats_are_counters_by_name(bus: PrivateBus) -> None:
 )
 def test_enable_of_nonsense_names_it_and_changes_nothing(bus: PrivateBus, target: str, named: str) -> None:
     before = harness.targets()
-    accept = ['1', 'accept', 'as', str(len(harness.every_issue())), *harness.every_issue()]
+    accept = ['1', 'AcceptKernelIssues', 'as', str(len(harness.every_issue())), *harness.every_issue()]
     answer = busctl(bus, 'EnableWithOptions', 'sa{sv}', target, *accept)
     assert answer.returncode == 1
     assert named in answer.stderr
@@ -114,7 +114,7 @@ def test_an_issue_accepted_in_the_configuration(root_cgroup: Cgroup) -> None:
     'arguments',
     [
         ('EnableWithOptions', 'sa{sv}', '/x', '1', 'nonsense', 's', 'x'),
-        ('EnableWithOptions', 'sa{sv}', '/x', '1', 'accept', 's', 'x'),
+        ('EnableWithOptions', 'sa{sv}', '/x', '1', 'AcceptKernelIssues', 'b', 'true'),
         ('Enable', 'i', '5'),
         ('Nonsense',),
     ],

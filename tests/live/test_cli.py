@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.core import config
+from sockaccel.core import keys
 from tests.support.commandline import commands
 from tests.support.harness import ROOT, PrivateBus, control, stop
 from tests.support.surface import Surface
@@ -64,7 +64,7 @@ def test_reset_leaves_the_absolute_counters() -> None:
 
 def test_config_shows_every_key() -> None:
     rows = json.loads(control('config', '--json').stdout)
-    assert [row['key'] for row in rows] == list(config._KEYS)
+    assert [row['key'] for row in rows] == list(keys.KEYS)
     assert 'EventsPerSecond=100' in control('config').stdout
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sockaccel.bus.manager import Manager
+from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.ctl.client import Client, NotRunning, Refused
 from sockaccel.dbus.interface import methods_of
 from tests.support.harness import PrivateBus, call, control
@@ -86,7 +87,10 @@ def test_any_arguments_of_any_type(member: str, arguments: list[tuple[str, Any]]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(TEXT, st.dictionaries(st.one_of(TEXT, st.sampled_from(['accept', 'runtime'])), typed(), max_size=3))
+@given(
+    TEXT,
+    st.dictionaries(st.one_of(TEXT, st.sampled_from([*POLICY_KEYS, 'runtime'])), typed(), max_size=3),
+)
 def test_any_target_with_any_options(target: str, options: dict[str, tuple[str, Any]]) -> None:
     variants = {name: Variant(*value) for name, value in options.items()}
     answer('EnableWithOptions', 'sa{sv}', target, variants)

@@ -302,7 +302,7 @@ def for_now(member: str, name: str) -> None:
     """Enable or Disable a target until the daemon is stopped."""
     options = {'runtime': boolean(True)}
     if member == 'Enable':
-        options['accept'] = strings(harness.every_issue())
+        options['AcceptKernelIssues'] = strings(harness.every_issue())
     harness.call(f'{member}WithOptions', 'sa{sv}', name, options)
 
 

@@ -76,7 +76,9 @@ class Soak:
         self.rounds += 1
         name = f'round-{self.rounds % 5}'
         with Cgroup(name, self.root) as cgroup:
-            await client.call('EnableWithOptions', 'sa{sv}', cgroup.path, {'accept': strings(self.issues)})
+            await client.call(
+                'EnableWithOptions', 'sa{sv}', cgroup.path, {'AcceptKernelIssues': strings(self.issues)}
+            )
             with contextlib.ExitStack() as stack, cgroup.inside():
                 for _listener in range(self.chance.randrange(200)):
                     stack.enter_context(socket.create_server(('127.0.0.1', 0)))

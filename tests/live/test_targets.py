@@ -295,7 +295,7 @@ def test_targets_outlive_the_daemon(root: Cgroup, tmp_path: Path, number: int) -
         ('{"version": 1, "targets": [{"name": "/x", ', 'Expecting'),
         ('{"version": 1}', "no 'targets' in it"),
         ('{"version": 2, "targets": []}', 'version 2'),
-        ('{"version": 1, "targets": [{"name": 5, "accept": []}]}', 'not a text'),
+        ('{"version": 2, "targets": [{"name": 5, "policy": {}}]}', 'not a text'),
         ('[]', 'indices'),
         ('[' * 100_000, 'recursion'),
         ('\0', 'Expecting'),

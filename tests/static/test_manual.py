@@ -9,7 +9,7 @@ import pytest
 
 from sockaccel.bus import polkit
 from sockaccel.bus.manager import Manager
-from sockaccel.core import config, limits, words
+from sockaccel.core import keys, limits, words
 from sockaccel.dbus.interface import Argument, Property, Signal, methods_of
 from tests.support.commandline import commands
 from tests.support.harness import ROOT
@@ -49,7 +49,7 @@ def test_reasons_in_the_man_page_exist() -> None:
 
 def test_every_key_is_in_the_man_page_and_in_the_file() -> None:
     text, shipped = text_of('sockaccel.conf.5'), (ROOT / 'packaging/sockaccel.conf').read_text()
-    for key in config._KEYS:
+    for key in keys.KEYS:
         assert f'{key}=' in text, key
         assert f'\n#{key}=' in shipped, key
 
@@ -72,7 +72,7 @@ def test_every_limit_is_in_the_man_page() -> None:
     fewer = {'MAX_TARGETS': 1, 'MAX_TARGET_LEVELS': 1}
     numbers = [value - fewer.get(name, 0) for name, value in vars(limits).items() if name.startswith('MAX_')]
     assert sorted(int(name) for name in named if name.isdigit()) == sorted(numbers)
-    assert {name.rstrip('=') for name in named if not name.isdigit()} <= set(config._KEYS)
+    assert {name.rstrip('=') for name in named if not name.isdigit()} <= set(keys.KEYS)
     for counter in re.findall(r'^\.BR (\w+) \)', section, re.MULTILINE):
         assert re.sub('^connection_reason_', '', counter) in NAMES
 

@@ -395,7 +395,9 @@ def call(member: str, signature: str = '', *arguments: Any) -> Any:
 
 
 def enable(target: str, *issues: str, wait: bool = False) -> None:
-    call('EnableWithOptions', 'sa{sv}', target, {'accept': strings(list(issues)), 'wait': boolean(wait)})
+    call(
+        'EnableWithOptions', 'sa{sv}', target, {'AcceptKernelIssues': strings(list(issues)), 'wait': boolean(wait)}
+    )
 
 
 def every_issue() -> list[str]:

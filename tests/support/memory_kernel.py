@@ -17,6 +17,7 @@ from sockaccel.core.desired import Desired
 from sockaccel.core.engine import Engine
 from sockaccel.core.finding import Finding
 from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.policies import Policies, layer_of
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.target import Target
@@ -320,15 +321,17 @@ class World:
         self.engine.on_change = self._changed
         self.kernel.receive = self.engine.receive
 
-    def restart(self, findings: Iterable[Finding] = (), policy: Policy | None = None) -> 'World':
+    def restart(self, findings: Iterable[Finding] = (), policies: Policies | None = None) -> 'World':
         """The next daemon, not started; with the same kernel, files and time, and cgroups that nobody follows."""
         cgroups = MemoryCgroups(self.failures)
         cgroups._ids, cgroups._next_id = self.cgroups._ids, self.cgroups._next_id
         cgroups.listeners = self.cgroups.listeners
-        return world(findings, policy, replace(self, cgroups=cgroups))
+        return world(findings, policies, replace(self, cgroups=cgroups))
 
 
-def world(findings: Iterable[Finding] = (), policy: Policy | None = None, before: World | None = None) -> World:
+def world(
+    findings: Iterable[Finding] = (), policies: Policies | None = None, before: World | None = None
+) -> World:
     """An engine, not started, over an empty kernel, or over what an earlier one left."""
     failures = before.failures if before else Failures()
     clock = before.clock if before else FakeClock()
@@ -336,11 +339,16 @@ def world(findings: Iterable[Finding] = (), policy: Policy | None = None, before
     cgroups = before.cgroups if before else MemoryCgroups(failures)
     files = before.files if before else MemoryFiles(failures)
     engine = Engine(
-        kernel, cgroups, files, clock, COUNTERS, list(findings), files.written.copy(), policy or Policy()
+        kernel, cgroups, files, clock, COUNTERS, list(findings), files.written.copy(), policies or Policies()
     )
     made = World(failures, clock, kernel, cgroups, files, engine)
     made.watch()
     return made
+
+
+def defaults(**texts: str) -> Policies:
+    """What a file with nothing but a section [Sockaccel] says."""
+    return Policies(layer_of(texts))
 
 
 def end(**values: Any) -> Event:

@@ -13,12 +13,11 @@ from typing import Self
 from sockaccel.bus.service import Service
 from sockaccel.core import config
 from sockaccel.core.listing import Connections
-from sockaccel.core.policy import Policy
 from sockaccel.kernel.abi import COUNTERS
 from sockaccel.kernel.ends import Ends
 from sockaccel.systemd import journal
 from tests.support.harness import ROOT, stop
-from tests.support.memory_kernel import ISSUE, packed_ends, world
+from tests.support.memory_kernel import ISSUE, defaults, packed_ends, world
 from tests.support.patience import PATIENCE_S
 
 
@@ -30,7 +29,7 @@ async def run(count: int) -> None:
     """count: how many connections there are. An issue of the kernel is accepted, and each counter stands at 10."""
     journal.configure()
     journal.set_target('console')
-    made = world([ISSUE], Policy(accepted_issues=frozenset({ISSUE.name})))
+    made = world([ISSUE], defaults(AcceptKernelIssues=ISSUE.name))
     made.kernel.table[0] = [10] * len(COUNTERS)
     engine, settings, data = made.engine, config.load([]), packed_ends(count)
     await engine.start()

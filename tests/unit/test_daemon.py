@@ -10,12 +10,12 @@ from structlog.testing import capture_logs
 
 from sockaccel.core.config import Config
 from sockaccel.core.connection import EventKind
-from sockaccel.core.rules import ports
-from sockaccel.daemon import Configuration, _report_stopped, main, policy_of, status
+from sockaccel.core.policy import Policy
+from sockaccel.daemon import Configuration, _report_stopped, main, status
 from sockaccel.errors import InvalidConfiguration
 from sockaccel.kernel.abi import EVENT, FLOW
 from sockaccel.kernel.records import event_from
-from tests.support.memory_kernel import world
+from tests.support.memory_kernel import defaults, world
 
 
 class Told:
@@ -38,13 +38,13 @@ def reload(before: Config, after: Config | Exception) -> tuple[Config, list[tupl
         return after
 
     async def story() -> Config:
-        made = world(policy=policy_of(before))
+        made = world(policies=before.policies)
         await made.engine.start()
         await made.engine.enable('/x')
         configuration = Configuration(read, before, made.engine, told, told)
         configuration.reload_later()
         await asyncio.gather(*configuration._reloads)
-        assert made.kernel.policies == {1: policy_of(configuration.in_force)}
+        assert made.kernel.policies == {1: configuration.in_force.policies.defaults.on(Policy())}
         return configuration.in_force
 
     with capture_logs() as lines:
@@ -65,15 +65,13 @@ def test_the_sentence_for_systemd() -> None:
 
 
 def test_a_reload_reaches_everybody() -> None:
-    after = Config(
-        blocking_readers=True, exclude_ports=ports('80', exclude=True), events_per_second=7, join_delay_ms=500
-    )
+    policies = defaults(BlockingReaders='yes', ExcludePorts='80', JoinDelayMs='500')
+    after = Config(policies=policies, events_per_second=7)
     in_force, calls, lines = reload(Config(), after)
     assert in_force == after
     assert calls == [
         ('reloading',),
-        ('tune', 7, 0.5),
-        ('set_rules', after.rules),
+        ('tune', 7),
         ('reloaded', 'Accelerating: /x (active)'),
     ]
     assert lines[-1] == 'Configuration reloaded'

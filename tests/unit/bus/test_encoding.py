@@ -39,18 +39,17 @@ def documented(member: str) -> set[str]:
     (comment,) = re.findall(f'<!-- {member}: (.*?)-->', text)
     keys = re.sub(r'"[^"]*"', '', comment.partition(' Keys')[2])
     found = set()
-    for names in re.findall(r'((?:[a-z_]+(?:, | and ))*[a-z_]+) \((?:s|b|as|u|q|t)\)', keys):
+    for names in re.findall(r'((?:[a-z_]+(?:, | and ))*[a-z_]+) \((?:s|b|as|u|q|t|aa\{sv\})\)', keys):
         found.update(re.split(', | and ', names))
     return found
 
 
 def test_the_row_of_a_target() -> None:
-    row = encoding.target(
-        TargetStatus('/x', State.DRAINING, '2 sockets', '/x', True, frozenset({'b', 'a'}), draining=2)
-    )
+    policy = (('BlockingReaders', 'yes', 'set'),)
+    row = encoding.target(TargetStatus('/x', State.DRAINING, '2 sockets', '/x', True, 'f:3', policy, draining=2))
     assert plain(row) == {
-        'name': '/x', 'state': 'draining', 'detail': '2 sockets', 'cgroup': '/x', 'runtime': True,
-        'accepted': ['a', 'b'], 'draining': 2,
+        'name': '/x', 'state': 'draining', 'detail': '2 sockets', 'cgroup': '/x', 'runtime': True, 'file': 'f:3',
+        'policy': [{'key': 'BlockingReaders', 'value': 'yes', 'source': 'set'}], 'draining': 2,
     }  # fmt: skip
     assert row.keys() == documented('ListTargets')
     gone = encoding.no_target('/x')
@@ -105,15 +104,16 @@ def test_other_rows() -> None:
     assert plain(encoding.finding(Finding('a', 'note', 'b'))) == {'name': 'a', 'severity': 'note', 'sentence': 'b'}
     assert encoding.finding(Finding('a', 'note', 'b')).keys() == documented('ListFindings')
     assert encoding.counter(Counter('a', 'total', 'b')).keys() == documented('DescribeCounters')
-    assert plain(encoding.setting('A', 'b', 'c:1')) == {'key': 'A', 'value': 'b', 'source': 'c:1'}
-    assert encoding.setting('A', 'b', 'c:1').keys() == documented('ListConfiguration')
+    setting = encoding.setting('S', 'A', 'b', 'c:1')
+    assert plain(setting) == {'section': 'S', 'key': 'A', 'value': 'b', 'source': 'c:1'}
+    assert setting.keys() == documented('ListConfiguration')
 
 
 def test_options() -> None:
     given = {'runtime': Variant('b', True)}
-    assert encoding.options(given, accept='as', runtime='b') == {'runtime': True}
-    with pytest.raises(InvalidArgument, match='option "nonsense" is unknown, there is "accept", "runtime"'):
-        encoding.options({'nonsense': Variant('s', '')}, accept='as', runtime='b')
+    assert encoding.options(given, wait='b', runtime='b') == {'runtime': True}
+    with pytest.raises(InvalidArgument, match='option "nonsense" is unknown, there is "wait", "runtime"'):
+        encoding.options({'nonsense': Variant('s', '')}, wait='b', runtime='b')
     with pytest.raises(InvalidArgument, match='option "runtime" is of type "s", not "b"'):
         encoding.options({'runtime': Variant('s', 'yes')}, runtime='b')
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockaccel.core import config
+from sockaccel.core import config, keys
 from sockaccel.core.config import Config
 from sockaccel.errors import InvalidConfiguration
 from tests.support.harness import ROOT
+from tests.support.memory_kernel import defaults
 
 
 def write(path: Path, text: str) -> Path:
@@ -40,8 +41,7 @@ LogLevel=debug
 CgroupRoot=/system.slice
 """
     assert load(tmp_path, text) == Config(
-        accept_kernel_issues=frozenset({'fionread', 'ktls'}),
-        blocking_readers=True,
+        policies=defaults(AcceptKernelIssues='fionread ktls', BlockingReaders='yes'),
         maximum_connections=1000,
         events_per_second=0,
         log_level='debug',
@@ -57,8 +57,12 @@ def test_an_empty_assignment_takes_back(tmp_path: Path) -> None:
     ('line', 'expected'),
     [
         ('Nonsense=1', ':2: key "Nonsense" is unknown'),
-        ('no assignment', ':2: "no assignment" is not a "Key=value" line'),
-        ('[Other]', ':2: section "[Other]" is unknown'),
+        ('no assignment', ':2: "no assignment" is not a "Key=value" line in section'),
+        ('[Other]', ':2: section "[Other]" is unknown, there is "[Sockaccel]" and "[Target NAME]"'),
+        ('[Target nonsense]', ':2: target "nonsense" is neither a unit name'),
+        ('[Target /x]\nMaximumConnections=5', ':3: key "MaximumConnections" is one of section "[Sockaccel]"'),
+        ('[Target /x]\nNonsense=5', ':3: key "Nonsense" is unknown, the keys of a target are'),
+        ('[Target /x]\nExcludePorts=x', ':3: ExcludePorts= "x" has "x", which is no port'),
         ('MaximumConnections=0', ':2: MaximumConnections= "0" is not a number from 1'),
         ('MaximumConnections=²', ':2: MaximumConnections= "²"'),
         ('BlockingReaders=perhaps', ':2: BlockingReaders= "perhaps" is neither "yes" nor "no"'),
@@ -127,7 +131,7 @@ def test_any_text_is_a_configuration_or_a_clear_error(tmp_path_factory: pytest.T
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([*config._KEYS, 'Nonsense']),
+            st.sampled_from([*keys.KEYS, 'Nonsense']),
             st.one_of(
                 st.sampled_from(['', 'yes', '5', '1-2', 'root', '::1', '/x', 'info', ' ', '=']),
                 st.text(max_size=20),
@@ -146,15 +150,15 @@ def test_any_assignments(tmp_path_factory: pytest.TempPathFactory, lines: list[t
     except InvalidConfiguration as exc:
         assert f'{path}' in str(exc)
         return
-    written = ''.join(f'{key}={value}\n' for key, value, _source in loaded.rows())
+    written = ''.join(f'{key}={value}\n' for _section, key, value, _source in loaded.rows())
     path.write_text(f'[Sockaccel]\n{written}')
-    assert config.load([path]) == loaded
+    assert [row[:3] for row in config.load([path]).rows()] == [row[:3] for row in loaded.rows()]
 
 
 def test_lists_grow_and_say_where_they_are_from(tmp_path: Path) -> None:
     first = write(tmp_path / 'a.conf', '[Sockaccel]\nExcludePorts=80\nEventsPerSecond=1\n')
     second = write(tmp_path / 'b.conf', '[Sockaccel]\n\nExcludePorts=8000-8999 443\nEventsPerSecond=2\n')
-    rows = {key: (value, source) for key, value, source in config.load([first, second]).rows()}
+    rows = {key: (value, source) for _section, key, value, source in config.load([first, second]).rows()}
     assert rows['ExcludePorts'] == ('80 8000-8999 443', f'{first}:2, {second}:3')
     assert rows['EventsPerSecond'] == ('2', f'{second}:4')
     assert rows['LogLevel'] == ('info', '')
@@ -162,7 +166,7 @@ def test_lists_grow_and_say_where_they_are_from(tmp_path: Path) -> None:
 
 def test_too_many_rules(tmp_path: Path) -> None:
     ports = ' '.join(map(str, range(1, 66)))
-    with pytest.raises(InvalidConfiguration, match=':2: IncludePorts= .* there can be 64'):
+    with pytest.raises(InvalidConfiguration, match=':2: IncludePorts= .* a target can have 64'):
         load(tmp_path, f'[Sockaccel]\nIncludePorts={ports}\n')
 
 

@@ -10,10 +10,9 @@ import pytest
 import structlog
 
 from sockaccel.core.connection import EventKind
-from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.sweeping import REST, RETRY_AFTER_S, RETRY_AT_LEAST_EVERY_S, SWEEP_AFTER_S
-from tests.support.memory_kernel import World, end, world
+from tests.support.memory_kernel import World, defaults, end, world
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
 
@@ -22,7 +21,7 @@ def run(story: Story, *, join_after_s: float = 0.1) -> None:
     """With a target, and without what its enabling has asked for."""
 
     async def whole() -> None:
-        made = world(policy=Policy(join_after_s=join_after_s))
+        made = world(policies=defaults(JoinDelayMs=str(int(join_after_s * 1000))))
         await made.engine.start()
         await made.engine.enable('/x')
         made.clock.advance(60)

@@ -17,7 +17,7 @@ from sockaccel.core.policy import Policy
 from sockaccel.core.target import State, Target
 from sockaccel.errors import InvalidTarget, KernelIssue, KernelRefused, LimitExceeded, StateNotSaved, UnknownTarget
 from sockaccel.kernel.abi import COUNTERS
-from tests.support.memory_kernel import ISSUE, Contents, Refusal, World, world
+from tests.support.memory_kernel import ISSUE, Contents, Refusal, World, defaults, world
 
 LISTENERS = frozenset({('127.0.0.1', 80), ('::1', 80)})
 # What `enable` asks of others, in the order in which it does.
@@ -67,7 +67,7 @@ def test_what_enable_does() -> None:
         assert kernel.on == {1: (1, Policy())}
         assert kernel.covered == {made.cgroups.cgroup('/x').id: 1}
         assert kernel.serving == dict.fromkeys(LISTENERS, 1)
-        assert made.files.written.lasting == {'/x': frozenset()}
+        assert made.files.written.lasting == {'/x': {}}
         assert rows(made) == [('/x', State.ACTIVE)]
         # Again is no change, but whoever waits for one is told.
         before, changes = Everything.of(made), made.changes
@@ -223,10 +223,10 @@ def test_a_kernel_issue_must_be_accepted() -> None:
         with pytest.raises(KernelIssue, match=r"enable --accept fionread 'app@a\\x2db.service'$"):
             await made.engine.enable(r'app@a\x2db.service')
         with pytest.raises(KernelIssue, match='there is no kernel issue named "nonsense"'):
-            await made.engine.enable('/x', ['nonsense', 'fionread'])
+            await made.engine.enable('/x', {'AcceptKernelIssues': 'nonsense fionread'})
         assert Everything.of(made) == before
-        await made.engine.enable('/x', ['fionread'])
-        assert made.files.written.lasting == {'/x': frozenset({'fionread'})}
+        await made.engine.enable('/x', {'AcceptKernelIssues': 'fionread'})
+        assert made.files.written.lasting == {'/x': {'AcceptKernelIssues': 'fionread'}}
 
     run(story)
 
@@ -238,8 +238,8 @@ def test_every_issue_that_is_left_is_said_at_once() -> None:
         with pytest.raises(KernelIssue, match=r'And splice\(\) loses .* --accept fionread --accept splice /x'):
             await made.engine.enable('/x')
         with pytest.raises(KernelIssue, match=r'enabled: splice\(\) loses .* accept it: .* --accept splice /x'):
-            await made.engine.enable('/x', ['fionread'])
-        await made.engine.enable('/x', ['fionread', 'splice'])
+            await made.engine.enable('/x', {'AcceptKernelIssues': 'fionread'})
+        await made.engine.enable('/x', {'AcceptKernelIssues': 'fionread splice'})
 
     run(story)
 
@@ -345,7 +345,7 @@ def test_a_slot_that_is_not_as_remembered_is_not_used(slot: Slot) -> None:
     async def story() -> None:
         made = world()
         made.kernel.set_target(4, 9, Policy())
-        made.files.written.lasting['/x'] = frozenset()
+        made.files.written.lasting['/x'] = {}
         made.files.written.slots[4] = slot
         following = made.restart()
         await following.engine.start()
@@ -358,12 +358,12 @@ def test_a_slot_that_is_not_as_remembered_is_not_used(slot: Slot) -> None:
 def test_a_remembered_target_that_is_refused() -> None:
     async def story() -> None:
         made = world()
-        accepted = frozenset({'fionread'})
-        made.files.written = Desired(lasting={'/x': frozenset(), 'nonsense': frozenset(), '/y': accepted})
+        accepted = {'AcceptKernelIssues': 'fionread'}
+        made.files.written = Desired(lasting={'/x': {}, 'nonsense': {}, '/y': accepted})
         following = made.restart([ISSUE])
         await following.engine.start()
         assert rows(following) == [('/y', State.ACTIVE), ('/x', State.REFUSED), ('nonsense', State.REFUSED)]
-        await following.engine.reload(Policy(accepted_issues=accepted))
+        await following.engine.reload(defaults(**accepted))
         assert rows(following) == [('/y', State.ACTIVE), ('/x', State.ACTIVE), ('nonsense', State.REFUSED)]
         assert set(following.files.written.lasting) == {'/x', '/y', 'nonsense'}
 
@@ -373,7 +373,7 @@ def test_a_remembered_target_that_is_refused() -> None:
 def test_a_refused_target_can_be_disabled_and_enabled() -> None:
     async def story() -> None:
         made = world()
-        made.files.written = Desired(lasting={'/x': frozenset(), '/y': frozenset()})
+        made.files.written = Desired(lasting={'/x': {}, '/y': {}})
         following = made.restart([ISSUE])
         await following.engine.start()
         before = Everything.of(following)
@@ -383,9 +383,9 @@ def test_a_refused_target_can_be_disabled_and_enabled() -> None:
         assert Everything.of(following) == before
         await following.engine.disable('/x')
         assert rows(following) == [('/y', State.REFUSED)]
-        await following.engine.enable('/y', ['fionread'])
+        await following.engine.enable('/y', {'AcceptKernelIssues': 'fionread'})
         assert rows(following) == [('/y', State.ACTIVE)]
-        assert following.files.written.lasting == {'/y': frozenset({'fionread'})}
+        assert following.files.written.lasting == {'/y': {'AcceptKernelIssues': 'fionread'}}
 
     run(story)
 
@@ -393,7 +393,7 @@ def test_a_refused_target_can_be_disabled_and_enabled() -> None:
 def test_a_start_that_cannot_write_goes_on() -> None:
     async def story() -> None:
         made = world()
-        made.files.written = Desired(lasting={'/x': frozenset()})
+        made.files.written = Desired(lasting={'/x': {}})
         following = made.restart()
         following.failures.plan('write', StateNotSaved('the disk is full'))
         await following.engine.start()
@@ -409,7 +409,7 @@ def test_reload_reaches_every_target() -> None:
         await made.engine.enable('/x')
         await made.engine.enable('/y')
         policy, changes = Policy(blocking_readers=True), made.changes
-        await made.engine.reload(policy)
+        await made.engine.reload(defaults(BlockingReaders='yes'))
         assert made.kernel.contents().on == {1: (1, policy), 2: (2, policy)}
         await made.engine.enable('/z')
         assert made.kernel.policies[3] == policy

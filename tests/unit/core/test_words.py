@@ -23,6 +23,7 @@ def test_names_on_the_bus() -> None:
 
 
 def test_states_paths_kinds_and_severities() -> None:
+    assert words.CHOSEN == 'set'
     assert [*words.TARGET_STATES.values(), words.DISABLED] == [
         'active', 'waiting', 'refused', 'draining', 'disabled',
     ]  # fmt: skip
@@ -41,7 +42,7 @@ def test_every_member_of_an_enum_has_a_word() -> None:
 def test_errors() -> None:
     assert sorted(words.ERRORS.values()) == [
         'InvalidArgument', 'InvalidConfiguration', 'InvalidTarget', 'KernelIssue', 'KernelRefused',
-        'LimitExceeded', 'NotPermitted', 'StateNotSaved', 'UnknownTarget',
+        'LimitExceeded', 'ManagedByFile', 'NotPermitted', 'StateNotSaved', 'UnknownTarget',
     ]  # fmt: skip
     assert words.error_name(errors.UnknownTarget('x')) == 'org.sockaccel1.Error.UnknownTarget'
     assert words.is_error('org.sockaccel1.Error.UnknownTarget', errors.UnknownTarget)

@@ -22,7 +22,7 @@ def test_options_have_their_types() -> None:
     options = parser().parse_args(['connections', '--port', '5432', '--path=tcp', '--limit=0'])
     assert (options.port, options.path, options.limit, options.target) == (5432, 'tcp', 0, None)
     options = parser().parse_args(['enable', '--accept', 'a', '--accept=b', 'x.service'])
-    assert (options.target, options.accept, options.runtime) == ('x.service', ['a', 'b'], False)
+    assert (options.target, options.accepted_issues, options.runtime) == ('x.service', ['a', 'b'], False)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,13 @@ def test_findings_say_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{'key': 'A', 'value': '1', 'source': ''}, {'key': 'B', 'value': '2', 'source': 'x:3'}]
+    rows = [
+        {'section': 'S', 'key': 'A', 'value': '1', 'source': ''},
+        {'section': 'S', 'key': 'B', 'value': '2', 'source': 'x:3'},
+        {'section': 'Target /x', 'key': '', 'value': '', 'source': 'x:5'},
+    ]
     printing.configuration(rows, as_json=False)
-    assert capsys.readouterr().out == 'A=1  # default\nB=2  # x:3\n'
+    assert capsys.readouterr().out == '[S]\nA=1  # default\nB=2  # x:3\n\n[Target /x]\n'
     printing.configuration(rows, as_json=True)
     assert json.loads(capsys.readouterr().out) == rows
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from sockaccel.core.desired import Desired, Slot
+from sockaccel.core.policies import Settings
 from sockaccel.errors import AlreadyRunning, StateNotSaved
 from sockaccel.systemd.statefiles import StateFiles
 
 DESIRED = Desired(
-    lasting={'x.service': frozenset({'fionread'}), '/y': frozenset()},
-    runtime={'/z': frozenset(), '/y': None},
+    lasting={'x.service': {'AcceptKernelIssues': 'fionread', 'IncludePorts': '80 1-2'}, '/y': {}},
+    runtime={'/z': {}, '/y': None},
     slots={3: Slot('x.service', 7, (1, 2, 3)), 4: Slot('gone.service', 0, ())},
 )
 
@@ -42,21 +43,21 @@ def test_what_was_written_is_read(files: StateFiles) -> None:
 
 
 NAMES = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=50)
-ACCEPTED = st.frozensets(st.sampled_from(['fionread', 'other']))
+CHOSEN = st.dictionaries(NAMES, NAMES, max_size=3)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.dictionaries(NAMES, ACCEPTED, max_size=5),
-    st.dictionaries(NAMES, st.one_of(st.none(), ACCEPTED), max_size=5),
+    st.dictionaries(NAMES, CHOSEN, max_size=5),
+    st.dictionaries(NAMES, st.one_of(st.none(), CHOSEN), max_size=5),
     st.dictionaries(
         st.integers(1, 127), st.builds(Slot, NAMES, st.integers(0, 2**32 - 1), st.tuples()), max_size=5
     ),
 )
 def test_any_names_are_remembered(
     files: StateFiles,
-    lasting: dict[str, frozenset[str]],
-    runtime: dict[str, frozenset[str] | None],
+    lasting: dict[str, Settings],
+    runtime: dict[str, Settings | None],
     slots: dict[int, Slot],
 ) -> None:
     files.write(Desired(lasting, runtime, slots))
@@ -67,10 +68,12 @@ def test_any_names_are_remembered(
     ('text', 'what'),
     [
         ('', 'Expecting value'),
-        ('{"version": 1, "targets": [{"name": "/x", ', 'Expecting'),
-        ('{"version": 1}', "no 'targets' in it"),
-        ('{"version": 2, "targets": []}', 'version 2'),
-        ('{"version": 1, "targets": [{"name": 5, "accept": []}]}', 'not a text'),
+        ('{"version": 2, "targets": [{"name": "/x", ', 'Expecting'),
+        ('{"version": 2}', "no 'targets' in it"),
+        ('{"version": 1, "targets": []}', 'version 1'),
+        ('{"version": 2, "targets": [{"name": 5, "policy": {}}]}', 'not a text'),
+        ('{"version": 2, "targets": [{"name": "/x", "policy": {"IncludePorts": 80}}]}', 'not a text'),
+        ('{"version": 2, "targets": [{"name": "/x", "policy": ["x"]}]}', 'items'),
         ('[]', 'indices'),
         ('[' * 100_000, 'recursion'),
         ('\0', 'Expecting'),
@@ -94,7 +97,7 @@ def test_what_cannot_be_written_leaves_what_was(files: StateFiles, tmp_path: Pat
     (tmp_path / 'run' / 'runtime.json').unlink()
     (tmp_path / 'run' / 'runtime.json').mkdir()
     with pytest.raises(StateNotSaved, match=r'runtime\.json'):
-        files.write(Desired(runtime={'/other': frozenset()}))
+        files.write(Desired(runtime={'/other': {}}))
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['runtime.json']
 
 
