@@ -7,12 +7,14 @@ import random
 import select
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 from tests.conformance import syscalls
+from tests.conformance.networks import Network
 from tests.support import patience
 from tests.support.patience import PATIENCE_S
 
@@ -40,8 +42,11 @@ class Bench:
     joins: whether connections of non-blocking readers are accelerated; stays_tcp: but not those of this behaviour.
     """
 
-    def __init__(self, family: str, reader: str, *, joins: bool, stays_tcp: bool = False) -> None:
+    def __init__(
+        self, family: str, reader: str, network: Network, *, joins: bool, stays_tcp: bool = False
+    ) -> None:
         self.family = family
+        self.network = network
         self.nonblocking = reader == 'nonblocking'
         self.figures: dict[str, Any] = {}
         self._joins = joins and self.nonblocking
@@ -50,22 +55,19 @@ class Bench:
 
     # Connections
 
-    @property
-    def loopback(self) -> str:
-        return '::1' if self.family == 'ipv6' else '127.0.0.1'
-
     def listen(
         self, *options: Option, backlog: int = 128, port: int = 0, protocol: int = socket.IPPROTO_TCP
     ) -> socket.socket:
-        """A listener on loopback, or on [::] for the mapped family."""
+        """A listener at the server's address, or on [::] for the mapped family."""
         family = socket.AF_INET if self.family == 'ipv4' else socket.AF_INET6
-        listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+        with self.network.at_server():
+            listener = socket.socket(family, socket.SOCK_STREAM, protocol)
         self._open.append(listener)
         if self.family == 'mapped':
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         for option in options:
             listener.setsockopt(*option)
-        listener.bind(('::' if self.family == 'mapped' else self.loopback, port))
+        listener.bind(('::' if self.family == 'mapped' else self.network.server_address(self.family), port))
         listener.listen(backlog)
         return listener
 
@@ -77,12 +79,12 @@ class Bench:
         for option in options:
             client.setsockopt(*option)
         if source_port:
-            client.bind((self.loopback, source_port))
+            client.bind((self.network.client_address(self.family), source_port))
         return client
 
     def address(self, listener: socket.socket) -> tuple[str, int]:
         """Where a client of this family reaches the listener."""
-        return self.loopback, listener.getsockname()[1]
+        return self.network.reached_at(self.family, listener.getsockname()[1])
 
     def connect(self, listener: socket.socket, *options: Option, source_port: int = 0) -> socket.socket:
         """A client in the reader's mode, connected to the listener and perhaps not accepted yet."""
@@ -172,10 +174,10 @@ class Bench:
             sock.close()
 
     def private_network(self) -> None:
-        """Go on in a network namespace of our own: its sysctls, ports and TIME_WAITs are ours alone."""
+        """Go on in network namespaces of our own: their sysctls, ports and TIME_WAITs are ours alone."""
         try:
-            syscalls.new_network()
-        except OSError as error:
+            self.network = self.network.private()
+        except (OSError, subprocess.CalledProcessError) as error:
             raise Unsupported(f'no network namespace: {error}') from error
 
     # Reading and writing in the reader's mode

@@ -17,9 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.conformance import results, runner
+from tests.conformance.networks import LOOPBACK
 from tests.conformance.results import WAYS, Results
 
 Counters = dict[str, int]
+# The cgroup for the way sockaccel where the ends are in different network namespaces.
+ACROSS_NETWORKS = 'sockaccel across networks'
 
 
 class Measurements:
@@ -29,31 +32,41 @@ class Measurements:
         self._cgroups = cgroups
         self._stats = stats
         self._options = shlex.split(os.environ.get('SOCKACCEL_WORKER_OPTIONS', ''))
-        self._measured: dict[tuple[str, str], Results] = {}
+        self._measured: dict[tuple[str, str, str], Results] = {}
         # The daemon's counters before and after each module.
         self.counters: dict[str, tuple[Counters, Counters]] = {}
 
-    def of(self, way: str, module: str) -> Results:
-        """What the module's behaviours saw that way; skips the test if the way is switched off."""
-        directory = self.cgroup(way)
-        if (way, module) not in self._measured:
+    def of(self, way: str, module: str, network: str = LOOPBACK, *arguments: str) -> Results:
+        """What the module's behaviours saw that way; skips the test if the way is switched off.
+
+        arguments: further ones of the worker, always the same for a network.
+        """
+        directory = self.cgroup(way, network)
+        if (way, module, network) not in self._measured:
             before = self._stats()
-            self._measured[way, module] = runner.run(way, directory, ['--module', module, *self._options])
-            if way == 'sockaccel':
+            options = ['--network', network, '--module', module, *arguments, *self._options]
+            self._measured[way, module, network] = runner.run(way, directory, options)
+            if way == 'sockaccel' and network == LOOPBACK:
                 self.counters[module] = (before, self._stats())
-            self._save(way)
-        return self._measured[way, module]
+            self._save(way, network)
+        return self._measured[way, module, network]
 
-    def cgroup(self, way: str) -> Path:
+    def cgroup(self, way: str, network: str = LOOPBACK) -> Path:
         """The cgroup in which connections go that way; skips the test if the way is switched off."""
-        if way not in self._cgroups:
+        name = way if way != 'sockaccel' or network == LOOPBACK else ACROSS_NETWORKS
+        if name not in self._cgroups:
             pytest.skip(f'the way {way} is switched off by SOCKACCEL_WAYS')
-        return self._cgroups[way]
+        return self._cgroups[name]
 
-    def _save(self, way: str) -> None:
+    def _save(self, way: str, network: str) -> None:
         if directory := os.environ.get('SOCKACCEL_RESULTS'):
-            parts = (measured for (name, _), measured in self._measured.items() if name == way)
-            results.save(Path(directory), way, {case: result for part in parts for case, result in part.items()})
+            parts = (
+                measured
+                for (name, _, where), measured in self._measured.items()
+                if (name, where) == (way, network)
+            )
+            file = way if network == LOOPBACK else f'{way}-{network}'
+            results.save(Path(directory), file, {case: result for part in parts for case, result in part.items()})
 
 
 @pytest.fixture(scope='session')

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tests.conformance.bench import IN_USE
 from tests.conformance.catalogue import BOTH, NONBLOCKING, Case
+from tests.conformance.networks import LOOPBACK, NETWORKS
 
 EVERYTHING = ('*',)
 
@@ -18,7 +19,7 @@ class Difference:
     """One behaviour that differs, for the readers that see it.
 
     keys are the parts of the observation that may differ; cause is the function of the kernel; certain is
-    False for what depends on the kernel's version or on timing.
+    False for what depends on the kernel's version or on timing. networks, if any, are those where it is seen.
     """
 
     behaviour: str
@@ -27,6 +28,7 @@ class Difference:
     cause: str
     advice: str
     certain: bool = True
+    networks: tuple[str, ...] = ()
 
     def allows(self, key: str) -> bool:
         return self.keys == EVERYTHING or key in self.keys
@@ -150,10 +152,12 @@ DIFFERENCES = (
 )
 
 
-def declared(case: Case) -> Difference | None:
-    """The entry that covers the case."""
-    entries = (entry for entry in DIFFERENCES if entry.behaviour == case.behaviour)
-    return next((entry for entry in entries if case.reader in entry.readers), None)
+def declared(case: Case, network: str = LOOPBACK) -> Difference | None:
+    """The entry that covers the case in a network."""
+    entries = (
+        entry for entry in DIFFERENCES if entry.behaviour == case.behaviour and case.reader in entry.readers
+    )
+    return next((entry for entry in entries if network in (entry.networks or NETWORKS)), None)
 
 
 def unknown(names: set[str]) -> Iterator[str]:

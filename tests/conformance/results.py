@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.conformance.catalogue import Case, Observation
 
 WAYS = ('plain', 'sockaccel', 'unchecked')
+# Of the networks but loopback, see networks.py.
+ACROSS = tuple(f'{way}-{network}' for way in ('plain', 'sockaccel') for network in ('bridge', 'dnat'))
 
 Results = dict[Case, 'Result']
 
@@ -52,7 +54,7 @@ def parse(lines: Iterable[str]) -> Results:
 
 def load(directory: Path) -> dict[str, Results]:
     """The ways for which the directory has a file of results."""
-    files = {way: directory / f'{way}.jsonl' for way in WAYS}
+    files = {way: directory / f'{way}.jsonl' for way in (*WAYS, *ACROSS)}
     return {way: parse(file.read_text().splitlines()) for way, file in files.items() if file.exists()}
 
 

@@ -6,6 +6,7 @@ import pytest
 from tests.conformance.catalogue import Case, catalogue
 from tests.conformance.conftest import Measurements
 from tests.conformance.differences import DIFFERENCES, declared, unknown
+from tests.conformance.networks import LOOPBACK
 from tests.conformance.results import Result, differences
 from tests.support.patience import LONG_S
 
@@ -27,6 +28,25 @@ def measured(measurements: Measurements, way: str, case: Case) -> Result:
     return results[case]
 
 
+def compare(case: Case, plain: Result, accelerated: Result, network: str = LOOPBACK) -> None:
+    """Fail if sockaccel differs where nothing is declared, or is not redirecting what it should."""
+    if reason := plain.observation.get('unsupported'):
+        # A member may be refused for another reason before.
+        pytest.skip(reason)
+    differing = differences(plain, accelerated)
+    entry = declared(case, network)
+    undeclared = {key: values for key, values in differing.items() if not (entry and entry.allows(key))}
+    assert not undeclared, pretty(undeclared, 'sockaccel')
+    if entry and entry.certain:
+        assert differing, f'declared but not seen any more, remove it: {entry.advice}'
+
+    paths = {path for ways in accelerated.warm for path in ways}
+    if case.reader == 'nonblocking' and not CATALOGUE[case.behaviour].stays_tcp:
+        assert 'tcp' not in paths, f'no redirect after the warm-up, so this shows nothing: {accelerated.warm}'
+    else:
+        assert 'redirect' not in paths, f'redirected what must be left to TCP: {accelerated.warm}'
+
+
 def pretty(differing: dict[str, tuple[object, object]], way: str) -> str:
     lines = (f'{key}: plain {plain!r}, {way} {other!r}' for key, (plain, other) in differing.items())
     return '\n' + '\n'.join(lines)
@@ -45,22 +65,7 @@ def test_unchecked_redirect_is_measured(module: str, measurements: Measurements)
 
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_sockaccel_is_like_plain_tcp(case: Case, measurements: Measurements) -> None:
-    plain, accelerated = (measured(measurements, way, case) for way in ('plain', 'sockaccel'))
-    if reason := plain.observation.get('unsupported'):
-        # A member may be refused for another reason before.
-        pytest.skip(reason)
-    differing = differences(plain, accelerated)
-    entry = declared(case)
-    undeclared = {key: values for key, values in differing.items() if not (entry and entry.allows(key))}
-    assert not undeclared, pretty(undeclared, 'sockaccel')
-    if entry and entry.certain:
-        assert differing, f'declared but not seen any more, remove it: {entry.advice}'
-
-    paths = {path for ways in accelerated.warm for path in ways}
-    if case.reader == 'nonblocking' and not CATALOGUE[case.behaviour].stays_tcp:
-        assert 'tcp' not in paths, f'no redirect after the warm-up, so this shows nothing: {accelerated.warm}'
-    else:
-        assert 'redirect' not in paths, f'redirected what must be left to TCP: {accelerated.warm}'
+    compare(case, measured(measurements, 'plain', case), measured(measurements, 'sockaccel', case))
 
 
 @pytest.mark.parametrize('case', CONTROL_CASES, ids=str)

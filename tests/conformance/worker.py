@@ -22,13 +22,14 @@ from typing import Any
 from tests.conformance import cgroup, syscalls
 from tests.conformance.bench import Bench, Unsupported
 from tests.conformance.catalogue import Behaviour, Case, Observation, catalogue
+from tests.conformance.networks import LOOPBACK, NETWORKS, Network
 from tests.support.patience import PATIENCE_S
 
 
 class Run:
     """A case under way, in a process group of its own."""
 
-    def __init__(self, case: Case, behaviour: Behaviour, *, joins: bool) -> None:
+    def __init__(self, case: Case, behaviour: Behaviour, network: Network, *, joins: bool) -> None:
         self.case = case
         self.started = time.monotonic()
         # Whatever it waits for in vain, it says so before it is taken for one that hangs.
@@ -38,7 +39,7 @@ class Run:
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            bench = Bench(case.family, case.reader, joins=joins, stays_tcp=behaviour.stays_tcp)
+            bench = Bench(case.family, case.reader, network, joins=joins, stays_tcp=behaviour.stays_tcp)
             _run_case(behaviour, bench, limit, output)
         os.close(output)
         self.exited = os.pidfd_open(self.pid)
@@ -114,7 +115,7 @@ def _run_case(behaviour: Behaviour, bench: Bench, limit: float, output: int) -> 
     os._exit(0)
 
 
-def run(cases: list[Case], jobs: int, *, joins: bool) -> None:
+def run(cases: list[Case], network: Network, jobs: int, *, joins: bool) -> None:
     """Run the cases, several at a time, except those that want the machine for themselves."""
     register = catalogue()
     together = deque(case for case in cases if not register[case.behaviour].alone)
@@ -125,7 +126,7 @@ def run(cases: list[Case], jobs: int, *, joins: bool) -> None:
         while queue or running:
             while queue and len(running) < width:
                 case = queue.popleft()
-                started = Run(case, register[case.behaviour], joins=joins)
+                started = Run(case, register[case.behaviour], network, joins=joins)
                 running[started.exited] = started
                 poller.register(started.exited, select.POLLIN)
             patience = max(0.0, min(case.deadline for case in running.values()) - time.monotonic())
@@ -141,6 +142,7 @@ def run(cases: list[Case], jobs: int, *, joins: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--cgroup', type=Path, required=True, help='directory of the cgroup to run in')
+    parser.add_argument('--network', choices=NETWORKS, default=LOOPBACK, help='what lies between the two ends')
     parser.add_argument('--module', action='append', help='run the behaviours of this module (default: all)')
     parser.add_argument('--behaviour', action='append', help='run the behaviours whose name contains this')
     parser.add_argument('--family', action='append', help='ipv4, ipv6 or mapped (default: all)')
@@ -168,7 +170,7 @@ def main() -> None:
         for case in cases:
             print(case)
     else:
-        run(cases, arguments.jobs, joins=arguments.joins)
+        run(cases, NETWORKS[arguments.network](), arguments.jobs, joins=arguments.joins)
 
 
 if __name__ == '__main__':

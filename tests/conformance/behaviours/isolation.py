@@ -6,18 +6,17 @@ import functools
 import json
 import socket
 
-from tests.conformance import syscalls
 from tests.conformance.bench import Bench, Option, outcome
 from tests.conformance.catalogue import BOTH, Observation, behaviour
 
-SERVER_PORT, CLIENT_PORT = 5000, 5001
+SERVER_PORT, CLIENT_PORT = 20_500, 5_001
 
 
 class Station:
     """One network namespace with the one connection."""
 
     def __init__(self, bench: Bench, name: str, *options: Option) -> None:
-        syscalls.new_network()
+        bench.private_network()
         self._bench = bench
         self._name = name
         self._listener = bench.listen(*options, port=SERVER_PORT)

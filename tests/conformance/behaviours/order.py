@@ -163,8 +163,11 @@ def defer_accept(bench: Bench) -> Observation:
 @behaviour('order: Fast Open, the second message sent before the server reads', readers=BOTH, control_fails=True)
 def fast_open(bench: Bench) -> Observation:
     bench.private_network()
+    setting = Path('/proc/sys/net/ipv4/tcp_fastopen')
     try:
-        Path('/proc/sys/net/ipv4/tcp_fastopen').write_text(str(FAST_OPEN_WITHOUT_COOKIES))
+        setting.write_text(str(FAST_OPEN_WITHOUT_COOKIES))
+        with bench.network.at_server():
+            setting.write_text(str(FAST_OPEN_WITHOUT_COOKIES))
     except OSError as error:
         raise Unsupported(f'Fast Open cannot be switched on: {error}') from error
     listener = bench.listen((socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16))

@@ -61,7 +61,7 @@ def restricted(
 
 
 def ip(arguments: str) -> None:
-    """Raises CalledProcessError, OSError."""
+    """In the namespace that this thread is in. Raises CalledProcessError, OSError."""
     subprocess.run(['ip', *arguments.split()], check=True, capture_output=True)
 
 
@@ -97,8 +97,9 @@ def policy_of_ipv6_reader(_bench: Bench, pair: Pair) -> None:
 
 
 @restricted('IPsec: the network namespace blocks what comes in', families=('ipv6',))
-def policy_of_namespace(_bench: Bench, _pair: Pair) -> None:
-    ip('xfrm policy add src ::/0 dst ::/0 dir in action block')
+def policy_of_namespace(bench: Bench, _pair: Pair) -> None:
+    with bench.network.at_server():
+        ip('xfrm policy add src ::/0 dst ::/0 dir in action block')
 
 
 @restricted('SO_MARK: a routing rule keeps what has the mark from leaving')
@@ -110,8 +111,9 @@ def mark(_bench: Bench, pair: Pair) -> None:
 
 
 @restricted('SO_BINDTODEVICE: the reader takes nothing from the device that it comes by')
-def device(_bench: Bench, pair: Pair) -> None:
-    ip('link add other0 type veth peer name other1')
+def device(bench: Bench, pair: Pair) -> None:
+    with bench.network.at_server():
+        ip('link add other0 type veth peer name other1')
     pair.server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'other0')
 
 
@@ -132,7 +134,7 @@ def source_route(_bench: Bench, pair: Pair) -> None:
 
 @restricted('TCP_MD5SIG: the reader takes nothing that is not signed')
 def signature(_bench: Bench, pair: Pair) -> None:
-    address, port = pair.client.getsockname()
+    address, port = pair.server.getpeername()
     peer = struct.pack('=H2s4s120x', socket.AF_INET, port.to_bytes(2, 'big'), socket.inet_aton(address))
     pair.server.setsockopt(socket.IPPROTO_TCP, TCP_MD5SIG, peer + struct.pack('=BBHi80s', 0, 0, 3, 0, b'key'))
 
