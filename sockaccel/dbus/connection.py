@@ -5,16 +5,14 @@ import asyncio
 import contextlib
 import os
 import re
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from sockaccel.core.text import printable
 from sockaccel.dbus import writer
-from sockaccel.dbus.inbox import Frame, Inbox
-from sockaccel.dbus.library import BusType, MessageBus
+from sockaccel.dbus.inbox import Frame
+from sockaccel.dbus.line import Line, OnFrame
 from sockaccel.dbus.message import DBUS, DBUS_PATH, Message, MessageFlag, MessageType
 from sockaccel.errors import AskFailed, NoSystemBus, NotPermitted
 
@@ -24,117 +22,19 @@ _SYSTEMD = 'org.freedesktop.systemd1'
 _DESCRIBE_TIMEOUT_S = 2.0
 # Nothing more is served or signalled while so many messages wait, see `Connection.congested`.
 _MAXIMUM_UNSENT = 1024
-# How long messages are looked at before all else in the event loop has its turn.
-_TURN_S = 0.005
 # DBUS_NAME_FLAG_DO_NOT_QUEUE, DBUS_REQUEST_NAME_REPLY_PRIMARY_OWNER of the D-Bus specification.
 _DO_NOT_QUEUE, _PRIMARY_OWNER = 0x4, 1
 
 _CALLER_LEFT = 'the caller has left the bus'
 
-OnFrame = Callable[[Frame], None]
 OnSignal = Callable[[Message], None]
-
-
-class _Library(MessageBus):
-    """dbus-next's connection. Calls and signals go to `received`, see `Connection.on_call()`.
-
-    takes_fds: whether descriptors that others send are wanted.
-    """
-
-    def __init__(self, received: OnFrame, *, takes_fds: bool) -> None:
-        super().__init__(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
-        self._writer.sock = writer.PatientSocket(self._sock)
-        self._received = received
-        self._inbox = Inbox(self._sock, takes_fds=takes_fds)
-        self._frames: deque[Frame] = deque()
-
-    def _message_reader(self) -> None:
-        """Instead of dbus-next's, which reads as long as there is something to read."""
-        try:
-            if not self._frames:
-                self._frames.extend(self._inbox.receive())
-        except (EOFError, OSError) as exc:
-            self._finalize(exc)
-            return
-        until = time.monotonic() + _TURN_S
-        while self._frames:
-            self._take(self._frames.popleft())
-            if self._frames and time.monotonic() > until:
-                # The socket may have nothing more to wake us with.
-                self._loop.call_soon(self._go_on)
-                return
-
-    def _go_on(self) -> None:
-        if self._frames and not self._disconnected:
-            self._message_reader()
-
-    def _take(self, frame: Frame) -> None:
-        if frame.kind not in (MessageType.METHOD_RETURN.value, MessageType.ERROR.value):
-            self._received(frame)
-            return
-        message, _unreadable = frame.read()
-        waited_for = message.reply_serial in self._method_return_handlers
-        self._on_message(message)
-        if not waited_for:
-            frame.close_fds()
-
-    @property
-    def lost(self) -> bool:
-        return self._disconnected
-
-    @property
-    def unsent(self) -> int:
-        return self._writer.messages.qsize()
-
-    @property
-    def behind(self) -> bool:
-        return self._inbox.behind or bool(self._frames)
-
-    def forget_call(self, serial: int) -> None:
-        """An abandoned call would leave its handler behind for ever."""
-        self._method_return_handlers.pop(serial, None)
-
-    def when_lost(self, callback: Callable[[], None]) -> None:
-        def ended(future: asyncio.Future[None]) -> None:
-            if not future.cancelled():
-                future.exception()
-            callback()
-
-        self._disconnect_future.add_done_callback(ended)
-
-    def send(self, msg: Message) -> asyncio.Future[None]:
-        if self._disconnected:
-            sent: asyncio.Future[None] = self._loop.create_future()
-            sent.set_result(None)
-            return sent
-        sent = super().send(msg)
-        # Looks at the exception, so that asyncio does not complain that nobody did.
-        sent.add_done_callback(lambda future: future.cancelled() or future.exception())
-        return sent
-
-    def send_raw(self, data: bytes) -> None:
-        if not self._disconnected:
-            self._writer.messages.put_nowait((data, [], None))
-            self._writer.schedule_write()
-
-    def close(self) -> None:
-        """dbus-next leaves all of them open, and tells nobody of what was not sent any more."""
-        while not self._writer.messages.empty():
-            _data, _fds, unsent = self._writer.messages.get_nowait()
-            if unsent:
-                unsent.cancel()
-        for frame in self._frames:
-            frame.close_fds()
-        self._inbox.close()
-        self._stream.close()
-        self._sock.close()
 
 
 class Connection:
     """A connection to the system bus, made by `open()`; `close()` ends it."""
 
     def __init__(self, *, takes_fds: bool = False) -> None:
-        self._library = _Library(self._receive, takes_fds=takes_fds)
+        self._line = Line(self._receive, takes_fds=takes_fds)
         self._on_call: OnFrame = self._no_method
         # Of each program whose signals are received, by its bus name: its unique name, and who receives them.
         self._owners: dict[str, str] = {DBUS: DBUS}
@@ -152,9 +52,9 @@ class Connection:
         try:
             connection = cls(takes_fds=takes_fds)
             try:
-                await connection._library.connect()
+                await connection._line.connect()
             except BaseException:
-                connection._library.close()
+                connection._line.close()
                 raise
         except Exception as exc:  # dbus-next raises bare Exceptions too.
             raise NoSystemBus(
@@ -165,24 +65,24 @@ class Connection:
 
     async def close(self) -> None:
         """Disconnect, and close the socket."""
-        self._library.disconnect()
+        self._line.disconnect()
         with contextlib.suppress(Exception):
-            await self._library.wait_for_disconnect()
-        self._library.close()
+            await self._line.wait_for_disconnect()
+        self._line.close()
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Call back once when the connection ends, in whatever way; nothing else tells of it."""
-        self._library.when_lost(callback)
+        self._line.when_lost(callback)
 
     @property
     def congested(self) -> bool:
         """Whether more than 1024 messages wait, because the bus takes them slower than they are made."""
-        return self._library.unsent > _MAXIMUM_UNSENT
+        return self._line.unsent > _MAXIMUM_UNSENT
 
     @property
     def behind(self) -> bool:
         """Whether more messages have come than were looked at."""
-        return self._library.behind
+        return self._line.behind
 
     def on_call(self, receive: OnFrame) -> None:
         """Have calls to us received."""
@@ -207,10 +107,20 @@ class Connection:
         frame.close_fds()
         if frame.kind == MessageType.METHOD_CALL.value:
             self._on_call(frame)
-        elif frame.kind == MessageType.SIGNAL.value:
+        elif frame.kind == MessageType.SIGNAL.value and not self._tells_of_stranger(frame):
             names = [name for name, owner in self._owners.items() if owner == frame.sender != '']
             if names:
                 self._signal(frame, names)
+
+    def _tells_of_stranger(self, frame: Frame) -> bool:
+        """Whether the bus tells that somebody has come or left of whom nothing is known here.
+
+        Clients that come back again and again make as many of these signals, and to read one whole takes long.
+        """
+        if (frame.sender, frame.member) != (DBUS, 'NameOwnerChanged'):
+            return False
+        name = frame.first_text()
+        return name not in self._owners and name not in self._users and name not in self._asked_users
 
     def _signal(self, frame: Frame, names: list[str]) -> None:
         message, unreadable = frame.read()
@@ -232,13 +142,13 @@ class Connection:
 
     def send(self, message: Message, sent: Callable[[], None] = lambda: None) -> None:
         """Send a message some time soon; on a lost connection it is thrown away. Then `sent` is called."""
-        self._library.send(message).add_done_callback(lambda _future: sent())
+        self._line.send(message).add_done_callback(lambda _future: sent())
 
     def refuse(self, frame: Frame, name: str, text: str) -> None:
         """Answer a call with an error, if it wants an answer, and if the bus takes what is sent."""
         if frame.wants_reply and not self.congested:
-            serial = self._library.next_serial()
-            self._library.send_raw(writer.error(serial, frame.sender, frame.serial, name, text))
+            serial = self._line.next_serial()
+            self._line.send_raw(writer.error(serial, frame.sender, frame.serial, name, text))
 
     async def ask(
         self,
@@ -257,18 +167,22 @@ class Connection:
         interface: '' for any. timeout: seconds. interactive: polkit may ask the user for a password meanwhile.
         A value of type h is a file descriptor, which the caller closes.
         """
-        if self._library.lost:
-            raise AskFailed('the connection to the bus is lost')
         flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
         message = self._call(destination, path, interface, member, signature, body, flags)
+        return await self._answer(message.serial, self._line.call(message), timeout, destination)
+
+    async def _answer(
+        self, serial: int, answer: Awaitable[Message], timeout: float, destination: str
+    ) -> list[Any]:
+        """The body of the answer to a call with this serial. Raises AskFailed."""
         try:
-            reply = await asyncio.wait_for(self._library.call(message), timeout)
+            reply = await asyncio.wait_for(answer, timeout)
         except TimeoutError as exc:
             raise AskFailed(f'{destination} gave no answer within {timeout:.0f} s') from exc
         except (EOFError, OSError) as exc:
             raise AskFailed('the connection to the bus is lost') from exc
         finally:
-            self._library.forget_call(message.serial)
+            self._line.forget_call(serial)
         if reply.message_type is MessageType.ERROR:
             _close(reply.unix_fds)
             name = reply.error_name or ''
@@ -300,7 +214,7 @@ class Connection:
     ) -> Message:
         return Message(
             destination=destination, path=path, interface=interface or None, member=member,
-            signature=signature, body=list(body), serial=self._library.next_serial(), flags=flags,
+            signature=signature, body=list(body), serial=self._line.next_serial(), flags=flags,
         )  # fmt: skip
 
     async def _ask_bus(self, member: str, signature: str = '', *body: Any) -> Any:
@@ -374,8 +288,10 @@ class Connection:
 
     async def _ask_of(self, sender: str, member: str) -> Any:
         # Not GetConnectionCredentials: dbus-broker ends a connection that cannot take the fd in its answer.
+        serial = self._line.next_serial()
+        call = writer.call(serial, DBUS, DBUS_PATH, DBUS, member, sender)
         try:
-            return await self._ask_bus(member, 's', sender)
+            return (await self._answer(serial, self._line.call_raw(serial, call), CALL_TIMEOUT_S, DBUS))[0]
         except AskFailed as exc:
             raise NotPermitted(_CALLER_LEFT) from exc
 

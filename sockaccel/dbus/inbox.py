@@ -64,6 +64,16 @@ class Frame:
         message.unix_fds = self.fds
         return message, 'the message is too long' if self.too_long else unreadable
 
+    def first_text(self) -> str:
+        """The first value of the body, which must be a text; '' if there is no body."""
+        order = '<' if self.raw[0] == LITTLE_ENDIAN else '>'
+        (header,) = struct.unpack_from(order + 'I', self.raw, 12)
+        start = 16 + header + -header % 8
+        if len(self.raw) < start + 4:
+            return ''
+        (size,) = struct.unpack_from(order + 'I', self.raw, start)
+        return self.raw[start + 4 : start + 4 + size].decode(errors='replace')
+
     def close_fds(self) -> None:
         for fd in self.fds:
             os.close(fd)

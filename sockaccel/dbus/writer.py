@@ -10,7 +10,7 @@ from sockaccel.dbus.library import LITTLE_ENDIAN, MessageType
 
 _PROTOCOL = 1
 # Header fields of the D-Bus specification.
-_ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 4, 5, 6, 8
+_PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SIGNATURE = 1, 2, 3, 4, 5, 6, 8
 
 
 class PatientSocket:
@@ -37,19 +37,30 @@ class PatientSocket:
 
 def error(serial: int, destination: str, reply_serial: int, name: str, text: str) -> bytes:
     """The message of an error. dbus-next takes ten times as long, and a flood of calls is answered by these."""
-    body = _text(text)
-    fields = b''.join(
-        (
-            _field(_REPLY_SERIAL, b'u', struct.pack('<I', reply_serial)),
-            _field(_DESTINATION, b's', _text(destination)),
-            _field(_ERROR_NAME, b's', _text(name)),
-            bytes((_SIGNATURE, 1)) + b'g\0\1s\0',
-        )
+    fields = (
+        _field(_REPLY_SERIAL, b'u', struct.pack('<I', reply_serial)),
+        _field(_DESTINATION, b's', _text(destination)),
+        _field(_ERROR_NAME, b's', _text(name)),
     )
-    start = struct.pack(
-        '<BBBBIII', LITTLE_ENDIAN, MessageType.ERROR.value, 0, _PROTOCOL, len(body), serial, len(fields)
+    return _message(MessageType.ERROR, serial, fields, text)
+
+
+def call(serial: int, destination: str, path: str, interface: str, member: str, argument: str) -> bytes:
+    """The message of a call with one text. A client that comes back again and again causes one each time."""
+    fields = (
+        _field(_PATH, b'o', _text(path)),
+        _field(_INTERFACE, b's', _text(interface)),
+        _field(_MEMBER, b's', _text(member)),
+        _field(_DESTINATION, b's', _text(destination)),
     )
-    return start + _padded(fields) + body
+    return _message(MessageType.METHOD_CALL, serial, fields, argument)
+
+
+def _message(kind: MessageType, serial: int, fields: Iterable[bytes], text: str) -> bytes:
+    """One whose body is one text."""
+    body, header = _text(text), b''.join(fields) + bytes((_SIGNATURE, 1)) + b'g\0\1s\0'
+    start = struct.pack('<BBBBIII', LITTLE_ENDIAN, kind.value, 0, _PROTOCOL, len(body), serial, len(header))
+    return start + _padded(header) + body
 
 
 def _field(code: int, token: bytes, value: bytes) -> bytes:

@@ -24,9 +24,11 @@ class Bus(Connection):
 
     async def _ask_bus(self, member: str, _signature: str = '', *_body: Any) -> Any:
         return {
-            'GetConnectionUnixProcessID': self._pid,
             'NameHasOwner': self._unit is not None,
         }[member]
+
+    async def _ask_of(self, _sender: str, member: str) -> Any:
+        return {'GetConnectionUnixProcessID': self._pid}[member]
 
     async def ask(self, *arguments: Any, **_options: Any) -> list[Any]:
         assert arguments[3:6] == ('GetUnitByPID', 'u', [self._pid])

@@ -8,6 +8,7 @@ from array import array
 import pytest
 
 from sockaccel.dbus import writer
+from sockaccel.dbus.inbox import Frame
 from sockaccel.dbus.message import MessageType
 from sockaccel.dbus.reader import read_message
 from sockaccel.dbus.writer import PatientSocket
@@ -19,6 +20,17 @@ def test_an_error(text: str) -> None:
     assert unreadable == ''
     assert (message.message_type, message.serial, message.reply_serial) == (MessageType.ERROR, 5, 9)
     assert (message.destination, message.error_name, message.body) == (':1.7', 'org.example.Error', [text])
+
+
+@pytest.mark.parametrize('argument', ['', ':1.1234', 'Maß'])
+def test_a_call(argument: str) -> None:
+    message, unreadable = read_message(writer.call(5, 'org.example', '/a', 'org.example.I', 'Do', argument))
+    assert unreadable == ''
+    assert (message.message_type, message.serial) == (MessageType.METHOD_CALL, 5)
+    assert (message.destination, message.path, message.interface) == ('org.example', '/a', 'org.example.I')
+    assert (message.member, message.signature, message.body) == ('Do', 's', [argument])
+    frame = Frame(writer.call(5, 'org.example', '/a', 'org.example.I', 'Do', argument), 1, 0, 5)
+    assert frame.first_text() == argument
 
 
 def test_descriptors_wait_for_room() -> None:
