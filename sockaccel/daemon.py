@@ -18,7 +18,7 @@ from sockaccel.core import capabilities, config, messages, words
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
-from sockaccel.core.listing import Connections
+from sockaccel.core.listing import Connections, Sight
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
@@ -127,15 +127,16 @@ class Daemon:
         self._configuration = Configuration(
             self._read_settings, self._settings, self._engine, self._kernel, self._notifier
         )
+        sight = Sight(
+            Ends(self._kernel.list_ends),
+            self._cgroups.paths,
+            self._engine.target_of_slot,
+            self._counters,
+            self._loop,
+        )
         self._manager = await self._service.export(
             self._engine,
-            Connections(
-                Ends(self._kernel.read_connections),
-                self._cgroups.paths,
-                self._engine.target_of_slot,
-                self._counters,
-                self._loop,
-            ),
+            Connections(sight, self._loop),
             self._configuration.reload,
             lambda: self._configuration.in_force,
             journal,

@@ -2,14 +2,14 @@
 """Rows of org.sockaccel1, which are dictionaries so that a later version can have more keys; and its options."""
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
-from sockaccel.core import words
+from sockaccel.core import rows, words
 from sockaccel.core.advice import ADVICE
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.keys import POLICY_KEYS, text_of
-from sockaccel.core.listing import Connection
 from sockaccel.core.target import TargetStatus, quote
 from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidArgument
@@ -66,51 +66,24 @@ def _value(key: str, value: str, source: str) -> Row:
     return _row(key=('s', key), value=('s', value), source=('s', source))
 
 
-def connection(found: Connection, *, programs: bool) -> Row:
-    """programs: whether the one who asks may know whose it is; otherwise these keys are as if it were unknown."""
-    client, server = found.client, found.server
-    one = client or server
-    assert one
-    flow = one.flow
-    here = ((flow.local, flow.local_port), (flow.remote, flow.remote_port))
-    of_client, of_server = here if client else here[::-1]
-    return (
-        _row(
-            target=('s', found.target),
-            path=('s', found.path),
-            state=('s', words.CONNECTION_STATES[found.state]),
-            age_ns=('t', found.age_ns),
-            netns_cookie=('t', flow.netns),
-        )
-        | _end('client', client, of_client, found.client_reason, found.client_cgroup, programs=programs)
-        | _end('server', server, of_server, found.server_reason, found.server_cgroup, programs=programs)
-    )
+def connection(found: rows.Row) -> Row:
+    return {key: Variant(_type_of(key), value) for key, value in found.items()}
 
 
-def _end(
-    name: str, end: Event | None, endpoint: tuple[str, int], reason: str, cgroup: str, *, programs: bool
-) -> Row:
-    """The keys of one end. end: None where it is not known, or gone already; the other end knows its endpoint."""
-    row = _row(
-        address=('s', endpoint[0]),
-        port=('q', endpoint[1]),
-        state=('s', words.CONNECTION_STATES[end.state] if end else ''),
-        cgroup=('s', cgroup if programs else ''),
-        reason=('s', reason),
-        program=('s', end.program if end and programs else ''),
-        pid=('u', end.pid if end and programs else 0),
-        redirected_bytes=('t', end.redirected_bytes if end else 0),
-        redirected_messages=('t', end.redirected_messages if end else 0),
-        tcp_bytes=('t', end.tcp_bytes if end else 0),
-        tcp_messages=('t', end.tcp_messages if end else 0),
-    )
-    return {f'{name}_{key}': value for key, value in row.items()}
+@cache
+def _type_of(key: str) -> str:
+    """The D-Bus type of a key of a connection."""
+    for ending, type_ in (('_port', 'q'), ('_pid', 'u'), ('_bytes', 't'), ('_messages', 't')):
+        if key.endswith(ending):
+            return type_
+    return 't' if key in ('age_ns', 'netns_cookie') else 's'
 
 
 def event(happened: Event, target: str, reason: Counter | None, *, programs: bool) -> dict[str, Any]:
     """What a line of an event says, before it is JSON.
 
-    target: the name of the end's target. reason: what `happened.reason` stands for. programs: see `connection()`.
+    target: the name of the end's target. reason: what `happened.reason` stands for. programs: whether the one who
+    asks may know whose it is; otherwise these keys are as if it were unknown.
     """
     return {
         'kind': words.EVENT_KINDS[happened.kind],

@@ -14,6 +14,7 @@ from sockaccel import __version__
 from sockaccel.bus import encoding, polkit
 from sockaccel.bus.encoding import Row
 from sockaccel.bus.events import Followers, Wanted
+from sockaccel.bus.streams import Streams
 from sockaccel.core import words
 from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
@@ -65,6 +66,7 @@ class Manager(Interface):
         connection: Connection,
         core: Core,
         connections: Connections,
+        streams: Streams,
         reload: Callable[[str], Awaitable[None]],
         settings: Callable[[], Config],
         may_inspect: Callable[[str], Awaitable[bool]],
@@ -74,6 +76,7 @@ class Manager(Interface):
         self._connection = connection
         self._core = core
         self._connections = connections
+        self._streams = streams
         self._reload = reload
         self._settings = settings
         self._may_inspect = may_inspect
@@ -120,12 +123,12 @@ class Manager(Interface):
             page = await self._connections.page(chosen, listing, offset, viewer)
         finally:
             self._listing.give_back(viewer.user)
-        programs = viewer.sees_programs
-        return (
-            [encoding.connection(each, programs=programs) for each in page.connections],
-            page.total,
-            page.listing,
-        )
+        return list(map(encoding.connection, page.connections)), page.total, page.listing
+
+    @method('a{sv} options', 'h stream', action=None)
+    async def StreamEnds(self, options: Options) -> socket.socket:
+        encoding.options(options)
+        return self._streams.add(await self._viewer())
 
     @method('', 'a{st} counters', action=None)
     def Stats(self) -> Counts:
@@ -196,8 +199,9 @@ class Manager(Interface):
         self._followers.publish(event, target, self._core.reason(event.reason))
 
     def close(self) -> None:
-        """End all that follows the events."""
+        """End all that follows the events, and the listings that are being read."""
         self._followers.close()
+        self._streams.close()
 
     def _by_name(self) -> dict[str, TargetStatus]:
         """One that is enabled again while its former connections drain has two rows, of which the first counts."""

@@ -7,6 +7,7 @@ from typing import Self
 from sockaccel.bus import logcontrol, polkit
 from sockaccel.bus.logcontrol import Log, LogControl
 from sockaccel.bus.manager import Core, Manager
+from sockaccel.bus.streams import Streams
 from sockaccel.core import words
 from sockaccel.core.config import Config
 from sockaccel.core.listing import Connections
@@ -56,7 +57,14 @@ class Service:
         netns: the cookie of the network namespace whose connections everybody may list.
         """
         self._manager = manager = Manager(
-            self.connection, core, connections, reload, settings, self._authority.may_inspect, netns
+            self.connection,
+            core,
+            connections,
+            Streams(connections.sight),
+            reload,
+            settings,
+            self._authority.may_inspect,
+            netns,
         )
         self._server.export(words.OBJECT_PATH, manager)
         self._server.export(logcontrol.PATH, LogControl(log))

@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The connections that a target covers, put together from their two ends. There can be a hundred thousand."""
+"""The connections that targets cover, in pages and in parts. There can be a hundred thousand."""
 
 import asyncio
+import heapq
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
-from sockaccel.core import filters
-from sockaccel.core.connection import ConnectionState, Counter, Event, pack_address
-from sockaccel.core.protocols import Clock, Ends, RawEnd, Timer
+from sockaccel.core import filters, words
+from sockaccel.core.connection import Counter, pack_address
+from sockaccel.core.ends import END, End, Layout, Pair, Pairs, moved
+from sockaccel.core.protocols import Clock, Ends, Timer
+from sockaccel.core.rows import Names, Row, path_of, program_of, reasons_of, row, state_of, target_of
 from sockaccel.core.target import quote
 from sockaccel.errors import InvalidArgument, NotPermitted
 
-# Connections in a page.
+# Connections in a page, and in all pages of a listing: 3 MB. Who wants more than the busiest reads the parts.
 PAGE = 256
-# A listing of 100,000 connections takes 50 MB. uid 0 may have two, each other user one, and these together two.
+MAXIMUM_KEPT = 32 * PAGE
+# Bytes that a connection takes meanwhile.
+_PAIR = 2 * END.size
+# Of listings. uid 0 may have two, each other user one, and these together two.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
 # The cgroup tree is read again for an unknown cgroup, but no sooner than this after the last time.
 _LOOK_AGAIN_AFTER_S = 1.0
-
-PATHS = ('redirect', 'tcp', 'mixed')
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,44 @@ class Filter:
         """From what a user gave. Raises InvalidArgument, naming what is wrong."""
         filters.check(wanted, fields(cls))
         chosen = cls(**wanted)
-        if chosen.path is not None and chosen.path not in PATHS:
-            raise InvalidArgument(f'path {quote(chosen.path)} is none of {", ".join(PATHS)}')
-        chosen.packed_address()
+        if chosen.path is not None and chosen.path not in words.PATHS:
+            raise InvalidArgument(f'path {quote(chosen.path)} is none of {", ".join(words.PATHS)}')
+        chosen._packed_address()
         return chosen
 
-    def packed_address(self) -> bytes | None:
+    def permit(self, *, programs: bool) -> None:
+        """programs: whether the one who asks may know them. Raises NotPermitted where the filter asks for more."""
+        if not programs and (self.program is not None or self.pid is not None):
+            raise NotPermitted(
+                'filters "program" and "pid" need what polkit does not give this user (org.sockaccel1.inspect)'
+            )
+
+    def chooser(self, names: Names) -> Callable[[Pair], bool]:
+        """What says of a connection whether it is wanted."""
+        address = self._packed_address()
+        of_ends: list[Callable[[End], bool]] = []
+        if self.port is not None:
+            of_ends.append(lambda end: self.port in (end.local_port, end.remote_port))
+        if address is not None:
+            of_ends.append(lambda end: address in (end.local, end.remote))
+        if self.pid is not None:
+            of_ends.append(lambda end: end.pid == self.pid)
+        if self.program is not None:
+            of_ends.append(lambda end: program_of(end.program) == self.program)
+        if self == Filter():
+            return lambda _pair: True
+
+        def fits(pair: Pair) -> bool:
+            if not all(any(end and fits_end(end) for end in pair) for fits_end in of_ends):
+                return False
+            if self.target is not None and self.target != target_of(pair, names):
+                return False
+            reasons = reasons_of(pair, names.reasons)
+            return self.reason in (None, *reasons) and self.path in (None, path_of(state_of(pair), *reasons))
+
+        return fits
+
+    def _packed_address(self) -> bytes | None:
         """The address by `pack_address`. Raises InvalidArgument."""
         if self.address is None:
             return None
@@ -81,69 +117,11 @@ class Filter:
             raise InvalidArgument(f'address {quote(self.address)} is not an IP address') from exc
 
 
-@dataclass(frozen=True)
-class Connection:
-    """client, server: its ends; one of them is None where it is unknown or gone already.
+class Sight:
+    """The ends as the kernel side reads them, cut to what a viewer may see, and what their numbers stand for.
 
-    client_reason, server_reason: why the last message that the end sent went by TCP, '' if it was redirected or
-    there was none. path: one of PATHS. state: JOINED if both ends have joined, otherwise that of one that has not.
-    """
-
-    target: str
-    client: Event | None
-    server: Event | None
-    client_reason: str
-    server_reason: str
-    client_cgroup: str
-    server_cgroup: str
-    path: str
-    state: ConnectionState
-    age_ns: int
-
-
-@dataclass(frozen=True)
-class Page:
-    """total: how many connections the listing has. listing: its number, to ask for the next page."""
-
-    connections: list[Connection]
-    total: int
-    listing: int
-
-
-Pair = tuple[RawEnd | None, RawEnd | None]
-# The same in a third of the memory.
-Packed = tuple[bytes | None, bytes | None]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A listing, whose it is, and what forgets it."""
-
-    viewer: Viewer
-    found: list[Packed]
-    timer: Timer
-
-
-def pairs(ends: Ends, packed: bytes) -> list[Pair]:
-    """Client and server of each connection in what `ends` has read, where an end may occur more than once."""
-    by_flow = {end.flow: end for end in ends.rows(packed)}
-    found: list[Pair] = []
-    for flow, end in by_flow.items():
-        peer = by_flow.get(ends.mirrored(flow))
-        if end.active:
-            # Of a missed connection both ends may count as the active one: take each pair once.
-            if not (peer and peer.active and end.flow > peer.flow):
-                found.append((end, peer))
-        elif peer is None or not peer.active:
-            found.append((None, end))
-    return found
-
-
-class Connections:
-    """Lists them in a thread, page by page. A listing is kept for half a minute after each page, packed.
-
-    cgroup_paths: gives the path of each cgroup by id. target_of_slot: gives a target's name. Both are called in
-    the thread.
+    cgroup_paths: gives the path of each cgroup by id. target_of_slot: gives a target's name. All is called in
+    threads, and so is what this has.
     """
 
     def __init__(
@@ -154,13 +132,58 @@ class Connections:
         counters: list[Counter],
         clock: Clock,
     ) -> None:
+        self.reasons = [counter.name for counter in counters]
+        self.target = target_of_slot
         self._ends = ends
         self._clock = clock
         self._cgroup_paths = cgroup_paths
-        self._target_of_slot = target_of_slot
-        self._reasons = [counter.name for counter in counters]
         self._paths: dict[int, str] = {}
         self._looked_at = -math.inf
+
+    @property
+    def layout(self) -> Layout:
+        """Of what `parts()` gives."""
+        return self._ends.layout
+
+    def parts(self, viewer: Viewer) -> Iterator[bytes]:
+        """What the viewer may see of every end, in parts as the walk goes. Raises OSError."""
+        for part in self._ends.parts():
+            yield part if viewer.netns is None else self.layout.restricted(part, viewer.netns)
+
+    def cgroup(self, number: int) -> str:
+        """See Names. 0 is what stands where the viewer may not know."""
+        if number and number not in self._paths:
+            now = self._clock.time()
+            if now - self._looked_at > _LOOK_AGAIN_AFTER_S:
+                self._paths, self._looked_at = self._cgroup_paths(), now
+        return self._paths.get(number, '')
+
+
+@dataclass(frozen=True)
+class Page:
+    """total: how many connections fit the filter. listing: its number, to ask for the next page."""
+
+    connections: list[Row]
+    total: int
+    listing: int
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A listing, whose it is, and what forgets it."""
+
+    viewer: Viewer
+    found: bytes
+    total: int
+    timer: Timer
+
+
+class Connections:
+    """Lists the busiest in a thread, page by page. A listing is kept for half a minute after each page, packed."""
+
+    def __init__(self, sight: Sight, clock: Clock) -> None:
+        self.sight = sight
+        self._clock = clock
         # First the one whose last page was asked for longest ago.
         self._listings: dict[int, _Kept] = {}
         self._last = 0
@@ -168,31 +191,28 @@ class Connections:
         self._one_at_a_time = {True: asyncio.Lock(), False: asyncio.Lock()}
 
     async def page(self, wanted: Filter, listing: int = 0, offset: int = 0, viewer: Viewer = _ROOT) -> Page:
-        """Up to PAGE connections from offset on, the busiest first.
+        """Up to PAGE connections from offset on, the busiest first, and of no more than MAXIMUM_KEPT.
 
         listing: 0 for a new one, otherwise that of the page before. Raises InvalidArgument if it is not kept for
         this viewer, and NotPermitted where the filter asks what they may not know.
         """
-        if not viewer.sees_programs and (wanted.program is not None or wanted.pid is not None):
-            raise NotPermitted(
-                'filters "program" and "pid" need what polkit does not give this user (org.sockaccel1.inspect)'
-            )
+        wanted.permit(programs=viewer.sees_programs)
         async with self._one_at_a_time[_is_privileged(viewer)]:
             if not listing:
                 self._last += 1
                 listing = self._last
-                found = await asyncio.to_thread(self._find, wanted, viewer)
+                found, total = await asyncio.to_thread(self._find, wanted, viewer)
             elif listing in self._listings and self._listings[listing].viewer == viewer:
-                found = self._listings[listing].found
+                found, total = self._listings[listing].found, self._listings[listing].total
             else:
                 raise InvalidArgument(f'listing {listing} is not kept any more: begin again with listing 0')
-            rows = await asyncio.to_thread(self._describe, found[offset : offset + PAGE])
+            rows = await asyncio.to_thread(self._describe, found[offset * _PAIR : (offset + PAGE) * _PAIR])
             self._forget(listing)
-            if offset + PAGE < len(found):
-                self._keep(listing, found, viewer)
-            return Page(rows, len(found), listing)
+            if (offset + PAGE) * _PAIR < len(found):
+                self._keep(listing, found, total, viewer)
+            return Page(rows, total, listing)
 
-    def _keep(self, listing: int, found: list[Packed], viewer: Viewer) -> None:
+    def _keep(self, listing: int, found: bytes, total: int, viewer: Viewer) -> None:
         """The time begins anew with each page: to ask for all of them may take longer than a listing is kept."""
         privileged = _is_privileged(viewer)
         if not privileged:
@@ -203,85 +223,61 @@ class Connections:
         for other in alike[: max(0, len(alike) - _MAXIMUM_LISTINGS + 1)]:
             self._forget(other)
         timer = self._clock.call_at(self._clock.time() + _KEPT_FOR_S, partial(self._forget, listing))
-        self._listings[listing] = _Kept(viewer, found, timer)
+        self._listings[listing] = _Kept(viewer, found, total, timer)
 
     def _forget(self, listing: int) -> None:
         if kept := self._listings.pop(listing, None):
             kept.timer.cancel()
 
-    def _find(self, wanted: Filter, viewer: Viewer) -> list[Packed]:
-        address, program = wanted.packed_address(), wanted.program and wanted.program.encode()
+    def _find(self, wanted: Filter, viewer: Viewer) -> tuple[bytes, int]:
+        """The busiest, packed, and how many there are in all."""
+        busiest, wants = Busiest(MAXIMUM_KEPT), wanted.chooser(self.sight)
+        pairs = Pairs()
+        for part in self.sight.parts(viewer):
+            busiest.add(filter(wants, pairs.add(self.sight.layout.ends(part))))
+        busiest.add(filter(wants, pairs.rest()))
+        return b''.join(_pack(end) for pair in busiest.pairs() for end in pair), busiest.total
 
-        def fits(pair: Pair) -> bool:
-            client, server = pair
-            one = client or server
-            assert one
-            local, local_port, remote, remote_port = self._ends.endpoints(one.flow)
-            return (
-                (viewer.netns is None or viewer.netns == self._ends.netns(one.flow))
-                and (wanted.port is None or wanted.port in (local_port, remote_port))
-                and (address is None or address in (local, remote))
-                and (wanted.pid is None or any(end and end.pid == wanted.pid for end in pair))
-                and (program is None or any(end and end.program.split(b'\0', 1)[0] == program for end in pair))
-                and (wanted.target is None or self._target_of_slot(one.slot) == wanted.target)
-                and (wanted.reason is None or wanted.reason in self._reasons_of(pair))
-                and (wanted.path is None or wanted.path == _path(_state(pair), *self._reasons_of(pair)))
-            )
-
-        found = [pair for pair in pairs(self._ends, self._ends.read()) if fits(pair)]
-        found.sort(key=lambda pair: -sum(end.redirected_bytes + end.tcp_bytes for end in pair if end))
-        return [(self._pack(client), self._pack(server)) for client, server in found]
-
-    def _describe(self, packed: list[Packed]) -> list[Connection]:
-        found = [(self._unpack(client), self._unpack(server)) for client, server in packed]
-        cgroups = {end.cgroup for pair in found for end in pair if end}
-        if not cgroups <= self._paths.keys() and self._clock.time() - self._looked_at > _LOOK_AGAIN_AFTER_S:
-            self._paths, self._looked_at = self._cgroup_paths(), self._clock.time()
+    def _describe(self, packed: bytes) -> list[Row]:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        rows = []
-        for client, server in found:
-            one = client or server
-            assert one
-            state, reasons = _state((client, server)), self._reasons_of((client, server))
-            rows.append(
-                Connection(
-                    self._target_of_slot(one.slot),
-                    self._ends.event(client) if client else None,
-                    self._ends.event(server) if server else None,
-                    *reasons,
-                    client_cgroup=self._paths.get(client.cgroup, '') if client else '',
-                    server_cgroup=self._paths.get(server.cgroup, '') if server else '',
-                    path=_path(state, *reasons),
-                    state=state,
-                    age_ns=max(0, now - one.time_ns),
-                )
-            )
-        return rows
+        ends = map(_unpack, END.iter_unpack(packed))
+        return [row(pair, self.sight, now) for pair in zip(ends, ends, strict=True)]
 
-    def _pack(self, end: RawEnd | None) -> bytes | None:
-        return self._ends.pack(end) if end else None
 
-    def _unpack(self, packed: bytes | None) -> RawEnd | None:
-        return self._ends.unpack(packed) if packed else None
+class Busiest:
+    """Of any number of connections those that have sent most. limit: how many are kept; total: how many came."""
 
-    def _reasons_of(self, pair: Pair) -> tuple[str, str]:
-        reasons = [(end.marked or end.reason) if end else 0 for end in pair]
-        client, server = (self._reasons[reason] if reason else '' for reason in reasons)
-        if _state(pair) is not ConnectionState.JOINED:
-            return client or server, server or client
-        return client, server
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._heap: list[tuple[int, int, Pair]] = []
+        self.total = 0
+
+    def add(self, pairs: Iterable[Pair]) -> None:
+        """Of two that have sent as much the one that came first is kept."""
+        heap, limit, number = self._heap, self._limit, self.total
+        for pair in pairs:
+            number += 1
+            entry = (moved(pair), -number, pair)
+            if len(heap) < limit:
+                heapq.heappush(heap, entry)
+            elif entry > heap[0]:
+                heapq.heapreplace(heap, entry)
+        self.total = number
+
+    def pairs(self) -> list[Pair]:
+        """The busiest first."""
+        return [pair for _moved, _number, pair in sorted(self._heap, reverse=True)]
+
+
+def _pack(end: End | None) -> bytes:
+    """No socket has the cookie 0."""
+    return END.pack(*end) if end else bytes(END.size)
+
+
+def _unpack(values: tuple[Any, ...]) -> End | None:
+    end = End._make(values)
+    return end if end.cookie else None
 
 
 def _is_privileged(viewer: Viewer) -> bool:
     return viewer.user == 0
-
-
-def _state(pair: Pair) -> ConnectionState:
-    states = [ConnectionState(end.state) for end in pair if end]
-    return next((state for state in states if state is not ConnectionState.JOINED), ConnectionState.JOINED)
-
-
-def _path(state: ConnectionState, client_reason: str, server_reason: str) -> str:
-    if state is not ConnectionState.JOINED or (client_reason and server_reason):
-        return 'tcp'
-    return 'mixed' if client_reason or server_reason else 'redirect'

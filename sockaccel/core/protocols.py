@@ -6,11 +6,12 @@ sockaccel.kernel and sockaccel.systemd implement these for real, tests/support/m
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Protocol
 
 from sockaccel.core.cgroup import Place
 from sockaccel.core.connection import Event
 from sockaccel.core.desired import Desired
+from sockaccel.core.ends import Layout
 from sockaccel.core.policy import Policy
 from sockaccel.core.target import Target
 
@@ -95,62 +96,16 @@ class Kernel(Protocol):
         """Of each slot, by its number, the value of every counter."""
 
 
-class RawEnd(Protocol):
-    """An end as the kernel side reads it: bytes and numbers. Iterating gives the values that are packed."""
-
-    @property
-    def flow(self) -> bytes: ...
-    @property
-    def time_ns(self) -> int: ...
-    @property
-    def cgroup(self) -> int: ...
-    @property
-    def redirected_bytes(self) -> int: ...
-    @property
-    def tcp_bytes(self) -> int: ...
-    @property
-    def reason(self) -> int: ...
-    @property
-    def slot(self) -> int: ...
-    @property
-    def active(self) -> int: ...
-    @property
-    def pid(self) -> int: ...
-    @property
-    def marked(self) -> int: ...
-    @property
-    def state(self) -> int: ...
-    @property
-    def program(self) -> bytes: ...
-    def __iter__(self) -> Iterator[Any]: ...
-
-
 class Ends(Protocol):
-    """Every end that the kernel keeps (sockaccel.kernel.ends).
+    """Every end that the kernel keeps (sockaccel.kernel.ends). There can be 200,000."""
 
-    There can be 200,000. Packed they take a third of the memory of tuples; to make an Event of each takes seconds.
-    """
+    @property
+    def layout(self) -> Layout:
+        """Of what `parts` gives."""
 
-    def read(self) -> bytes:
-        """All of them, packed, some more than once. From any thread. OSError."""
-
-    def rows(self, packed: bytes) -> Iterator[RawEnd]:
-        """Each end in what `read` returned."""
-
-    def pack(self, end: RawEnd) -> bytes: ...
-
-    def unpack(self, packed: bytes) -> RawEnd: ...
-
-    def event(self, end: RawEnd) -> Event: ...
-
-    def endpoints(self, flow: bytes) -> tuple[bytes, int, bytes, int]:
-        """Local address and port, remote address and port; addresses as `pack_address` has them."""
-
-    def netns(self, flow: bytes) -> int:
-        """The cookie of the network namespace."""
-
-    def mirrored(self, flow: bytes) -> bytes:
-        """The flow as the peer sees it."""
+    @property
+    def parts(self) -> Callable[[], Iterator[bytes]]:
+        """Gives all of them in parts, as a walk goes; some are there twice. From any thread. OSError."""
 
 
 class Cgroups(Protocol):

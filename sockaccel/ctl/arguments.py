@@ -12,6 +12,7 @@ from sockaccel.core.words import EVENT_KINDS, PATHS
 from sockaccel.ctl import commands
 from sockaccel.ctl.bench import bench
 from sockaccel.ctl.client import Client
+from sockaccel.ctl.connections import connections
 
 Run = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
     _targets(with_json('targets', commands.targets, 'list the targets with their state'))
     sentence = 'list the connections that targets cover, the busiest first'
-    _connections(with_json('connections', commands.connections, sentence))
+    _connections(with_json('connections', connections, sentence))
     _top(add('top', commands.live, 'watch targets and connections, redrawn every second'))
     _trace(with_json('trace', commands.trace, 'follow what happens to connections'))
     _stats(with_json('stats', commands.stats, 'show the counters'))
@@ -130,7 +131,7 @@ def _connections(command: argparse.ArgumentParser) -> None:
     command.add_argument('--program', type=_text, help=program)
     command.add_argument('--pid', type=_number(1, 2**32 - 1), help='only those of a process')
     command.add_argument('--reason', type=_text, help='only those that go by TCP for a reason')
-    limit = 'no more than N, 0 for all (default: 50)'
+    limit = 'no more than N, 0 for all, in no order (default: 50)'
     command.add_argument('--limit', type=_number(0, 10**9), default=50, metavar='N', help=limit)
 
 

@@ -12,7 +12,7 @@ from sockaccel.ctl.bench import BenchFailed
 from sockaccel.ctl.client import Client, NotRunning, Refused
 from sockaccel.ctl.exits import EX_NOT_PERMITTED, EX_NOT_RUNNING, EX_OK, EX_REFUSED, EX_USAGE
 from sockaccel.dbus.message import DBUS
-from sockaccel.errors import NotPermitted, UnknownTarget
+from sockaccel.errors import InvalidArgument, NotPermitted, UnknownTarget
 
 
 async def _run(options: argparse.Namespace) -> int:
@@ -47,6 +47,10 @@ def _status(options: argparse.Namespace) -> int:
             return commands.configuration_of_files(options)
         return _fail(str(exc), exc.hint, EX_NOT_RUNNING)
     except BenchFailed as exc:
+        return _fail(str(exc), '', EX_REFUSED)
+    except NotPermitted as exc:
+        return _fail(str(exc), f'try: sudo sockaccelctl {options.command} …', EX_NOT_PERMITTED)
+    except InvalidArgument as exc:
         return _fail(str(exc), '', EX_REFUSED)
     except Refused as exc:
         return _refused(exc, options.command)

@@ -68,17 +68,6 @@ class Client:
         answer = await self.ask(BUS_NAME, OBJECT_PATH, PROPERTIES, 'GetAll', 's', (MANAGER,))
         return dict(answer)
 
-    async def connections(self, wanted: dict[str, Variant], limit: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Rows of ListConnections, page by page: the first `limit`, 0 for all; and how many there are in all.
-
-        wanted: see "filter" of ListConnections. Raises Refused, NotRunning.
-        """
-        rows, total, listing = await self.call('ListConnections', 'a{sv}tt', wanted, 0, 0)
-        while len(rows) < min(limit or total, total):
-            more, total, listing = await self.call('ListConnections', 'a{sv}tt', {}, listing, len(rows))
-            rows += more
-        return rows[: limit or total], total
-
     async def subscribe(self, wanted: dict[str, Variant]) -> AsyncIterator[dict[str, Any]]:
         """Returns once the daemon sends its connection events here; they end when it ends.
 

@@ -11,13 +11,12 @@ from datetime import datetime
 
 from sockaccel.core import config
 from sockaccel.core.keys import POLICY_KEYS
-from sockaccel.ctl import printing, show, top
+from sockaccel.core.listing import Filter
+from sockaccel.ctl import listing, printing, show, top
 from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
 from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidConfiguration
-
-_FILTERS = ('target', 'path', 'port', 'address', 'program', 'pid', 'reason')
 
 
 async def enable(client: Client, options: argparse.Namespace) -> int:
@@ -68,7 +67,7 @@ async def status(client: Client, options: argparse.Namespace) -> int:
     targets = await client.call('ListTargets')
     stats = await client.call('Stats')
     counters = await client.call('DescribeCounters')
-    busiest, total, _listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+    busiest, total = await listing.busiest(client, Filter(), printing.CONNECTIONS_IN_STATUS)
     if options.json:
         show.print_json({**properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats})
     else:
@@ -103,19 +102,6 @@ async def stats(client: Client, options: argparse.Namespace) -> int:
             print(line)
     if options.reset:
         await client.call('ResetCounters', 's', options.target or '')
-    return EX_OK
-
-
-async def connections(client: Client, options: argparse.Namespace) -> int:
-    wanted = _chosen(options, _FILTERS)
-    rows, total = await client.connections(wanted, options.limit)
-    if options.json:
-        show.print_json(rows)
-    elif rows:
-        printing.connections(rows, total, 'see --limit')
-        printing.sentences(rows, await client.call('DescribeCounters'))
-    elif show.is_terminal():
-        print('No connection of a target is like that.' if wanted else 'No target has a connection.')
     return EX_OK
 
 

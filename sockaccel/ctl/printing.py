@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the commands of sockaccelctl print for people. Rows are those of org.sockaccel1(5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from sockaccel.ctl import show
 
 Row = dict[str, Any]
 
-_CONNECTIONS_IN_STATUS, _REASONS_IN_STATUS = 5, 6
+CONNECTIONS_IN_STATUS, _REASONS_IN_STATUS = 5, 6
 
 
 def status(
@@ -21,7 +21,10 @@ def status(
     print()
     print(f'Connections now: {total}')
     if busiest:
-        connections(busiest[:_CONNECTIONS_IN_STATUS], total, 'see: sockaccelctl connections', '  ')
+        for line in ConnectionTable('  ').lines(busiest):
+            print(line)
+    if len(busiest) < total:
+        print(f'  … and {total - len(busiest)} more, see: sockaccelctl connections')
     print()
     redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
     print(
@@ -47,22 +50,27 @@ def targets(rows: list[Row]) -> None:
         print(line)
 
 
-def connections(rows: list[Row], total: int, more: str, indent: str = '') -> None:
-    """more: what to do to see the others of `total`."""
-    styles = ['bold', *map(show.path_style, rows)]
-    cells: list[Sequence[str]] = [show.CONNECTION_COLUMNS, *map(show.connection, rows)]
-    for line in show.table(cells, columns=show.width() - len(indent), styles=styles):
-        print(indent + line)
-    if len(rows) < total:
-        print(f'{indent}… and {total - len(rows)} more, {more}')
+class ConnectionTable:
+    """Lines for rows of connections, which need not be known all at once."""
 
+    def __init__(self, indent: str = '') -> None:
+        self._indent = indent
+        self._widths = [len(title) for title in show.CONNECTION_COLUMNS]
+        self._has_titles = False
 
-def sentences(rows: list[Row], counters: list[Row]) -> None:
-    """A line for each reason that occurs in rows of connections."""
-    named = {row[f'{end}_reason'] for row in rows for end in ('client', 'server')}
-    for counter in counters:
-        if counter['name'] in named:
-            print(show.styled(show.cut(f'{counter["name"]}: {counter["sentence"]}', show.width()), 'dim'))
+    def lines(self, rows: list[Row]) -> Iterator[str]:
+        """No column becomes narrower than it was for earlier rows."""
+        if not rows:
+            return
+        cells = [show.connection(row) for row in rows]
+        styles = list(map(show.path_style, rows))
+        if not self._has_titles:
+            cells, styles = [list(show.CONNECTION_COLUMNS), *cells], ['bold', *styles]
+            self._has_titles = True
+        self._widths = show.widths([self._widths, *([len(cell) for cell in row] for row in cells)])
+        fitted = show.fitted(self._widths, show.width() - len(self._indent), show.CONNECTION_SACRIFICES)
+        for row, style in zip(cells, styles, strict=True):
+            yield self._indent + show.styled(show.line(row, fitted), style)
 
 
 def findings(rows: list[Row]) -> None:

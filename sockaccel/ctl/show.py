@@ -18,6 +18,7 @@ _EVENT_STYLES = {
     'joined': 'green', 'refused': 'yellow', 'fallback': 'yellow', 'evicted': 'yellow', 'broken': 'red',
 }  # fmt: skip
 STATE_STYLES = {'active': 'green', 'waiting': 'yellow', 'draining': 'yellow', 'refused': 'red'}
+_GAP = '  '
 SEVERITY_STYLES = {'ok': 'green', 'note': 'yellow', 'issue': 'red'}
 
 
@@ -84,7 +85,44 @@ def cut(line: str, columns: int) -> str:
     return line if len(line) <= columns else line[: columns - 1] + '…'
 
 
+def widths(rows: Iterable[Sequence[int]]) -> list[int]:
+    """The widest of each column."""
+    return [max(column) for column in zip(*rows, strict=True)]
+
+
+# Columns that are shortened together, the widest of them first, and to what: 0 leaves a column out.
+Sacrifices = Sequence[tuple[Sequence[int], int]]
+
+
+def fitted(wanted: Sequence[int], columns: int, sacrifices: Sacrifices) -> list[int]:
+    """Widths with which a line has no more than so many columns, if the sacrifices are enough for that."""
+    found = list(wanted)
+    for group, least in sacrifices:
+        while _line_width(found) > columns:
+            widest = max(group, key=found.__getitem__)
+            if found[widest] <= least:
+                break
+            found[widest] = found[widest] - 1 if least else 0
+    return found
+
+
+def line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Cells side by side. One that is too long loses its beginning: the port and the program stand at the end."""
+    shown = []
+    for cell, wide in zip(cells, widths, strict=True):
+        if wide:
+            shown.append(cell.ljust(wide) if len(cell) <= wide else '…' + cell[len(cell) - wide + 1 :])
+    return _GAP.join(shown).rstrip()
+
+
+def _line_width(widths: Sequence[int]) -> int:
+    shown = [wide for wide in widths if wide]
+    return sum(shown) + len(_GAP) * (len(shown) - 1)
+
+
 CONNECTION_COLUMNS = ('CLIENT', 'SERVER', 'PATH', 'WHY', 'TO SERVER', 'TO CLIENT', 'AGE')
+# Addresses, then the age, then the reason: how many bytes went where remains.
+CONNECTION_SACRIFICES = (((0, 1), 10), ((6,), 0), ((3,), 8))
 
 
 def connection(row: dict[str, Any]) -> list[str]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sockaccel.ctl import show
+from sockaccel.core.listing import Filter
+from sockaccel.ctl import listing, show
 from sockaccel.ctl.client import Client, Refused
 
 # xterm's control sequences: alternate screen and cursor; home, clear to the end of line and of screen.
@@ -26,7 +27,11 @@ _RATES = {
     'messages': 'redirected_messages',
     'connections': 'connections',
 }
+# Its rate, and of the columns those that fit into 80.
 _COLUMNS = 4
+_SACRIFICES = (((1, 2), 10), ((4,), 8))
+# Of all connections those that have sent most.
+_WATCHED = 256
 
 
 @dataclass
@@ -49,7 +54,7 @@ async def sample(client: Client) -> Sample:
         with contextlib.suppress(Refused):
             stats = await client.call('TargetStats', 's', row['name'])
         now.targets[row['name']] = (row['state'], stats)
-    rows, now.total, _listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+    rows, now.total = await listing.busiest(client, Filter(), _WATCHED)
     for row in rows:
         now.connections[_key(row)] = row
     return now
@@ -93,11 +98,13 @@ def frame(before: Sample, now: Sample, columns: int, lines: int) -> list[str]:
         ((_moved(row) - _moved(before.connections.get(key, row)), row) for key, row in now.connections.items()),
         key=lambda pair: -pair[0],
     )
-    # Its rate, and of the columns those that fit into 80.
-    rows = [['BYTES/s', *show.CONNECTION_COLUMNS[:_COLUMNS]]]
-    rows += [[show.size(moved / seconds), *show.connection(row)[:_COLUMNS]] for moved, row in busiest]
+    cells = [['BYTES/s', *show.CONNECTION_COLUMNS[:_COLUMNS]]]
+    cells += [[show.size(moved / seconds), *show.connection(row)[:_COLUMNS]] for moved, row in busiest]
     styles = ['bold', *(show.path_style(row) for _moved_bytes, row in busiest)]
-    return (out + show.table(rows[: max(1, lines - len(out))], columns=columns, styles=styles))[:lines]
+    cells = cells[: max(1, lines - len(out))]
+    widths = show.fitted(show.widths([len(cell) for cell in row] for row in cells), columns, _SACRIFICES)
+    out += [show.styled(show.line(row, widths), style) for row, style in zip(cells, styles, strict=False)]
+    return out[:lines]
 
 
 def _moved(row: dict[str, Any]) -> int:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads the ends that a walk lists: `struct event` after `struct event`."""
+"""How the ends that a walk lists are packed: `struct event` after `struct event`."""
 
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator
 
-from sockaccel.core.connection import Event
-from sockaccel.core.protocols import RawEnd
-from sockaccel.kernel.abi import EVENT, FLOW, EventRecord
-from sockaccel.kernel.records import event_of
+from sockaccel.core.ends import Layout
+from sockaccel.kernel.abi import EVENT, FLOW, EventRecord, FlowRecord
 
 # asm-generic/socket.h
 _SO_NETNS_COOKIE = 71
@@ -21,30 +20,18 @@ def own_netns() -> int:
 
 
 class Ends:
-    """Implements sockaccel.core.protocols.Ends. read: sockaccel.kernel.live.Kernel.read_connections."""
+    """Implements sockaccel.core.protocols.Ends. parts: sockaccel.kernel.live.Kernel.list_ends."""
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self.read = read
+    def __init__(self, parts: Callable[[], Iterator[bytes]]) -> None:
+        self.parts = parts
+        flow, *others = zip(EventRecord._fields, _codes(EVENT), strict=True)
+        assert flow == ('flow', f'{FLOW.size}s')
+        self.layout = Layout([*zip(FlowRecord._fields, _codes(FLOW), strict=True), *others])
 
-    def rows(self, packed: bytes) -> Iterator[EventRecord]:
-        return map(EventRecord._make, EVENT.iter_unpack(packed))
 
-    def pack(self, end: RawEnd) -> bytes:
-        return EVENT.pack(*end)
-
-    def unpack(self, packed: bytes) -> EventRecord:
-        return EventRecord._make(EVENT.unpack(packed))
-
-    def event(self, end: RawEnd) -> Event:
-        return event_of(EventRecord._make(end))
-
-    def endpoints(self, flow: bytes) -> tuple[bytes, int, bytes, int]:
-        _netns, local, remote, local_port, remote_port, _pad = FLOW.unpack(flow)
-        return local, local_port, remote, remote_port
-
-    def netns(self, flow: bytes) -> int:
-        return int(FLOW.unpack(flow)[0])
-
-    def mirrored(self, flow: bytes) -> bytes:
-        netns, local, remote, local_port, remote_port, pad = FLOW.unpack(flow)
-        return FLOW.pack(netns, remote, local, remote_port, local_port, pad)
+def _codes(packed: struct.Struct) -> list[str]:
+    """That of each field: '=2I16s' has I, I and 16s."""
+    found: list[str] = []
+    for count, letter in re.findall(r'(\d*)([A-Za-z])', packed.format):
+        found += [count + letter] if letter == 's' else [letter] * int(count or 1)
+    return found

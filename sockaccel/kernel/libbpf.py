@@ -5,7 +5,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 # Enumerators of the kernel's include/uapi/linux/bpf.h
@@ -221,7 +221,7 @@ def attach_map(program: int, map_fd: int, attach_type: int) -> None:
     _check(_libbpf.bpf_prog_attach(program, map_fd, attach_type, 0))
 
 
-def iterate(program: int, map_fd: int | None = None) -> Iterator[bytes]:
+def iterate(program: int, map_fd: int | None = None) -> Generator[bytes, None, None]:
     """Run an iterator program once, over a map, or over whatever its type walks.
 
     Yields what the program prints, and b'' when the walk was interrupted: by the kernel, after many objects, or by

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel side while the daemon runs: what the core asks, done with BPF programs, maps, a link and walks."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -9,7 +10,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -303,13 +304,29 @@ class Kernel:
             if value and ListenerRecord._make(LISTENER.unpack(value)).search != self._search:
                 libbpf.map_delete(self._fds['sa_own_listeners'], key)
 
-    def read_connections(self) -> bytes:
-        """Every end of a covered connection, as `struct event` after `struct event`; some are there twice.
+    def list_ends(self) -> Iterator[bytes]:
+        """Every end of a covered connection, `struct event` after `struct event`, in parts of any size.
 
-        May be called from any thread. Raises OSError.
+        Between two parts other walks can run, however long that is. An end is there twice, or is left out, where
+        others come or go meanwhile: the kernel finds its place again by counting. May be called, and iterated,
+        from any thread. Raises OSError.
         """
         with self._walking:
-            return b''.join(self._list()) if self._fds else b''
+            if not self._fds:
+                return
+            listing = mmap.mmap(self._fds['sa_listing'], MAX_LISTED * EVENT.size, prot=mmap.PROT_READ)
+            walk = self._iterate()
+        with listing, contextlib.closing(walk):
+            is_over = False
+            while not is_over:
+                with self._walking:
+                    if not self._fds:
+                        return
+                    self._prepare(Walk.LIST)
+                    # It interrupts itself when sa_listing is full.
+                    is_over = next(walk, None) is None
+                    part = listing[: self._outcome().listed * EVENT.size]
+                yield part
 
     def sweep(self) -> SweepResult:
         """Let suitable candidates join, and evict the members that must leave and hold nothing unread.
@@ -402,16 +419,7 @@ class Kernel:
         self._prepare(walk)
         return self._iterate()
 
-    def _list(self) -> Iterator[bytes]:
-        """The parts of a listing. The walk interrupts itself when sa_listing is full."""
-        with mmap.mmap(self._fds['sa_listing'], MAX_LISTED * EVENT.size, prot=mmap.PROT_READ) as listing:
-            self._prepare(Walk.LIST)
-            for _interrupted in self._iterate():
-                yield listing[: self._outcome().listed * EVENT.size]
-                self._prepare(Walk.LIST)
-            yield listing[: self._outcome().listed * EVENT.size]
-
-    def _iterate(self) -> Iterator[bytes]:
+    def _iterate(self) -> Generator[bytes, None, None]:
         return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_ends'])
 
 

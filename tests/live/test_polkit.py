@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Who may: calls by busctl, as an ordinary user, with python-dbusmock in the place of polkit."""
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ READS: dict[str, tuple[str, ...]] = {
     'StatsSinceReset': ('s', ''),
     'ListTargets': (),
     'ListConnections': ('a{sv}tt', '0', '0', '0'),
+    'StreamEnds': ('a{sv}', '0'),
     'DescribeCounters': (),
     'ListFindings': (),
     'ListConfiguration': (),
@@ -183,6 +186,23 @@ class TestWithPolkit:
         tell_polkit(private_bus, 'SetAllowed', 'as', '1', 'org.sockaccel1.inspect')
         for wanted in (everything, by_program):
             assert '"client_program" s "psql"' in busctl(private_bus, *surface_rows, *wanted, user=NOBODY).stdout
+
+    def test_sockaccelctl_shows_what_its_user_may_know(self, private_bus: PrivateBus) -> None:
+        def listed(*more: str) -> 'subprocess.CompletedProcess[str]':
+            return subprocess.run(
+                [sys.executable, '-m', 'sockaccel.ctl.cli', 'connections', '--json', *more],
+                cwd=ROOT, env={**os.environ, 'DBUS_SYSTEM_BUS_ADDRESS': private_bus.address}, user=NOBODY,
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+
+        rows = json.loads(listed('--port=10001').stdout)
+        assert [(row['client_port'], row['client_program'], row['client_pid']) for row in rows] == [(10001, '', 0)]
+        refused = listed('--program=psql')
+        assert (refused.returncode, refused.stdout) == (4, '')
+        assert 'org.sockaccel1.inspect' in refused.stderr
+        tell_polkit(private_bus, 'SetAllowed', 'as', '1', 'org.sockaccel1.inspect')
+        rows = json.loads(listed('--program=psql').stdout)
+        assert {row['server_program'] for row in rows} == {'postgres'}
 
     @pytest.mark.parametrize('member', READS)
     def test_reading_is_free(self, private_bus: PrivateBus, member: str) -> None:

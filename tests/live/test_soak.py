@@ -84,7 +84,7 @@ class Soak:
                     stack.enter_context(socket.create_server(('127.0.0.1', 0)))
             if self.chance.random() < 0.5:
                 await client.call('Reload')
-            rows, _total = await client.connections({})
+            rows, _total, _listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
             assert all(row['client_program'] or row['server_program'] for row in rows)
             assert 'connections' in await client.call('Stats')
             await client.call('Disable', 's', cgroup.path)

@@ -415,9 +415,10 @@ def connections(**wanted: Variant) -> list[dict[str, Any]]:
 
     async def once() -> list[dict[str, Any]]:
         async with Client() as client:
-            rows, total = await client.connections(wanted)
-            assert len(rows) == total
-            return rows
+            rows, total, listing = await client.call('ListConnections', 'a{sv}tt', wanted, 0, 0)
+            while len(rows) < total:
+                rows += (await client.call('ListConnections', 'a{sv}tt', {}, listing, len(rows)))[0]
+            return list(rows)
 
     return asyncio.run(once())
 

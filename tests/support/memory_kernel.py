@@ -374,7 +374,7 @@ def packed_ends(count: int, slot: int = 1) -> bytes:
         client = FLOW.pack(netns, loopback, loopback, port, SERVER_PORT, 0)
         server = FLOW.pack(netns, loopback, loopback, SERVER_PORT, port, 0)
         for flow, active, program in ((client, 1, b'psql'), (server, 0, b'postgres')):
-            cookie = 2 * number + active
+            cookie = 2 * number + 2 + active
             numbers = (1, cookie, cookie ^ 1, 1, number, 1, 0, 0)
             last = (EventKind.CONNECTION, 0, slot, 1, active, 100 + active, 0, ConnectionState.JOINED)
             found.append(EVENT.pack(flow, *numbers, *last, program))

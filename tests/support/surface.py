@@ -12,8 +12,8 @@ from typing import Self
 
 from sockaccel.bus.service import Service
 from sockaccel.core import config
-from sockaccel.core.listing import Connections
-from sockaccel.kernel.abi import COUNTERS
+from sockaccel.core.listing import Connections, Sight
+from sockaccel.kernel.abi import COUNTERS, EVENT, MAX_LISTED
 from sockaccel.kernel.ends import Ends
 from sockaccel.systemd import journal
 from tests.support.harness import ROOT, stop
@@ -35,10 +35,17 @@ async def run(count: int) -> None:
     await engine.start()
     loop = asyncio.get_running_loop()
     service = await Service.open()
-    connections = Connections(
-        Ends(lambda: data), lambda: {1: '/x.service'}, lambda _slot: 'x.service', COUNTERS, loop
+    part = MAX_LISTED * EVENT.size
+    sight = Sight(
+        Ends(lambda: (data[at : at + part] for at in range(0, len(data), part))),
+        lambda: {1: '/x.service'},
+        lambda _slot: 'x.service',
+        COUNTERS,
+        loop,
     )
-    manager = await service.export(engine, connections, _reload, lambda: settings, journal, lambda: None, netns=1)
+    manager = await service.export(
+        engine, Connections(sight, loop), _reload, lambda: settings, journal, lambda: None, netns=1
+    )
     engine.on_change, engine.on_event = manager.targets_changed, manager.publish
     ended = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sockaccel.core.connection import ConnectionState, EventKind
-from sockaccel.core.listing import PAGE, Connection, Connections, Filter, Page, Viewer, pairs
+from sockaccel.core.listing import MAXIMUM_KEPT, PAGE, Connections, Filter, Page, Sight, Viewer
+from sockaccel.core.rows import Row
 from sockaccel.errors import InvalidArgument, NotPermitted
 from sockaccel.kernel.abi import COUNTERS, EVENT
 from sockaccel.kernel.abi import EventRecord as Raw
@@ -31,15 +32,12 @@ def connections_of(
     paths: Callable[[], dict[int, str]] = dict,
     clock: FakeClock | None = None,
 ) -> Connections:
-    return Connections(Ends(read), paths, target_of_slot, COUNTERS, clock or FakeClock())
+    clock = clock or FakeClock()
+    return Connections(Sight(Ends(lambda: iter([read()])), paths, target_of_slot, COUNTERS, clock), clock)
 
 
-def pairs_of(data: bytes) -> int:
-    return len(pairs(Ends(lambda: data), data))
-
-
-def listed(data: bytes, **wanted: Any) -> list[Connection]:
-    async def once() -> list[Connection]:
+def listed(data: bytes, **wanted: Any) -> list[Row]:
+    async def once() -> list[Row]:
         connections = connections_of(lambda: data, lambda slot: {1: 'x.service'}.get(slot, ''), lambda: {1: '/x'})
         return (await connections.page(Filter.parse(wanted))).connections
 
@@ -48,16 +46,16 @@ def listed(data: bytes, **wanted: Any) -> list[Connection]:
 
 def test_both_ends_make_a_row() -> None:
     (row,) = listed(ends(1))
-    assert row.client
-    assert row.server
-    assert (row.client.program, row.server.program) == ('psql', 'postgres')
-    assert (row.client.flow.remote_port, row.server.flow.local_port) == (SERVER_PORT, SERVER_PORT)
-    assert (row.target, row.path, row.client_cgroup, row.server_cgroup) == ('x.service', 'redirect', '/x', '/x')
+    assert (row['client_program'], row['server_program']) == ('psql', 'postgres')
+    assert (row['client_port'], row['server_port']) == (10000, SERVER_PORT)
+    assert (row['target'], row['path']) == ('x.service', 'redirect')
+    assert (row['client_cgroup'], row['server_cgroup']) == ('/x', '/x')
 
 
 def test_an_end_that_is_shown_twice_is_one() -> None:
     data = ends(3)
-    assert pairs_of(data + data[: EVENT.size]) == 3
+    assert len(listed(data + data[: EVENT.size])) == 3
+    assert len(listed(data[: EVENT.size] * 2)) == 1
 
 
 def test_ends_of_different_network_namespaces_do_not_meet() -> None:
@@ -65,7 +63,7 @@ def test_ends_of_different_network_namespaces_do_not_meet() -> None:
     other = Raw._make(EVENT.unpack(data[EVENT.size :]))
     flow = other.flow[:-1] + other.flow[-1:]
     elsewhere = (99).to_bytes(8, 'little') + flow[8:]
-    assert pairs_of(changed(data, 1, flow=elsewhere)) == 2
+    assert len(listed(changed(data, 1, flow=elsewhere))) == 2
 
 
 @pytest.mark.parametrize(
@@ -81,8 +79,8 @@ def test_ends_of_different_network_namespaces_do_not_meet() -> None:
 )
 def test_the_way_and_the_reason(end: int, values: dict[str, int], path: str, reasons: tuple[str, str]) -> None:
     (row,) = listed(changed(ends(1), end, **values))
-    assert (row.path, (row.client_reason, row.server_reason)) == (path, reasons)
-    assert listed(changed(ends(1), end, **values), path=path) == [row] or row.age_ns
+    assert (row['path'], (row['client_reason'], row['server_reason'])) == (path, reasons)
+    assert len(listed(changed(ends(1), end, **values), path=path)) == 1
     for other in {'redirect', 'tcp', 'mixed'} - {path}:
         assert listed(changed(ends(1), end, **values), path=other) == []
 
@@ -90,7 +88,8 @@ def test_the_way_and_the_reason(end: int, values: dict[str, int], path: str, rea
 def test_a_client_alone_has_its_reason() -> None:
     left = changed(ends(1)[: EVENT.size], 0, state=ConnectionState.LEFT, reason=NAMES.index('excluded'))
     (row,) = listed(left)
-    assert (row.server, row.path, row.server_reason) == (None, 'tcp', 'excluded')
+    assert (row['server_state'], row['path'], row['server_reason']) == ('', 'tcp', 'excluded')
+    assert (row['server_address'], row['server_port']) == ('127.0.0.1', SERVER_PORT)
 
 
 @pytest.mark.parametrize(
@@ -142,10 +141,26 @@ def test_pages_of_one_listing() -> None:
         while len(rows) < page.total:
             page = await connections.page(Filter(), page.listing, len(rows))
             rows += page.connections
-        sent = [row.client.redirected_bytes for row in rows if row.client]
+        sent = [row['client_redirected_bytes'] for row in rows]
         assert sent == sorted(range(2 * PAGE + 1), reverse=True)
         with pytest.raises(InvalidArgument, match='is not kept any more'):
             await connections.page(Filter(), page.listing, 0)
+
+    asyncio.run(read())
+
+
+def test_of_many_connections_the_busiest_are_kept() -> None:
+    number = MAXIMUM_KEPT + 10
+
+    async def read() -> None:
+        connections = connections_of(lambda: ends(number))
+        page = await connections.page(Filter())
+        assert page.total == number
+        last = await connections.page(Filter(), page.listing, MAXIMUM_KEPT - PAGE)
+        sent = [row['client_redirected_bytes'] for row in page.connections + last.connections]
+        assert sent == [*range(number - 1, number - 1 - PAGE, -1), *range(9 + PAGE, 9, -1)]
+        with pytest.raises(InvalidArgument, match='is not kept any more'):
+            await connections.page(Filter(), page.listing, MAXIMUM_KEPT)
 
     asyncio.run(read())
 
@@ -266,13 +281,19 @@ def test_others_than_root_keep_one_listing_each_and_not_his() -> None:
 
 
 def test_others_see_one_network_namespace_and_no_programs() -> None:
-    far = changed(changed(ends(1), 0, flow=elsewhere(ends(1), 0)), 1, flow=elsewhere(ends(1), 1))
+    far = changed(
+        changed(ends(1), 0, flow=elsewhere(ends(1), 0), cookie=90), 1, flow=elsewhere(ends(1), 1), cookie=91
+    )
     viewer = Viewer(1000, netns=1)
 
     async def read() -> None:
         connections = connections_of(lambda: ends(2) + far)
         assert (await connections.page(Filter())).total == 3
-        assert (await connections.page(Filter(), viewer=viewer)).total == 2
+        page = await connections.page(Filter(), viewer=viewer)
+        assert page.total == 2
+        hidden = {f'{end}_{key}' for end in ('client', 'server') for key in ('program', 'pid', 'cgroup')}
+        assert {row[key] for row in page.connections for key in hidden} == {'', 0}
+        assert all(row['client_address'] == '127.0.0.1' for row in page.connections)
         for wanted in (Filter(program='psql'), Filter(pid=100)):
             with pytest.raises(NotPermitted, match=r'org\.sockaccel1\.inspect'):
                 await connections.page(wanted, viewer=viewer)

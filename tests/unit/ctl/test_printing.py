@@ -42,15 +42,36 @@ def test_status_names_the_most_frequent_reasons(capsys: pytest.CaptureFixture[st
     assert 'Messages that went by TCP' not in said
 
 
-def test_connections_and_their_sentences(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [row(server_reason='order')]
-    printing.connections(rows, 1, 'unused')
-    printing.sentences(rows, COUNTERS)
-    head, line, sentence = capsys.readouterr().out.splitlines()
+def test_connections() -> None:
+    head, line = printing.ConnectionTable().lines([row(server_reason='order')])
     assert head.split() == ['CLIENT', 'SERVER', 'PATH', 'WHY', 'TO', 'SERVER', 'TO', 'CLIENT', 'AGE']
     assert line.startswith('[::1]:40000 client  [::1]:5432 server  mixed  order to client')
     assert line.endswith('1m')
-    assert sentence == 'order: in order'
+
+
+def test_rows_that_come_later_stand_below_the_others() -> None:
+    table = printing.ConnectionTable()
+    first = list(table.lines([row()]))
+    assert list(table.lines([])) == []
+    (later,) = table.lines([row(client_port=1)])
+    assert later.index('[::1]:5432') == first[0].index('SERVER')
+
+
+@pytest.mark.parametrize('columns', [40, 80, 100])
+def test_what_survives_of_a_connection(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, 'width', lambda: columns)
+    long = row(
+        client_address='fd00:1111:2222:3333:4444:5555:6666:7777', client_reason='cgroup_filter',
+        server_reason='cgroup_filter', state='left', client_tcp_bytes=5 * 1024**3, server_tcp_bytes=7,
+    )  # fmt: skip
+    head, line = printing.ConnectionTable().lines([long])
+    if columns > 40:
+        assert len(line) <= columns
+        assert 'cgroup_filter' in line
+    assert ':40000 client' in line if columns == 100 else '0 client' in line
+    assert '5.0G' in line
+    assert '1.0K' in line
+    assert line.index('5.0G') == head.index('TO SERVER')
 
 
 def test_findings_say_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All connections, read from the daemon part by part; put together, chosen and sorted here."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sockaccel.core.ends import Layout, Pair, Pairs
+from sockaccel.core.listing import Busiest, Filter
+from sockaccel.core.rows import Row, row
+from sockaccel.ctl.client import Client, NotRunning
+
+# Of the socket's data that waits to be looked at.
+_BUFFERED = 1024 * 1024
+
+
+@dataclass
+class Listing:
+    """What the daemon has said so far of the listing. Implements sockaccel.core.rows.Names."""
+
+    layout: Layout
+    reasons: list[str]
+    time_ns: int
+    programs: bool
+    targets: dict[str, str] = field(default_factory=dict)
+    cgroups: dict[str, str] = field(default_factory=dict)
+    is_complete: bool = False
+
+    def target(self, slot: int) -> str:
+        return self.targets.get(str(slot), '')
+
+    def cgroup(self, number: int) -> str:
+        return self.cgroups.get(str(number), '')
+
+    def row(self, pair: Pair) -> Row:
+        """A connection as users read it."""
+        return row(pair, self, self.time_ns)
+
+
+async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, list[Pair]]]:
+    """The wanted connections as the daemon's walk goes, in no order.
+
+    Raises Refused, NotRunning, and NotPermitted where the filter asks what the user may not know.
+    """
+    fd = await client.call('StreamEnds', 'a{sv}', {})
+    reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd), limit=_BUFFERED)
+    try:
+        said = await _line(reader)
+        listing = Listing(Layout(said['fields']), said['reasons'], said['time_ns'], said['programs'])
+        wanted.permit(programs=listing.programs)
+        wants, pairs = wanted.chooser(listing), Pairs()
+        while 'total' not in (said := await _line(reader)):
+            listing.targets |= said['targets']
+            listing.cgroups |= said['cgroups']
+            part = await _exactly(reader, said['ends'] * listing.layout.size)
+            yield listing, list(filter(wants, pairs.add(listing.layout.ends(part))))
+        listing.is_complete = True
+        yield listing, list(filter(wants, pairs.rest()))
+    finally:
+        writer.close()
+
+
+async def busiest(client: Client, wanted: Filter, limit: int) -> tuple[list[Row], int]:
+    """Up to `limit` connections, the busiest first, and how many there are. Raises what `parts` raises."""
+    found, rows = Busiest(limit), list[Row]()
+    async for listing, pairs in parts(client, wanted):
+        found.add(pairs)
+        # Nothing comes after it.
+        if listing.is_complete:
+            rows = list(map(listing.row, found.pairs()))
+    return rows, found.total
+
+
+async def _line(reader: asyncio.StreamReader) -> dict[str, Any]:
+    line = await reader.readline()
+    if not line.endswith(b'\n'):
+        raise _ended()
+    said: dict[str, Any] = json.loads(line)
+    return said
+
+
+async def _exactly(reader: asyncio.StreamReader, size: int) -> bytes:
+    try:
+        return await reader.readexactly(size)
+    except asyncio.IncompleteReadError as exc:
+        raise _ended() from exc
+
+
+def _ended() -> NotRunning:
+    return NotRunning('the daemon ended the list of connections early', 'see why: journalctl -u sockaccel')

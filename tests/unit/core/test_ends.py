@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ends are read whatever else stands between their fields, and find each other."""
+
+import struct
+
+import pytest
+
+from sockaccel.core.ends import End, Layout, Pairs
+from sockaccel.errors import InvalidArgument
+from sockaccel.kernel.abi import EVENT
+from sockaccel.kernel.ends import Ends
+from tests.support.memory_kernel import SERVER_PORT, packed_ends
+
+LAYOUT = Ends(lambda: iter(())).layout
+
+
+def ends(count: int) -> list[End]:
+    return list(LAYOUT.ends(packed_ends(count)))
+
+
+def test_an_end_is_what_the_walk_has_written() -> None:
+    assert LAYOUT.size == EVENT.size
+    client, server = ends(1)
+    assert (client.netns, client.local_port, client.remote_port, client.active) == (1, 10000, SERVER_PORT, 1)
+    assert (server.local_port, server.remote_port, server.active) == (SERVER_PORT, 10000, 0)
+    assert (client.local, client.program) == (bytes(10) + b'\xff\xff\x7f\0\0\1', b'psql' + bytes(12))
+
+
+def test_fields_may_come_in_another_order_and_among_others() -> None:
+    fields = [(name, code) for name, code in LAYOUT.fields if name in End._fields]
+    other = Layout([('', '12s'), *reversed(fields), ('news', 'I')])
+    (client, _server) = ends(1)
+    packed = struct.pack(
+        '=12s' + ''.join(code for _name, code in reversed(fields)) + 'I',
+        b'', *(getattr(client, name) for name, _code in reversed(fields)), 7,
+    )  # fmt: skip
+    assert list(other.ends(packed)) == [client]
+
+
+def test_a_field_that_is_missing_is_named() -> None:
+    with pytest.raises(InvalidArgument, match='without the field "cookie"'):
+        Layout([(name, code) for name, code in LAYOUT.fields if name != 'cookie'])
+
+
+def test_a_column() -> None:
+    data = packed_ends(3)
+    for name in ('netns', 'cgroup', 'slot', 'pid', 'cookie'):
+        assert LAYOUT.column(data, name) == [getattr(end, name) for end in ends(3)], name
+    assert LAYOUT.column(b'', 'slot') == []
+
+
+def test_what_others_see_of_ends() -> None:
+    data = packed_ends(50001)
+    size = 2 * LAYOUT.size
+    # The last connection is in a network namespace of its own.
+    some = data[:size] + data[-size:]
+    for netns, kept in ((1, data[:size]), (2, data[-size:])):
+        seen = list(LAYOUT.ends(LAYOUT.restricted(some, netns)))
+        assert seen == [end._replace(cgroup=0, pid=0, program=bytes(16)) for end in LAYOUT.ends(kept)]
+    assert LAYOUT.restricted(some, 3) == b''
+
+
+def test_ends_meet_in_whatever_order_they_come() -> None:
+    found = ends(3)
+    pairs = Pairs()
+    assert list(pairs.add([found[0], found[3], found[4], found[0]])) == []
+    assert list(pairs.add([found[2], found[1], found[1]])) == [(found[2], found[3]), (found[0], found[1])]
+    assert list(pairs.rest()) == [(found[4], None)]
+    assert list(pairs.rest()) == []
+
+
+def test_of_a_missed_connection_both_ends_may_count_as_the_active_one() -> None:
+    client, server = ends(1)
+    for active in (0, 1):
+        one, other = client._replace(active=active), server._replace(active=active)
+        assert list(Pairs().add([one, other])) == list(Pairs().add([other, one])) == [(other, one)]
