@@ -16,6 +16,10 @@ DOCDIR = $(DATADIR)/doc/sockaccel
 DBUSDIR = $(DATADIR)/dbus-1
 BASHDIR = $(DATADIR)/bash-completion/completions
 ZSHDIR = $(DATADIR)/zsh/site-functions
+# Where Cockpit looks for pages, and software centres for what extends it. COCKPIT=no leaves the page out.
+COCKPITDIR = $(DATADIR)/cockpit/sockaccel
+METAINFODIR = $(DATADIR)/metainfo
+COCKPIT = yes
 PYTHON = /usr/bin/python3
 # The first directory below PREFIX in which the interpreter looks for modules.
 PYTHONDIR = $(shell $(PYTHON) -c 'import site, sysconfig; \
@@ -26,8 +30,8 @@ UNITDIR = $(or $(if $(filter /usr,$(PREFIX)),$(shell pkg-config --variable=syste
 # Whether "systemctl reload" can wait for the end of a reload: systemd 253 and newer.
 NOTIFY_RELOAD = $(shell pkg-config --atleast-version=253 systemd 2>/dev/null && echo yes || echo no)
 
-.PHONY: help demo check test test-apps test-system test-kernels soak bench compatibility lint format deb clean \
-    completions install uninstall
+.PHONY: help demo check test test-apps test-cockpit test-system test-kernels soak bench compatibility lint format deb \
+    clean completions install install-cockpit uninstall
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
@@ -36,6 +40,7 @@ help:
 	@echo 'sudo make test-system         the package under systemd, in containers of Debian 12 and 13'
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
+	@echo 'sudo make test-cockpit        the page for Cockpit in a browser, on Debian 12 and 13'
 	@echo 'sudo make soak                an hour of compared streams and floods while targets and daemons come and go'
 	@echo 'sudo make bench               docs/benchmarks, measured on this machine; a quarter of an hour'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
@@ -43,7 +48,8 @@ help:
 	@echo '     make format              rewrite the sources in the project style'
 	@echo '     make completions         the shell completions, from the argument parser of sockaccelctl'
 	@echo '     make deb                 the Debian package, in build/'
-	@echo 'sudo make install             without a package: DESTDIR=, PREFIX=, NOTIFY_RELOAD=yes|no; make uninstall'
+	@echo 'sudo make install             without a package: DESTDIR=, PREFIX=, NOTIFY_RELOAD=yes|no, COCKPIT=yes|no;'
+	@echo '                              make uninstall'
 
 demo:
 	@tools/setup demo
@@ -69,6 +75,11 @@ test-kernels:
 	@tools/setup kernels
 	.venv/bin/python -m pytest tests/kernels $(ARGS)
 	$(if $(ARGS),,.venv/bin/python -m tests.kernels.table build/kernels docs/compatibility.md)
+
+# Pictures of the page are left in build/cockpit.
+test-cockpit:
+	@tools/setup cockpit
+	.venv/bin/python -m pytest tests/cockpit $(ARGS)
 
 test-apps:
 	@tools/setup apps
@@ -131,6 +142,8 @@ INSTALLED = \
     NEWS:$(DOCDIR)/NEWS \
     SECURITY.md:$(DOCDIR)/SECURITY.md \
     $(foreach page,$(wildcard packaging/man/*),$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+PAGE = $(wildcard cockpit/*.js cockpit/*.html cockpit/*.css cockpit/manifest.json)
+METAINFO = org.sockaccel1.cockpit.metainfo.xml
 CONFIGURATION = $(SYSCONFDIR)/sockaccel/sockaccel.conf
 # The line by which a program finds the modules where the interpreter does not look for them.
 FIND_MODULES = $(shell $(PYTHON) -I -c 'import sys; \
@@ -144,7 +157,7 @@ program = install -d '$(DESTDIR)$(dir $(1))' && \
 
 # Needs nothing but Python, and no network: a distribution's package is made of this. Run as root without DESTDIR it
 # still leaves to you: systemd-sysusers, systemctl daemon-reload, journalctl --update-catalog.
-install:
+install: $(if $(filter yes,$(COCKPIT)),install-cockpit)
 	find sockaccel -name '*.py' -exec install -D -m 644 '{}' '$(DESTDIR)$(PYTHONDIR)/{}' ';'
 	find bpf -name '*.[ch]' -exec install -D -m 644 '{}' '$(DESTDIR)$(DATADIR)/sockaccel/{}' ';'
 	set -e; for pair in $(INSTALLED); do install -D -m 644 "$${pair%%:*}" "$(DESTDIR)$${pair#*:}"; done
@@ -158,8 +171,15 @@ install:
 	test -e '$(DESTDIR)$(CONFIGURATION)' || install -D -m 644 packaging/sockaccel.conf '$(DESTDIR)$(CONFIGURATION)'
 	$(if $(DESTDIR),,$(PYTHON) -m compileall -q '$(PYTHONDIR)/sockaccel')
 
+# A package of its own: it depends on cockpit-bridge.
+install-cockpit:
+	install -d '$(DESTDIR)$(COCKPITDIR)'
+	install -m 644 $(PAGE) '$(DESTDIR)$(COCKPITDIR)'
+	install -D -m 644 cockpit/$(METAINFO) '$(DESTDIR)$(METAINFODIR)/$(METAINFO)'
+
 # Leaves the configuration, the remembered targets and the system user.
 uninstall:
-	rm -rf '$(DESTDIR)$(PYTHONDIR)/sockaccel' '$(DESTDIR)$(DATADIR)/sockaccel'
+	rm -rf '$(DESTDIR)$(PYTHONDIR)/sockaccel' '$(DESTDIR)$(DATADIR)/sockaccel' '$(DESTDIR)$(COCKPITDIR)'
+	rm -f '$(DESTDIR)$(METAINFODIR)/$(METAINFO)'
 	set -e; for pair in $(INSTALLED); do rm -f "$(DESTDIR)$${pair#*:}"; done
 	rm -f '$(DESTDIR)$(SBINDIR)/sockaccel' '$(DESTDIR)$(BINDIR)/sockaccelctl' '$(DESTDIR)$(UNITDIR)/sockaccel.service'

@@ -15,7 +15,7 @@ from tests.support.harness import ROOT
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp('package')
     subprocess.run(['packaging/build-deb', '--output', directory], cwd=ROOT, check=True, capture_output=True)
-    return next(directory.glob('*.deb'))
+    return next(directory.glob('sockaccel_*.deb'))
 
 
 @pytest.fixture(scope='session')

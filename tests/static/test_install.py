@@ -32,6 +32,7 @@ FILES = {
     '/usr/share/man/man5/org.sockaccel1.5',
     '/usr/share/man/man5/sockaccel.conf.5',
     '/usr/share/man/man8/sockaccel.8',
+    '/usr/share/metainfo/org.sockaccel1.cockpit.metainfo.xml',
     '/usr/share/polkit-1/actions/org.sockaccel1.policy',
     '/usr/share/zsh/site-functions/_sockaccelctl',
 }
@@ -61,9 +62,15 @@ def test_every_file_is_installed_and_no_other(tmp_path: Path) -> None:
     make('install', tmp_path)
     modules = {f'{PYTHONDIR}/{path.relative_to(ROOT)}' for path in (ROOT / 'sockaccel').rglob('*.py')}
     sources = {f'/usr/share/sockaccel/{path.relative_to(ROOT)}' for path in (ROOT / 'bpf').rglob('*.[ch]')}
+    page = {
+        f'/usr/share/cockpit/sockaccel/{path.name}'
+        for pattern in ('*.js', '*.html', '*.css', 'manifest.json')
+        for path in (ROOT / 'cockpit').glob(pattern)
+    }
     assert len(modules) > 30
     assert len(sources) > 10
-    assert found(tmp_path) == FILES | modules | sources
+    assert len(page) > 10
+    assert found(tmp_path) == FILES | modules | sources | page
     programs = {path for path in found(tmp_path) if Path(f'{tmp_path}{path}').stat().st_mode & 0o111}
     assert programs == {'/usr/bin/sockaccelctl', '/usr/sbin/sockaccel'}
 

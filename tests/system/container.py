@@ -77,7 +77,7 @@ class Container:
                 self.__exit__()
                 raise
         (nspawn,) = _children(self._process.pid)
-        (self._leader,) = _children(nspawn)
+        (self.leader,) = _children(nspawn)
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -108,7 +108,7 @@ class Container:
         """
         result = subprocess.run(
             [
-                'nsenter', f'--target={self._leader}', '--all', '--', 'systemd-run', '--quiet', '--pipe', '--wait',
+                'nsenter', f'--target={self.leader}', '--all', '--', 'systemd-run', '--quiet', '--pipe', '--wait',
                 '--collect', '--setenv=DEBIAN_FRONTEND=noninteractive', f'--setenv=CI={os.environ.get("CI", "")}',
                 '--', *command,
             ],

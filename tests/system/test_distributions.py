@@ -30,13 +30,15 @@ def test_lintian_is_silent(release: Release, machine: Container) -> None:
 
 
 def test_package_has_what_make_install_installs(packages: Path, machine: Container) -> None:
-    package = next(packages.glob('*.deb')).name
     command = 'make --silent --directory /src install DESTDIR=/root/installed'
     machine.run('sh', '-c', f'{command} ZSHDIR=/usr/share/zsh/vendor-completions')
     installed = machine.run('sh', '-c', 'cd /root/installed && find . -type f').stdout.splitlines()
-    listed = machine.run('sh', '-c', f'dpkg-deb --fsys-tarfile /out/{package} | tar --list').stdout.splitlines()
-    packaged = {path.removesuffix('.gz') for path in listed if not path.endswith('/')}
-    of_debian = {f'./usr/share/doc/sockaccel/{name}' for name in ('changelog', 'copyright')}
+    packaged, of_debian = set(), set()
+    for package in ('sockaccel', 'sockaccel-cockpit'):
+        name = next(packages.glob(f'{package}_*.deb')).name
+        listed = machine.run('sh', '-c', f'dpkg-deb --fsys-tarfile /out/{name} | tar --list').stdout.splitlines()
+        packaged |= {path.removesuffix('.gz') for path in listed if not path.endswith('/')}
+        of_debian |= {f'./usr/share/doc/{package}/{name}' for name in ('changelog', 'copyright')}
     assert packaged == {*installed, *of_debian}
 
 
@@ -56,7 +58,7 @@ def test_autopkgtest(machine: Container) -> None:
 
 
 def test_package_comes_and_goes(packages: Path, machine: Container) -> None:
-    package = next(packages.glob('*.deb')).name
+    package = next(packages.glob('sockaccel_*.deb')).name
     machine.run('apt-get', 'install', '--yes', f'/out/{package}')
     machine.run('cp', '--recursive', '/src', '/run/src')
     tested = machine.run(
