@@ -129,9 +129,13 @@ deb:
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 
+# Where the daemon looks for the list of programs, whatever PREFIX is.
+LISTDIR = /usr/lib/sockaccel
+
 # Each is SOURCE:DESTINATION. The Python modules, the BPF sources, the unit and the two programs are not among them.
 INSTALLED = \
     packaging/catalog/sockaccel.catalog:$(PREFIX)/lib/systemd/catalog/sockaccel.catalog \
+    packaging/programs.conf:$(LISTDIR)/programs.conf \
     packaging/sysusers.d/sockaccel.conf:$(PREFIX)/lib/sysusers.d/sockaccel.conf \
     packaging/dbus/org.sockaccel1.conf:$(DBUSDIR)/system.d/org.sockaccel1.conf \
     packaging/dbus/org.sockaccel1.service:$(DBUSDIR)/system-services/org.sockaccel1.service \

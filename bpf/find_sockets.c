@@ -91,9 +91,9 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
 		return 0;
 	pid = READ_U32(task, OFFSET_task_tgid);
-	probe_read(comm, sizeof(comm), (void *)((u64)task + OFFSET_task_comm));
+	read_name((u64)task, comm);
 	if (sock_state(sock) == TCP_LISTEN)
-		remember_listener(sock, pid, comm, protocol == IPPROTO_MPTCP);
+		remember_listener(sock, (u64)task, protocol == IPPROTO_MPTCP);
 	else if (sock_state(sock) == TCP_ESTABLISHED && protocol == IPPROTO_TCP)
 		note_missed(sk, pid, comm);
 	return 0;

@@ -17,15 +17,22 @@ struct answer {
 	u32 pad;
 };
 
-/* The program in whose context the kernel calls this one, where the kernel lets us ask. */
+/* What a listener says of those who will answer: an MPTCP socket; a program that acceleration would hurt. */
+struct answering {
+	u32 mptcp;
+	u32 hurt;
+};
+
+/*
+ * The program in whose context the kernel calls this one. Read from the task: bpf_get_current_comm() and
+ * bpf_get_current_pid_tgid() are for sock_ops programs since 6.18 and 6.10 only. comm: 16 bytes, all zero.
+ */
 static inline void note_program(u32 *pid, char *comm)
 {
-#ifdef SOCK_OPS_KNOWS_PID
-	*pid = bpf_get_current_pid_tgid() >> 32;
-#endif
-#ifdef SOCK_OPS_KNOWS_COMM
-	bpf_get_current_comm(comm, 16);
-#endif
+	u64 task = bpf_get_current_task();
+
+	*pid = READ_U32(task, OFFSET_task_tgid);
+	read_name(task, comm);
 }
 
 /* The flags are shared by all programs. Accepted sockets inherit them, and are called for a little more often. */
@@ -36,11 +43,7 @@ static inline void watch_state(struct bpf_sock_ops *ops)
 
 static inline void on_listen(struct bpf_sock_ops *ops, u64 sock)
 {
-	char comm[16] = {};
-	u32 pid = 0;
-
-	note_program(&pid, comm);
-	if (remember_listener(sock, pid, comm, sock_is_mptcp(sock)))
+	if (remember_listener(sock, bpf_get_current_task(), sock_is_mptcp(sock)))
 		watch_state(ops);
 }
 
@@ -77,20 +80,20 @@ static inline u32 reason_against(u64 sock)
 	return NO_REASON;
 }
 
-static inline u32 reason_against_connecting(const struct new_end *new_end, u32 to_mptcp)
+static inline u32 reason_against_connecting(const struct new_end *new_end, const struct answering *answering)
 {
 	u32 reason = reason_against(new_end->sock);
 	const struct flow *flow = &new_end->own_flow;
 
 	if (reason)
 		return reason;
-	if (to_mptcp)
+	if (answering->mptcp)
 		return MPTCP;
 	if (is_excluded(new_end->slot, flow, READ_U32(new_end->sock, OFFSET_sock_uid)))
 		return EXCLUDED;
 	if (flow->local_port == flow->remote_port && same_address(flow->local, flow->remote))
 		return SELF_CONNECT;
-	return NO_REASON;
+	return answering->hurt || current_is_hurt() ? KNOWN_PROGRAM : NO_REASON;
 }
 
 static inline u32 reason_against_accepting(const struct new_end *new_end, struct peer_entry *connecting,
@@ -170,14 +173,15 @@ static inline struct peer_entry *entry_of_connecting(struct new_end *new_end, u6
  * Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for
  * its.
  */
-static inline void ask_listener(struct new_end *new_end, u32 *to_mptcp)
+static inline void ask_listener(struct new_end *new_end, struct answering *answering)
 {
 	struct listener_key key = {};
 	struct listener listener = {};
 
 	if (!listener_for(new_end->active ? &new_end->own_flow : &new_end->peer_flow, &key, &listener))
 		return;
-	*to_mptcp = listener.mptcp;
+	answering->mptcp = listener.mptcp;
+	answering->hurt = is_hurt(&listener.executable, listener.comm);
 	new_end->pid = listener.pid;
 	__builtin_memcpy(new_end->comm, listener.comm, sizeof(new_end->comm));
 	if (!new_end->slot && (new_end->active || is_child(new_end->sock, &listener))) {
@@ -241,7 +245,8 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 {
 	struct new_end new_end = {.sock = sock, .active = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB};
 	struct peer_entry *connecting = NULL;
-	u32 counted = NO_REASON, reason = NO_REASON, to_mptcp = 0;
+	u32 counted = NO_REASON, reason = NO_REASON;
+	struct answering answering = {};
 	struct end *end;
 
 	read_flow(sock, &new_end.own_flow);
@@ -263,11 +268,11 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 			counted = CLIENT_UNSEEN;
 		}
 	}
-	if (!counted) {
-		ask_listener(&new_end, &to_mptcp);
-		if (connecting)
-			counted = reason_against_accepting(&new_end, connecting, answer->cookie);
-	}
+	/* One that is only kept to be listed is asked for its name. */
+	if (!counted || new_end.slot)
+		ask_listener(&new_end, &answering);
+	if (connecting && !counted)
+		counted = reason_against_accepting(&new_end, connecting, answer->cookie);
 	if (connecting && !counted) {
 		new_end.slot = connecting->slot;
 		new_end.generation = connecting->generation;
@@ -275,7 +280,7 @@ static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *
 		return NULL;
 	}
 	if (!counted)
-		reason = new_end.active ? reason_against_connecting(&new_end, to_mptcp) : reason_against(sock);
+		reason = new_end.active ? reason_against_connecting(&new_end, &answering) : reason_against(sock);
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
 	if (!end) {
 		if (!reason)

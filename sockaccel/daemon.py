@@ -14,21 +14,25 @@ import structlog
 
 from sockaccel import __version__
 from sockaccel.bus.service import Service
-from sockaccel.core import capabilities, config, messages, words
+from sockaccel.core import capabilities, config, messages, program_list, words
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections, Sight
+from sockaccel.core.program_list import Listed
+from sockaccel.core.programs import Programs
 from sockaccel.core.store import Store
 from sockaccel.core.story import Story
 from sockaccel.errors import InvalidConfiguration, SockaccelError, SystemRefused, UnsupportedKernel
-from sockaccel.kernel import abi, adoption, probe, programs, watchers
+from sockaccel.kernel import abi, adoption, executables, probe, programs, watchers
 from sockaccel.kernel.ends import Ends, own_netns
+from sockaccel.kernel.known import KnownPrograms
 from sockaccel.kernel.live import Kernel
 from sockaccel.kernel.pins import Pins
 from sockaccel.systemd import journal
 from sockaccel.systemd.cgroups import Cgroups
 from sockaccel.systemd.notify import Notifier
+from sockaccel.systemd.programfile import ProgramFile
 from sockaccel.systemd.statefiles import StateFiles
 from sockaccel.systemd.units import SystemdUnits
 
@@ -46,6 +50,7 @@ class BusLost(SockaccelError):
 
 # Reads the files anew: at the start, and for each reload.
 ReadSettings = Callable[[], config.Config]
+ReadPrograms = Callable[[], list[Listed]]
 
 
 class Daemon:
@@ -54,11 +59,19 @@ class Daemon:
     Each step may raise SockaccelError or OSError. What is to be undone at the end is on `stack`.
     """
 
-    def __init__(self, read_settings: ReadSettings, notifier: Notifier, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self,
+        read_settings: ReadSettings,
+        read_programs: ReadPrograms,
+        notifier: Notifier,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
         self._read_settings = read_settings
+        self._read_programs = read_programs
         self._notifier = notifier
         self._stack = stack
         self._settings = read_settings()
+        self._listed = read_programs()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         journal.configure(self._settings.log_level)
@@ -96,7 +109,9 @@ class Daemon:
         """Find the cgroup tree, what an earlier daemon remembered, and where it kept its kernel objects."""
         self._cgroups = Cgroups(self._units, self._settings.cgroup_root)
         self._stack.callback(self._cgroups.close)
-        self._memory = StateFiles(_directory('STATE', '/var/lib'), _directory('RUNTIME', '/run'))
+        lasting = _directory('STATE', '/var/lib')
+        self._memory = StateFiles(lasting, _directory('RUNTIME', '/run'))
+        self._program_file = ProgramFile(lasting)
         self._stack.callback(self._memory.close)
         self._memory.lock()
         self._store: Store = self._notifier.store or Pins()
@@ -111,21 +126,24 @@ class Daemon:
         if not self._notifier.store:
             self._stack.callback(self._kernel.release)
         self._findings = [*probe.probe(objects.fds), *watchers.findings(objects.fds)]
+        self._known = KnownPrograms(objects.fds)
         # To make maps and programs was all that needs any: links, walks and updates need file descriptors alone.
         # asyncio of Python 3.11 has waited for the loader in a thread, which ends by itself.
         if others := capabilities.drop():
             log.warning(f'{others} threads that sockaccel did not start keep their capabilities, ignoring')
 
     def _make_engine(self) -> None:
+        self._programs = Programs(self._known, self._program_file, executables.find, self._findings)
+        self._programs.start(self._listed)
         self._engine = Engine(
             self._kernel, self._cgroups, self._memory, self._loop, self._counters, self._findings,
-            self._memory.read(), self._settings.policies,
+            self._memory.read(), self._settings.policies, self._programs,
         )  # fmt: skip
         self._story = Story(self._engine.reason, lambda: self._engine.stats()['events_suppressed'])
 
     async def _export(self) -> None:
         self._configuration = Configuration(
-            self._read_settings, self._settings, self._engine, self._kernel, self._notifier
+            self._read_settings, self._read_programs, self._settings, self._engine, self._kernel, self._notifier
         )
         sight = Sight(
             Ends(self._kernel.list_ends),
@@ -183,13 +201,13 @@ class Daemon:
             _report_stopped(held)
 
 
-async def run(read_settings: ReadSettings, notifier: Notifier) -> None:
+async def run(read_settings: ReadSettings, read_programs: ReadPrograms, notifier: Notifier) -> None:
     """Run until SIGTERM or SIGINT. Raises SockaccelError.
 
     At the end nothing stays attached, unless another daemon is about to take over.
     """
     async with contextlib.AsyncExitStack() as stack:
-        daemon = Daemon(read_settings, notifier, stack)
+        daemon = Daemon(read_settings, read_programs, notifier, stack)
         await daemon.start()
         await daemon.wait()
 
@@ -198,9 +216,16 @@ class Configuration:
     """The settings that are in force, and their reload."""
 
     def __init__(
-        self, read: ReadSettings, settings: config.Config, engine: Engine, kernel: Kernel, notifier: Notifier
+        self,
+        read: ReadSettings,
+        read_programs: ReadPrograms,
+        settings: config.Config,
+        engine: Engine,
+        kernel: Kernel,
+        notifier: Notifier,
     ) -> None:
         self._read = read
+        self._read_programs = read_programs
         self._started_with = self.in_force = settings
         self._engine = engine
         self._kernel = kernel
@@ -214,7 +239,7 @@ class Configuration:
         """
         self._notifier.reloading()
         try:
-            await self._apply(self._read())
+            await self._apply(self._read(), self._read_programs())
         finally:
             self._notifier.reloaded(status(self._engine))
         log.info(
@@ -241,7 +266,8 @@ class Configuration:
                 message_id=messages.CONFIGURATION_REJECTED,
             )
 
-    async def _apply(self, settings: config.Config) -> None:
+    async def _apply(self, settings: config.Config, listed: list[Listed]) -> None:
+        self._engine.programs.use(listed)
         await self._engine.reload(settings.policies)
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
@@ -303,6 +329,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--version', action='version', version=f'sockaccel {__version__}')
     parser.add_argument('--check', action='store_true', help='probe this kernel, say what was found, and end')
     parser.add_argument('--config', type=Path, metavar='FILE', help='read this file instead of the installed ones')
+    sentence = 'read this list of programs instead of the installed ones'
+    parser.add_argument('--programs', type=Path, metavar='FILE', help=sentence)
     options = parser.parse_args(arguments)
 
     notifier = Notifier()
@@ -311,12 +339,15 @@ def main(arguments: list[str] | None = None) -> int:
     def read_settings() -> config.Config:
         return config.load([options.config] if options.config else config.files())
 
+    def read_programs() -> list[Listed]:
+        return program_list.load([options.programs] if options.programs else program_list.files())
+
     try:
         if options.check:
             for finding in asyncio.run(check(read_settings())):
                 print(f'{finding.severity:5} {finding.name}: {finding.sentence}', flush=True)
             return 0
-        asyncio.run(run(read_settings, notifier))
+        asyncio.run(run(read_settings, read_programs, notifier))
     except InvalidConfiguration as exc:
         return _fail(exc, notifier, EX_CONFIG)
     except UnsupportedKernel as exc:

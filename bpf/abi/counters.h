@@ -49,6 +49,7 @@
 	X(RATE_END, CONNECTION, "an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")                                  \
 	X(SPLICE_END, CONNECTION, "an end reads by splice()")                                                     \
 	X(SPLICE_UNREAD, CONNECTION, "broken: an end called splice() while it held redirected bytes unread")      \
+	X(KNOWN_PROGRAM, CONNECTION, "its program is known to lose bytes or to stall (sockaccelctl programs)")    \
 	X(LONELY, CONNECTION, "the other end is no candidate, or is gone")                                        \
 	X(PAUSED, CONNECTION, "paused: TCP carried nearly all its messages")                                      \
 	X(DRAINED, CONNECTION, "its target was disabled")                                                         \

@@ -18,4 +18,10 @@
 /* Cgroups of targets. */
 #define MAX_CGROUPS 1024
 
+/* Executables that are known, because a watcher has seen them or because programs.conf names their paths. */
+#define MAX_PROGRAMS 1024
+
+/* Names of programs in programs.conf. */
+#define MAX_PROGRAM_NAMES 256
+
 #endif

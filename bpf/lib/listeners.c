@@ -64,17 +64,22 @@ static inline void read_listener_key(u64 sock, struct listener_key *key)
 	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, key->address);
 }
 
-/* Returns 1 if a target has the listener, so that forget_listener() should be called when it is closed. */
-static inline int remember_listener(u64 sock, u32 pid, const char *comm, u32 mptcp)
+/*
+ * task: that has it. Returns 1 if a target has the listener, so that forget_listener() should be called when it is
+ * closed.
+ */
+static inline int remember_listener(u64 sock, u64 task, u32 mptcp)
 {
 	int zero = 0;
 	struct settings *settings = sa_settings.lookup(&zero);
-	struct listener listener = {.sock = sock, .pid = pid, .mptcp = mptcp};
+	struct listener listener = {.sock = sock, .mptcp = mptcp};
 	struct listener_key key = {};
 	u32 slot;
 
 	read_listener_key(sock, &key);
-	__builtin_memcpy(listener.comm, comm, sizeof(listener.comm));
+	listener.pid = READ_U32(task, OFFSET_task_tgid);
+	read_name(task, listener.comm);
+	read_executable(file_of_task(task), &listener.executable);
 	if (settings)
 		listener.search = settings->search;
 	slot = slot_of_listener(&listener, &key);

@@ -38,6 +38,11 @@ BPF_F_TABLE("hash", struct listener_key, struct listener, sa_own_listeners, MAX_
 /* The slot of the target that a listener serves. Somebody else opened it, as systemd does for its services. */
 BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);
 
+/* What is known of programs, by their executables: watchers and the daemon write it. */
+BPF_F_TABLE("hash", struct executable, struct program, sa_programs, MAX_PROGRAMS, BPF_F_NO_PREALLOC);
+/* Those of the list (programs.conf) that apply on this kernel: enum knowledge_flag, by the name of the process. */
+BPF_HASH(sa_names, struct program_name, u32, MAX_PROGRAM_NAMES);
+
 /* The slot of the target that has a cgroup, by the cgroup's id. Slot 0 belongs to no target. */
 BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);

@@ -9,6 +9,7 @@
 #include "abi/kept.h"
 #include "abi/limits.h"
 #include "abi/listener.h"
+#include "abi/program.h"
 #include "abi/rules.h"
 #include "abi/settings.h"
 #include "abi/sizes.h"

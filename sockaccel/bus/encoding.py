@@ -10,6 +10,8 @@ from sockaccel.core.advice import ADVICE
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.keys import POLICY_KEYS, text_of
+from sockaccel.core.knowledge import WHY
+from sockaccel.core.programs import Row as Program
 from sockaccel.core.target import TargetStatus, quote
 from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidArgument
@@ -55,6 +57,20 @@ def counter(counted: Counter) -> Row:
         kind=('s', counted.kind),
         sentence=('s', counted.sentence),
         advice=('s', ADVICE.get(counted.name, '')),
+    )
+
+
+def program(known: Program) -> Row:
+    knows = [each for each in words.KNOWLEDGE if each in known.knowledge]
+    listed, seen = words.PROGRAM_SOURCES
+    return _row(
+        name=('s', known.name),
+        knows=('as', [words.KNOWLEDGE[each] for each in knows]),
+        why=('s', '; '.join(WHY[each] for each in knows)),
+        source=('s', listed if known.where else seen),
+        where=('s', known.where),
+        since=('t', known.since),
+        in_force=('b', known.in_force),
     )
 
 

@@ -21,6 +21,7 @@ from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.listing import Connections, Filter, Viewer
 from sockaccel.core.policies import Settings
+from sockaccel.core.programs import Row as Program
 from sockaccel.core.target import Target, TargetStatus
 from sockaccel.dbus.connection import Connection
 from sockaccel.dbus.interface import Interface, Signal, method, prop
@@ -32,6 +33,13 @@ Options = Mapping[str, Variant]
 Counts = dict[str, int]
 
 
+class Programs(Protocol):
+    """What the manager asks of sockaccel.core.programs.Programs."""
+
+    def rows(self, *, seen: bool = True) -> list[Program]: ...
+    async def forget(self, name: str, by: str = '') -> None: ...
+
+
 class Core(Protocol):
     """What the manager asks of the core (sockaccel.core.engine.Engine)."""
 
@@ -39,6 +47,8 @@ class Core(Protocol):
     def counters(self) -> list[Counter]: ...
     @property
     def findings(self) -> list[Finding]: ...
+    @property
+    def programs(self) -> Programs: ...
     async def enable(
         self, name: str, settings: Settings, *, runtime: bool = False, wait: bool = False, by: str = ''
     ) -> None: ...
@@ -153,6 +163,15 @@ class Manager(Interface):
     @method('', 'aa{sv} findings', action=None)
     def ListFindings(self) -> list[Row]:
         return [encoding.finding(finding) for finding in self._core.findings]
+
+    @method('', 'aa{sv} programs', action=None)
+    async def ListPrograms(self) -> list[Row]:
+        viewer = await self._viewer()
+        return [encoding.program(row) for row in self._core.programs.rows(seen=viewer.sees_programs)]
+
+    @method('s program', action=polkit.FORGET_PROGRAM)
+    async def ForgetProgram(self, program: str) -> None:
+        await self._core.programs.forget(program, by=await self._caller())
 
     @method('', 'aa{sv} settings', action=None)
     def ListConfiguration(self) -> list[Row]:

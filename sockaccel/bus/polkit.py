@@ -19,6 +19,7 @@ ENABLE = 'org.sockaccel1.enable'
 DISABLE = 'org.sockaccel1.disable'
 RESET_COUNTERS = 'org.sockaccel1.reset-counters'
 RELOAD = 'org.sockaccel1.reload'
+FORGET_PROGRAM = 'org.sockaccel1.forget-program'
 SET_LOG_LEVEL = 'org.sockaccel1.set-log-level'
 INSPECT = 'org.sockaccel1.inspect'
 

@@ -55,6 +55,7 @@ ADVICE = {
     'rate_end': _RATE,
     'splice_end': _NOTHING + 'programs that read by splice() are faster so.',
     'splice_unread': 'Restart the program. Leave it out from now on: disable its target or exclude its port.',
+    'known_program': 'See "sockaccelctl programs": take it out of programs.conf, or forget it, if it is wrong.',
     'lonely': _NOTHING + 'the reason of the other end is the one that counts.',
     'paused': _NOTHING + 'it comes back by itself when a redirect is worth it.',
     'drained': 'Enable the target again, if it should be accelerated.',

@@ -52,17 +52,20 @@ class Config:
         return rows
 
 
-def files(directories: tuple[str, ...] = DIRECTORIES) -> list[Path]:
-    """The files to read, in this order. An empty one, or a link to /dev/null, hides later ones of its name."""
+def files(directories: tuple[str, ...] = DIRECTORIES, name: str = _MAIN) -> list[Path]:
+    """The files to read, in this order. name: of the main file.
+
+    An empty one, or a link to /dev/null, hides later ones of its name.
+    """
     found = []
     for directory in directories:
-        main = Path(directory, _MAIN)
+        main = Path(directory, name)
         if main.exists():
             found.append(main)
             break
     drop_ins: dict[str, Path] = {}
     for directory in directories:
-        for path in Path(directory, _MAIN + '.d').glob('*.conf'):
+        for path in Path(directory, name + '.d').glob('*.conf'):
             drop_ins.setdefault(path.name, path)
     return found + [drop_ins[name] for name in sorted(drop_ins)]
 

@@ -11,6 +11,7 @@ from sockaccel.core.connection import Counter, Event, EventKind
 from sockaccel.core.desired import Desired
 from sockaccel.core.finding import Finding
 from sockaccel.core.policies import Policies, Settings
+from sockaccel.core.programs import Programs
 from sockaccel.core.protocols import Cgroups, Clock, Kernel, Memory, Urgency
 from sockaccel.core.slots import Enabled, Slots
 from sockaccel.core.stats import Statistics
@@ -38,8 +39,10 @@ class Engine:
         findings: list[Finding],
         desired: Desired,
         policies: Policies,
+        programs: Programs,
     ) -> None:
         self.counters = counters
+        self.programs = programs
         self.findings = findings
         self.on_event: Callable[[Event, str], None] = lambda _event, _target: None
         self.on_change: Callable[[], None] = lambda: None
@@ -50,7 +53,7 @@ class Engine:
         self._sweeper = Sweeper(kernel, self._slots, self._statistics, clock, self.receive, self._changed)
         self._transactions = Transactions(
             kernel, cgroups, memory, self._slots, self._sweeper, self._statistics, findings, desired, policies,
-            self._changed,
+            programs, self._changed,
         )  # fmt: skip
         self._lock = asyncio.Lock()
 

@@ -15,3 +15,7 @@ MAX_LISTENERS = 16384
 MAX_SERVED = 1024
 # Cgroups of targets.
 MAX_CGROUPS = 1024
+# Executables that are known, because a watcher has seen them or because programs.conf names their paths.
+MAX_PROGRAMS = 1024
+# Names of programs in programs.conf.
+MAX_PROGRAM_NAMES = 256

@@ -16,6 +16,7 @@ from sockaccel.core.finding import Finding
 from sockaccel.core.limits import MAX_TARGET_LEVELS
 from sockaccel.core.policies import Policies, Settings, changed
 from sockaccel.core.policy import Policy
+from sockaccel.core.programs import Programs
 from sockaccel.core.protocols import Cgroups, Kernel, Memory
 from sockaccel.core.slots import Enabled, Slots
 from sockaccel.core.stats import Statistics
@@ -53,6 +54,7 @@ class Transactions:
         findings: list[Finding],
         desired: Desired,
         policies: Policies,
+        programs: Programs,
         on_change: Callable[[], None],
     ) -> None:
         self._kernel = kernel
@@ -64,6 +66,7 @@ class Transactions:
         self._findings = findings
         self.desired = desired
         self.policies = policies
+        self._programs = programs
         self._on_change = on_change
         self.refused: dict[str, str] = {}
 
@@ -259,14 +262,15 @@ class Transactions:
         if not left:
             return
         sentences = '. And '.join(finding.sentence for finding in left)
+        known = self._programs.sentence(target.name)
         them = 'it' if len(left) == 1 else 'them'
         options = ' '.join(f'--accept {finding.name}' for finding in left)
         how = f'sockaccelctl enable {options} {shlex.quote(target.name)}'
         if section := self.policies.sections.get(target.name):
             how = f'AcceptKernelIssues={" ".join(finding.name for finding in left)} after {section.source}'
         raise KernelIssue(
-            f'{quote(target.name)} was not enabled: {sentences}. If none of its programs does that, accept '
-            f'{them}: {how}'
+            f'{quote(target.name)} was not enabled: {sentences}. {known}. If none of its programs does that, '
+            f'accept {them}: {how}'
         )
 
     def _put_in_force(self, enabled: Enabled, policy: Policy) -> None:

@@ -7,6 +7,7 @@ be added; none may be changed or taken away (tests/unit/core/test_words.py).
 
 from sockaccel import errors
 from sockaccel.core.connection import ConnectionState, EventKind
+from sockaccel.core.knowledge import Knowledge
 from sockaccel.core.target import State
 
 BUS_NAME = 'org.sockaccel1'
@@ -44,6 +45,15 @@ EVENT_KINDS = {
     EventKind.BROKEN: 'broken',
 }
 
+# What is known of a program.
+KNOWLEDGE = {
+    Knowledge.SPLICES: 'splices',
+    Knowledge.ASKS_FIONREAD: 'asks_fionread',
+    Knowledge.BLOCKS: 'blocks',
+}
+# From where: programs.conf, or a watcher.
+PROGRAM_SOURCES = ('listed', 'seen')
+
 # See `sockaccel.core.finding.Finding`.
 SEVERITIES = ('ok', 'note', 'issue')
 
@@ -58,7 +68,7 @@ COUNTERS = {
         'fast_open', 'foreign_sockmap', 'key_taken', 'map_full', 'unsupported', 'peer_mismatch', 'short',
         'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'filter_end',
         'cgroup_filter_end', 'ipsec_end', 'fwmark_end', 'device_end', 'hop_limit_end', 'ip_options_end',
-        'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'lonely', 'paused', 'drained',
+        'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'known_program', 'lonely', 'paused', 'drained',
     ),
     'message': (
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',

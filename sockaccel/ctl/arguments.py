@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     _trace(with_json('trace', commands.trace, 'follow what happens to connections'))
     _stats(with_json('stats', commands.stats, 'show the counters'))
     with_json('doctor', commands.doctor, 'show what this kernel does to accelerated sockets')
+    _programs(with_json('programs', commands.programs, 'list the programs that are known to be hurt, and why'))
     with_json('bench', bench, 'measure what acceleration brings on this machine; half a minute, as root')
     sentence = 'show the configuration in force, and where each value is from'
     with_json('config', commands.configuration, sentence)
@@ -162,6 +163,11 @@ def _setting(text: str) -> tuple[str, str]:
     if not separator:
         raise argparse.ArgumentTypeError(f'"{text}" is not KEY=VALUE')
     return key, value
+
+
+def _programs(command: argparse.ArgumentParser) -> None:
+    forget = 'forget what was seen of the executable at PATH'
+    command.add_argument('--forget', type=_text, metavar='PATH', help=forget)
 
 
 def _seconds(text: str) -> float:

@@ -152,6 +152,18 @@ async def doctor(client: Client, options: argparse.Namespace) -> int:
     return EX_REFUSED if any(row['severity'] == 'issue' for row in findings) else EX_OK
 
 
+async def programs(client: Client, options: argparse.Namespace) -> int:
+    if options.forget is not None:
+        await client.call('ForgetProgram', 's', options.forget)
+        return EX_OK
+    rows = await client.call('ListPrograms')
+    if options.json:
+        show.print_json(rows)
+    else:
+        printing.programs(rows)
+    return EX_OK
+
+
 async def configuration(client: Client, options: argparse.Namespace) -> int:
     printing.configuration(await client.call('ListConfiguration'), as_json=options.json)
     return EX_OK

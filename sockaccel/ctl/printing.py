@@ -2,6 +2,7 @@
 """What the commands of sockaccelctl print for people. Rows are those of org.sockaccel1(5)."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from sockaccel.ctl import show
@@ -79,6 +80,22 @@ def findings(rows: list[Row]) -> None:
         print(word + show.wrapped(f'       {row["name"]}: {row["sentence"]}', '       ')[5:])
         if row['severity'] == 'issue':
             print(f'       to enable a target in spite of it: sockaccelctl enable --accept {row["name"]} TARGET')
+
+
+def programs(rows: list[Row]) -> None:
+    if not rows:
+        print('No program is known: programs.conf names none, and none was seen.')
+        return
+    cells = [['PROGRAM', 'LEFT TO TCP', 'SINCE', 'WHY']]
+    for row in rows:
+        when = f'{datetime.fromtimestamp(row["since"]).astimezone():%Y-%m-%d %H:%M}' if row['since'] else 'listed'
+        cells.append([row['name'], 'yes' if row['in_force'] else 'no', when, row['why']])
+    styles = ['bold', *('' if row['in_force'] else 'dim' for row in rows)]
+    for line in show.table(cells, styles=styles):
+        print(line)
+    if not all(row['in_force'] for row in rows):
+        sentence = 'no: on this kernel sockaccel sees for itself what they do, or it does no harm.'
+        print(show.styled(sentence, 'dim'))
 
 
 def configuration(rows: list[Row], *, as_json: bool) -> None:

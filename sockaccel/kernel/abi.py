@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter
 
+# Names of directories on the way to an executable that are read, and bytes of each.
+PATH_PARTS = 16
+PATH_PART = 64
+# Their product.
+PATH_BYTES = 1024
 # Connections that one search for sockets can remember as counted in MISSED.
 MAX_MISSED = 16384
 # Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster.
@@ -44,6 +49,17 @@ class EventKind(IntEnum):
     SWEEP_WANTED = 5
     CONNECTION = 6
     BROKEN = 7
+
+
+class KnowledgeFlag(IntFlag):
+    """`enum knowledge_flag`.
+
+    What is known of a program.
+    """
+
+    SPLICES = 1
+    ASKS_FIONREAD = 2
+    BLOCKS = 4
 
 
 class RuleKind(IntEnum):
@@ -170,8 +186,50 @@ class KeptRecord(NamedTuple):
 KEPT = struct.Struct('=4Q')
 
 
+class ExecutableRecord(NamedTuple):
+    """`struct executable`, 16 bytes: `EXECUTABLE` packs it.
+
+    A program's file as the kernel knows it: inode number, and s_dev of its file system (20 bits are the minor).
+    """
+
+    inode: int
+    device: int
+    pad: int
+
+
+EXECUTABLE = struct.Struct('=Q2I')
+
+
+class ProgramRecord(NamedTuple):
+    """`struct program`, 1040 bytes: `PROGRAM` packs it.
+
+    What a watcher has seen a program do, or the daemon remembers. path: the names on the way to its file, the last
+    one first, PATH_PART bytes each; empty where the daemon wrote it. since_ns: CLOCK_MONOTONIC.
+    """
+
+    since_ns: int
+    knowledge: int
+    pid: int
+    path: bytes
+
+
+PROGRAM = struct.Struct('=Q2I1024s')
+
+
+class ProgramNameRecord(NamedTuple):
+    """`struct program_name`, 16 bytes: `PROGRAM_NAME` packs it.
+
+    The name of a process, as /proc/PID/comm has it.
+    """
+
+    name: bytes
+
+
+PROGRAM_NAME = struct.Struct('=16s')
+
+
 class ListenerRecord(NamedTuple):
-    """`struct listener`, 40 bytes: `LISTENER` packs it.
+    """`struct listener`, 56 bytes: `LISTENER` packs it.
 
     A listening socket. It may be gone: it is believed only while what is read from it still listens on the same
     port. search: the number of the search for sockets during or after which it was seen last.
@@ -183,9 +241,10 @@ class ListenerRecord(NamedTuple):
     search: int
     pad: int
     comm: bytes
+    executable: bytes
 
 
-LISTENER = struct.Struct('=Q4I16s')
+LISTENER = struct.Struct('=Q4I16s16s')
 
 
 class RuleRecord(NamedTuple):
@@ -302,6 +361,7 @@ COUNTERS = [
         ('rate_end', 'connection', 'an end set SO_MAX_PACING_RATE or TCP_TX_DELAY'),
         ('splice_end', 'connection', 'an end reads by splice()'),
         ('splice_unread', 'connection', 'broken: an end called splice() while it held redirected bytes unread'),
+        ('known_program', 'connection', 'its program is known to lose bytes or to stall (sockaccelctl programs)'),
         ('lonely', 'connection', 'the other end is no candidate, or is gone'),
         ('paused', 'connection', 'paused: TCP carried nearly all its messages'),
         ('drained', 'connection', 'its target was disabled'),

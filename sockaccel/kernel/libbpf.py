@@ -17,8 +17,6 @@ BPF_SK_MSG_VERDICT = 7
 BPF_TRACE_FENTRY = 24
 BPF_TRACE_FEXIT = 25
 BPF_TRACE_ITER = 28
-BPF_FUNC_GET_CURRENT_PID_TGID = 14
-BPF_FUNC_GET_CURRENT_COMM = 16
 BPF_ANY = 0
 # The kernel cuts names to this length (BPF_OBJ_NAME_LEN without the NUL).
 NAME_LENGTH = 15
@@ -123,25 +121,6 @@ def _check(result: int) -> int:
 def possible_cpus() -> int:
     """How many values a per-CPU map has for each key."""
     return _check(_libbpf.libbpf_num_possible_cpus())
-
-
-def has_helper(program_type: int, helper: int) -> bool:
-    """Load a program to see whether this kernel lets programs of a type call a helper.
-
-    The helper must take no argument, or a buffer and its size. libbpf 1.1's libbpf_probe_bpf_helper() says yes to
-    every helper since 6.10, where the kernel words its refusal in another way (check_helper_call() in
-    kernel/bpf/verifier.c).
-    """
-    # r1 = r10 - 16; r2 = 16; call helper; r0 = 0; exit
-    program = (
-        (0xBF, 0xA1, 0, 0), (0x07, 0x01, 0, -16), (0xB7, 0x02, 0, 16), (0x85, 0, 0, helper), (0xB7, 0, 0, 0),
-        (0x95, 0, 0, 0),
-    )  # fmt: skip
-    code = b''.join(_INSTRUCTION.pack(*instruction) for instruction in program)
-    fd = int(_libbpf.bpf_prog_load(program_type, b'sockaccel_try', b'GPL', code, len(program), None))
-    if fd >= 0:
-        os.close(fd)
-    return fd >= 0
 
 
 def load_tracing(name: bytes, code: bytes, attach_type: int, function: int) -> int:

@@ -25,12 +25,13 @@ ENOUGH_MEMORY = 'it takes 300 MB for a few seconds; limits are MemoryMax= of the
 # The sources with which every part begins.
 _SHARED = (
     sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
-    'lib/keeping.c', 'lib/listeners.c',
+    'lib/keeping.c', 'lib/programs.c', 'lib/listeners.c',
 )  # fmt: skip
 MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_probe_pair', 'sa_probe_mode',
+    'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_programs', 'sa_names',
+    'sa_probe_pair', 'sa_probe_mode',
 )  # fmt: skip
 
 
@@ -87,13 +88,7 @@ def map_defines(maximum_connections: int) -> dict[str, int]:
 
 def defines(maximum_connections: int) -> dict[str, int]:
     """Every -D option that the BPF sources expect. Raises UnsupportedKernel."""
-    values = offsets.defines() | map_defines(maximum_connections) | {'O_NONBLOCK': os.O_NONBLOCK}
-    # Since 6.10 and 6.18. Without them an end has its program's name only when it has sent a message.
-    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_PID_TGID):
-        values['SOCK_OPS_KNOWS_PID'] = 1
-    if libbpf.has_helper(libbpf.BPF_PROG_TYPE_SOCK_OPS, libbpf.BPF_FUNC_GET_CURRENT_COMM):
-        values['SOCK_OPS_KNOWS_COMM'] = 1
-    return values
+    return offsets.defines() | map_defines(maximum_connections) | {'O_NONBLOCK': os.O_NONBLOCK}
 
 
 def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | None) -> None:

@@ -72,6 +72,13 @@ FIELDS = {
     'in_device_cnf': ('in_device', 'cnf.data'),
     'task_comm': ('task_struct', 'comm'),
     'task_tgid': ('task_struct', 'tgid'),
+    'task_group_leader': ('task_struct', 'group_leader'),
+    'task_mm': ('task_struct', 'mm'),
+    'mm_exe_file': ('mm_struct', 'exe_file'),
+    'file_inode': ('file', 'f_inode'),
+    'inode_ino': ('inode', 'i_ino'),
+    'inode_sb': ('inode', 'i_sb'),
+    'super_block_dev': ('super_block', 's_dev'),
 }
 # Some kernels are built without these (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1, CONFIG_XFRM, CONFIG_IPV6,
 # CONFIG_CGROUP_BPF, CONFIG_TCP_MD5SIG), or are older (ao_info came with 6.7, psp_assoc with 6.18).

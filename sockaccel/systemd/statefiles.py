@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Remembers in files which targets are enabled, and which slots of the kernel's maps they have."""
 
-import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from sockaccel.errors import StateNotSaved
 log = structlog.stdlib.get_logger()
 
 _LASTING, _RUNTIME = 'targets.json', 'runtime.json'
-_VERSION = 2
+VERSION = 2
 # No file of ours is larger: there are 127 targets. A name has at most PATH_MAX characters, and a policy 64 ports,
 # addresses and users.
 _LARGEST = 4 << 20
+_HINTS = {
+    'targets': 'Ignoring them: enable them again with sockaccelctl',
+    'programs': 'Ignoring them: they are seen again',
+}
 
 
 class StateFiles:
@@ -55,10 +59,8 @@ class StateFiles:
     def read(self) -> Desired:
         """What was written last. A damaged file is renamed, and counts as empty."""
         desired = Desired()
-        with contextlib.suppress(FileNotFoundError):
-            self._read(self._lasting, lambda content: desired.lasting.update(_chosen(content['targets'])))
-        with contextlib.suppress(FileNotFoundError):
-            self._read(self._runtime, lambda content: _read_runtime(content, desired))
+        read(self._lasting, 'targets', lambda content: desired.lasting.update(_chosen(content['targets'])))
+        read(self._runtime, 'targets', lambda content: _read_runtime(content, desired))
         return desired
 
     def write(self, desired: Desired) -> None:
@@ -72,11 +74,11 @@ class StateFiles:
             ],
         }
         for path, content in ((self._lasting, lasting), (self._runtime, runtime)):
-            text = json.dumps({'version': _VERSION, **content}, indent=1) + '\n'
+            text = json.dumps({'version': VERSION, **content}, indent=1) + '\n'
             if self._written.get(path) == text:
                 continue
             try:
-                _replace(path, text, lasting=path is self._lasting)
+                replace(path, text, lasting=path is self._lasting)
             except OSError as exc:
                 raise StateNotSaved(
                     f'cannot remember the targets in "{path}" ({exc.strerror}): make room, or let the daemon '
@@ -89,29 +91,31 @@ class StateFiles:
         self._runtime.unlink(missing_ok=True)
         self._written.pop(self._runtime, None)
 
-    def _read(self, path: Path, take: Any) -> None:
+
+def read(path: Path, what: str, take: Callable[[Any], object]) -> None:
+    """Hand the content of a file to `take`, which may raise what a wrong content does. No file is no content.
+
+    A damaged file is renamed, and counts as empty. what: is in it.
+    """
+    try:
+        with path.open(encoding='utf-8') as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError('it is too long')
+        content = json.loads(text)
+        if content['version'] != VERSION:
+            raise ValueError(f'it is of version {content["version"]}, this sockaccel knows {VERSION}')
+        take(content)
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        aside = path.with_name(path.name + '.damaged')
         try:
-            with path.open(encoding='utf-8') as file:
-                text = file.read(_LARGEST + 1)
-            if len(text) > _LARGEST:
-                raise ValueError('it is too long')
-            content = json.loads(text)
-            if content['version'] != _VERSION:
-                raise ValueError(f'it is of version {content["version"]}, this sockaccel knows {_VERSION}')
-            take(content)
-        except FileNotFoundError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            aside = path.with_name(path.name + '.damaged')
-            try:
-                path.replace(aside)
-                where = f'it is now "{aside}"'
-            except OSError as failure:
-                where = f'it cannot be renamed either ({failure.strerror})'
-            log.error(
-                f'The remembered targets in "{path}" cannot be used ({_what(exc)}); {where}. Ignoring '
-                'them: enable them again with sockaccelctl'
-            )
+            path.replace(aside)
+            where = f'it is now "{aside}"'
+        except OSError as failure:
+            where = f'it cannot be renamed either ({failure.strerror})'
+        log.error(f'The remembered {what} in "{path}" cannot be used ({_what(exc)}); {where}. {_HINTS[what]}')
 
 
 def _what(error: Exception) -> str:
@@ -159,7 +163,7 @@ def _number(value: Any) -> int:
     return value
 
 
-def _replace(path: Path, text: str, *, lasting: bool) -> None:
+def replace(path: Path, text: str, *, lasting: bool) -> None:
     """Replace a file. lasting: so that it survives a crash of the machine. OSError; then the old one is there."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(path.name + '.new')

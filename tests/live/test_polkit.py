@@ -26,6 +26,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     'DisableWithOptions': ('sa{sv}', '/x', '0'),
     'ResetCounters': ('s', ''),
     'Reload': (),
+    'ForgetProgram': ('s', '/x'),
 }
 READS: dict[str, tuple[str, ...]] = {
     'Stats': (),
@@ -36,6 +37,7 @@ READS: dict[str, tuple[str, ...]] = {
     'StreamEnds': ('a{sv}', '0'),
     'DescribeCounters': (),
     'ListFindings': (),
+    'ListPrograms': (),
     'ListConfiguration': (),
     'Subscribe': ('a{sv}', '0'),
 }

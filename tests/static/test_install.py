@@ -18,6 +18,7 @@ PYTHONDIR, UNITDIR = '/usr/lib/python3/modules', '/usr/lib/systemd/system'
 FILES = {
     '/etc/sockaccel/sockaccel.conf',
     '/usr/bin/sockaccelctl',
+    '/usr/lib/sockaccel/programs.conf',
     '/usr/lib/systemd/catalog/sockaccel.catalog',
     '/usr/lib/systemd/system/sockaccel.service',
     '/usr/lib/sysusers.d/sockaccel.conf',

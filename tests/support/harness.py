@@ -242,6 +242,9 @@ class Daemon:
         self._root = f'CgroupRoot={cgroup_root}\n' if cgroup_root else ''
         self.config = Path(self._directory.name, 'sockaccel.conf')
         self.configure(settings)
+        # As it is shipped; a test may write another one here and reload.
+        self.programs = Path(self._directory.name, 'programs.conf')
+        self.programs.write_text((ROOT / 'packaging' / 'programs.conf').read_text())
         self.state = state or Path(self._directory.name)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         notify = f'{self._directory.name}/notify'
@@ -265,7 +268,7 @@ class Daemon:
         self.started = time.monotonic()
         with self.log.open('w') as log:
             self.process = subprocess.Popen(
-                [*command, '--config', str(self.config)],
+                [*command, '--config', str(self.config), '--programs', str(self.programs)],
                 cwd=directory,
                 env={**os.environ, **({'NOTIFY_SOCKET': notify} if systemd else {}), **handed, **self._state()},
                 pass_fds=kept.values(),

@@ -16,9 +16,11 @@ from sockaccel.core.connection import ConnectionState, Event, EventKind, Flow
 from sockaccel.core.desired import Desired
 from sockaccel.core.engine import Engine
 from sockaccel.core.finding import Finding
+from sockaccel.core.knowledge import Knowledge
 from sockaccel.core.limits import MAX_TARGETS
 from sockaccel.core.policies import Policies, layer_of
 from sockaccel.core.policy import Policy
+from sockaccel.core.programs import Executable, Programs, Seen
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.target import Target
 from sockaccel.errors import InvalidTarget, SockaccelError
@@ -256,6 +258,50 @@ class MemoryFiles:
         self.written = Desired(lasting=self.written.lasting)
 
 
+class MemoryMaps:
+    """sockaccel.core.programs.Maps. held: what is in the map of executables."""
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
+        self.named: dict[str, Knowledge] = {}
+        self.held: dict[Executable, Seen] = {}
+
+    def names(self, wanted: dict[str, Knowledge]) -> None:
+        self.named = dict(wanted)
+
+    def read(self) -> list[Seen]:
+        return list(self.held.values())
+
+    def write(self, executable: Executable, knowledge: Knowledge) -> None:
+        self._failures.called('write program')
+        before = self.held.get(executable, Seen(executable, '', knowledge, 0))
+        if knowledge:
+            self.held[executable] = replace(before, knowledge=knowledge)
+        else:
+            self.held.pop(executable, None)
+
+    def watch(self, executable: Executable, path: str, knowledge: Knowledge, since: int = 1) -> None:
+        """As a watcher writes it."""
+        before = self.held.get(executable)
+        known = before.knowledge if before else Knowledge(0)
+        self.held[executable] = Seen(executable, path, known | knowledge, since)
+
+
+class MemoryPrograms:
+    """sockaccel.core.programs.Memory"""
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
+        self.written: list[Seen] = []
+
+    def read(self) -> list[Seen]:
+        return list(self.written)
+
+    def write(self, programs: list[Seen]) -> None:
+        self._failures.called('write programs')
+        self.written = list(programs)
+
+
 class FakeClock:
     """sockaccel.core.protocols.Clock, whose time only `advance` and slow sweeps move on."""
 
@@ -338,8 +384,10 @@ def world(
     kernel = before.kernel if before else MemoryKernel(failures, clock)
     cgroups = before.cgroups if before else MemoryCgroups(failures)
     files = before.files if before else MemoryFiles(failures)
+    findings = list(findings)
+    programs = Programs(MemoryMaps(failures), MemoryPrograms(failures), lambda _path: None, findings)
     engine = Engine(
-        kernel, cgroups, files, clock, COUNTERS, list(findings), files.written.copy(), policies or Policies()
+        kernel, cgroups, files, clock, COUNTERS, findings, files.written.copy(), policies or Policies(), programs
     )
     made = World(failures, clock, kernel, cgroups, files, engine)
     made.watch()

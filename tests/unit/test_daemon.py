@@ -41,7 +41,7 @@ def reload(before: Config, after: Config | Exception) -> tuple[Config, list[tupl
         made = world(policies=before.policies)
         await made.engine.start()
         await made.engine.enable('/x')
-        configuration = Configuration(read, before, made.engine, told, told)
+        configuration = Configuration(read, list, before, made.engine, told, told)
         configuration.reload_later()
         await asyncio.gather(*configuration._reloads)
         assert made.kernel.policies == {1: configuration.in_force.policies.defaults.on(Policy())}

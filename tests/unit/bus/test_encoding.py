@@ -11,6 +11,8 @@ from sockaccel.bus.encoding import Row
 from sockaccel.core.connection import ConnectionState, Counter, Event, EventKind, Flow
 from sockaccel.core.ends import End, Pair
 from sockaccel.core.finding import Finding
+from sockaccel.core.knowledge import WHY, Knowledge
+from sockaccel.core.programs import Row as Program
 from sockaccel.core.rows import row as row_of
 from sockaccel.core.target import State, TargetStatus
 from sockaccel.dbus.message import Variant, plain
@@ -128,6 +130,15 @@ def test_other_rows() -> None:
     setting = encoding.setting('S', 'A', 'b', 'c:1')
     assert plain(setting) == {'section': 'S', 'key': 'A', 'value': 'b', 'source': 'c:1'}
     assert setting.keys() == documented('ListConfiguration')
+    listed = Program('nginx', Knowledge.ASKS_FIONREAD, 'x:1', 0, True)
+    assert plain(encoding.program(listed)) == {
+        'name': 'nginx', 'knows': ['asks_fionread'], 'why': WHY[Knowledge.ASKS_FIONREAD], 'source': 'listed',
+        'where': 'x:1', 'since': 0, 'in_force': True,
+    }  # fmt: skip
+    seen = Program('/bin/x', Knowledge.SPLICES | Knowledge.BLOCKS, '', 7, False)
+    assert encoding.program(seen).keys() == documented('ListPrograms')
+    assert plain(encoding.program(seen))['source'] == 'seen'
+    assert plain(encoding.program(seen))['knows'] == ['splices', 'blocks']
 
 
 def test_options() -> None:
