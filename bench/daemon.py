@@ -18,6 +18,8 @@ from typing import Any
 
 from bench import workload
 from bench.ways import PLAIN, SOCKACCEL, UNCHECKED, Way
+from sockaccel.core.listing import Filter
+from sockaccel.ctl import listing
 from sockaccel.ctl.client import Client, string
 from sockaccel.kernel import libbpf
 from tests.conformance import unchecked
@@ -38,6 +40,8 @@ PER_PROCESS = min(9000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
 # Its map has room for no more.
 UNCHECKED_CONNECTIONS = 50_000
 ASKED = 3
+# For longer than a listing is kept for its next page.
+KEPT_S = 31
 # So that who asks meanwhile is not what keeps the daemon busy.
 PAUSE_S = 0.05
 # How much the kernel's memory may still change within a second.
@@ -142,6 +146,7 @@ def _many(daemon: Daemon, plain: Way, way: Way, connections: int, note: Note) ->
         note(f'{connections:,} accelerated connections, kernel memory for each beyond plain, bytes',
              accelerated - beyond_nothing, 2048)  # fmt: skip
         asyncio.run(_ask(note))
+        _list_all(daemon, note)
         note('resident memory with them, MiB', daemon.resident() / 1024)
     count = min(connections, UNCHECKED_CONNECTIONS)
     with (
@@ -168,9 +173,9 @@ async def _ask(note: Note) -> None:
         note('Stats meanwhile, ms', 1e3 * median(meanwhile))
         note('Stats meanwhile, the slowest, ms', 1e3 * max(meanwhile))
         meanwhile.clear()
-        note('ListConnections with them, all pages, s', await _beside(_list_all(client), other, meanwhile))
-        note('Stats during all pages, ms', 1e3 * median(meanwhile))
-        note('Stats during all pages, the slowest, ms', 1e3 * max(meanwhile))
+        await _beside(_read_all(client), other, meanwhile)
+        note('Stats while all are read, ms', 1e3 * median(meanwhile))
+        note('Stats while all are read, the slowest, ms', 1e3 * max(meanwhile))
 
 
 async def _beside(work: Coroutine[Any, Any, Any], other: Client, meanwhile: list[float]) -> float:
@@ -190,12 +195,35 @@ async def _timed(call: Coroutine[Any, Any, Any]) -> float:
     return time.monotonic() - begun
 
 
-async def _list_all(client: Client) -> None:
-    rows, total, listing = await client.call('ListConnections', 'a{sv}tt', {}, 0, 0)
-    offset = len(rows)
-    while rows and offset < total:
-        rows, total, listing = await client.call('ListConnections', 'a{sv}tt', {}, listing, offset)
-        offset += len(rows)
+async def _read_all(client: Client) -> None:
+    async for _listing, _pairs in listing.parts(client, Filter()):
+        pass
+
+
+def _list_all(daemon: Daemon, note: Note) -> None:
+    """What "connections --json --limit 0" takes, the start of sockaccelctl included, and costs the daemon."""
+    command = [sys.executable, '-m', 'sockaccel.ctl.cli', 'connections', '--json', '--limit=0']
+    # What ListConnections keeps for half a minute is no part of it.
+    time.sleep(KEPT_S)
+    memory, cpu = daemon.resident(), _cpu_s(daemon)
+    took: list[tuple[float, float]] = []
+    most = memory
+    for _time in range(ASKED):
+        begun = time.monotonic()
+        with subprocess.Popen(command, cwd=harness.ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            # The bracket, then a row.
+            process.stdout.readline()
+            process.stdout.readline()
+            first = time.monotonic() - begun
+            while process.stdout.read(1 << 20):
+                most = max(most, daemon.resident())
+        took.append((first, time.monotonic() - begun))
+    note('the first row of all connections, s', median(first for first, _all in took), 0.3)
+    note('all connections, s', median(all_ for _first, all_ in took), 3)
+    note("daemon's CPU time for them, ms", 1e3 * (_cpu_s(daemon) - cpu) / ASKED)
+    note("daemon's memory meanwhile, beyond before, MiB", (most - memory) / 1024)
+    note("daemon's memory afterwards, beyond before, MiB", (daemon.resident() - memory) / 1024, 5)
 
 
 def _idle_switches(daemon: Daemon) -> int:

@@ -12,7 +12,7 @@ from bench.samples import Case, Sample
 from bench.ways import BYSTANDER, PLAIN, SOCKACCEL, UNCHECKED, UNIX, Way
 
 SOURCE = Path(__file__).with_name('workload.c')
-PROGRAM = SOURCE.parents[2] / 'build' / 'bench' / 'workload'
+PROGRAM = SOURCE.parents[1] / 'build' / 'bench' / 'workload'
 # How long a connection may take until it is redirected. Unit: milliseconds.
 WARM_MS = 3000
 PLAIN_WARM_MS = 20

@@ -14,7 +14,7 @@ import structlog
 
 from sockaccel import __version__
 from sockaccel.bus.service import Service
-from sockaccel.core import capabilities, config, messages, program_list, words
+from sockaccel.core import capabilities, config, heap, messages, program_list, words
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
@@ -333,6 +333,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--programs', type=Path, metavar='FILE', help=sentence)
     options = parser.parse_args(arguments)
 
+    heap.keep_large_apart()
     notifier = Notifier()
     journal.configure()
 

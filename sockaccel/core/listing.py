@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
-from sockaccel.core import filters, words
+from sockaccel.core import filters, heap, words
 from sockaccel.core.connection import Counter, pack_address
 from sockaccel.core.ends import END, End, Layout, Pair, Pairs, moved
 from sockaccel.core.protocols import Clock, Ends, Timer
@@ -236,7 +236,12 @@ class Connections:
         for part in self.sight.parts(viewer):
             busiest.add(filter(wants, pairs.add(self.sight.layout.ends(part))))
         busiest.add(filter(wants, pairs.rest()))
-        return b''.join(_pack(end) for pair in busiest.pairs() for end in pair), busiest.total
+        total = busiest.total
+        found = b''.join(_pack(end) for pair in busiest.pairs() for end in pair)
+        if total > MAXIMUM_KEPT:
+            del busiest, pairs
+            heap.give_back()
+        return found, total
 
     def _describe(self, packed: bytes) -> list[Row]:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -254,14 +259,14 @@ class Busiest:
 
     def add(self, pairs: Iterable[Pair]) -> None:
         """Of two that have sent as much the one that came first is kept."""
-        heap, limit, number = self._heap, self._limit, self.total
+        kept, limit, number = self._heap, self._limit, self.total
         for pair in pairs:
             number += 1
             entry = (moved(pair), -number, pair)
-            if len(heap) < limit:
-                heapq.heappush(heap, entry)
-            elif entry > heap[0]:
-                heapq.heapreplace(heap, entry)
+            if len(kept) < limit:
+                heapq.heappush(kept, entry)
+            elif entry > kept[0]:
+                heapq.heapreplace(kept, entry)
         self.total = number
 
     def pairs(self) -> list[Pair]:

@@ -13,6 +13,8 @@ from sockaccel.ctl import commands
 from sockaccel.ctl.bench import bench
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.connections import connections
+from sockaccel.ctl.status import status
+from sockaccel.ctl.why import why
 
 Run = Callable[[Client, argparse.Namespace], Awaitable[int]]
 
@@ -48,13 +50,15 @@ def parser() -> argparse.ArgumentParser:
     added = parser.add_subparsers(title='commands', metavar='COMMAND', required=True, dest='command')
     add = _Commands(added)
     with_json = add.with_json
-    with_json('status', commands.status, 'show targets, what is accelerated, and what is not and why')
+    with_json('status', status, 'show whether it works, what it is worth, and what is not accelerated and why')
     _enable(add('enable', commands.enable, "accelerate a target's connections from now on"))
     _set(add('set', commands.set_policy, 'change the policy of an enabled target'))
     _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
     _targets(with_json('targets', commands.targets, 'list the targets with their state'))
     sentence = 'list the connections that targets cover, the busiest first'
     _connections(with_json('connections', connections, sentence))
+    sentence = 'say why a connection, a program or a port is accelerated or not, and what to do'
+    _why(with_json('why', why, sentence))
     _top(add('top', commands.live, 'watch targets and connections, redrawn every second'))
     _trace(with_json('trace', commands.trace, 'follow what happens to connections'))
     _stats(with_json('stats', commands.stats, 'show the counters'))
@@ -136,6 +140,12 @@ def _connections(command: argparse.ArgumentParser) -> None:
     command.add_argument('--limit', type=_number(0, 10**9), default=50, metavar='N', help=limit)
 
 
+def _why(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        'subject', type=_text, metavar='PID|:PORT|ADDRESS:PORT|PROGRAM|TARGET', help='what it is about'
+    )
+
+
 def _top(command: argparse.ArgumentParser) -> None:
     command.add_argument('--interval', type=_seconds, default=1.0, metavar='S', help='seconds (default: 1)')
     count = 'redraw N times, then end (default without a terminal: 1)'
@@ -153,6 +163,7 @@ def _trace(command: argparse.ArgumentParser) -> None:
 def _stats(command: argparse.ArgumentParser) -> None:
     target = 'only those of one enabled target, since it was enabled'
     command.add_argument('--target', type=_text, help=target)
+    command.add_argument('--all', action='store_true', help='also those that stand at zero')
     command.add_argument('--since-reset', action='store_true', help='since the last --reset')
     reset = 'show the counts since the last reset, then start them at zero'
     command.add_argument('--reset', action='store_true', help=reset)

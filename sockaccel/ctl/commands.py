@@ -11,8 +11,7 @@ from datetime import datetime
 
 from sockaccel.core import config
 from sockaccel.core.keys import POLICY_KEYS
-from sockaccel.core.listing import Filter
-from sockaccel.ctl import listing, printing, show, top
+from sockaccel.ctl import printing, show, top
 from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
 from sockaccel.dbus.message import Variant
@@ -62,19 +61,6 @@ async def reload(client: Client, _options: argparse.Namespace) -> int:
     return EX_OK
 
 
-async def status(client: Client, options: argparse.Namespace) -> int:
-    properties = await client.properties()
-    targets = await client.call('ListTargets')
-    stats = await client.call('Stats')
-    counters = await client.call('DescribeCounters')
-    busiest, total = await listing.busiest(client, Filter(), printing.CONNECTIONS_IN_STATUS)
-    if options.json:
-        show.print_json({**properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats})
-    else:
-        printing.status(properties, targets, stats, counters, busiest, total)
-    return EX_OK
-
-
 async def targets(client: Client, options: argparse.Namespace) -> int:
     rows = await client.call('ListTargets')
     if options.json:
@@ -98,8 +84,11 @@ async def stats(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         show.print_json(values)
     else:
-        for line in show.table([[name, str(value)] for name, value in values.items()]):
+        shown = [[name, str(value)] for name, value in values.items() if value or options.all]
+        for line in show.table(shown):
             print(line)
+        if not shown and show.is_terminal():
+            print('Nothing was counted; --all shows the zeros.')
     if options.reset:
         await client.call('ResetCounters', 's', options.target or '')
     return EX_OK

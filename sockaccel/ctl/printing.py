@@ -9,37 +9,6 @@ from sockaccel.ctl import show
 
 Row = dict[str, Any]
 
-CONNECTIONS_IN_STATUS, _REASONS_IN_STATUS = 5, 6
-
-
-def status(
-    properties: Row, listed: list[Row], stats: dict[str, int], counters: list[Row], busiest: list[Row], total: int
-) -> None:
-    """properties: of the manager. listed: the targets. busiest: the first of `total` connections."""
-    print(show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}', 'bold'))
-    print()
-    targets(listed)
-    print()
-    print(f'Connections now: {total}')
-    if busiest:
-        for line in ConnectionTable('  ').lines(busiest):
-            print(line)
-    if len(busiest) < total:
-        print(f'  … and {total - len(busiest)} more, see: sockaccelctl connections')
-    print()
-    redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
-    print(
-        f'So far: {stats["connections"]} connections, {show.size(redirected)} redirected, {show.size(tcp)} by '
-        f'TCP ({show.share(redirected, tcp)})'
-    )
-    _reasons('Connections that are not accelerated:', 'connection', stats, counters)
-    _reasons('Messages that went by TCP:', 'message', stats, counters)
-    print()
-    if properties['Degraded']:
-        print(show.wrapped(f'Kernel: {properties["Degraded"]} (sockaccelctl doctor).', '        '))
-    else:
-        print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
-
 
 def targets(rows: list[Row]) -> None:
     if not rows:
@@ -125,18 +94,3 @@ def policy(rows: list[Row]) -> None:
     if shown:
         for line in show.table(shown, styles=['' if row['source'] else 'dim' for row in rows]):
             print(line)
-
-
-def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:
-    """The most frequent reasons of a kind, `connection` or `message`."""
-    rows = []
-    for counter in counters:
-        if counter['kind'] == kind and (count := stats[f'{kind}_reason_{counter["name"]}']):
-            rows.append((count, counter['name'], counter['sentence']))
-    if rows:
-        print(title)
-    rows.sort(reverse=True)
-    for count, name, sentence in rows[:_REASONS_IN_STATUS]:
-        print(show.cut(f'  {count:>10}  {name}: {sentence}', show.width()))
-    if len(rows) > _REASONS_IN_STATUS:
-        print(f'              … and {len(rows) - _REASONS_IN_STATUS} more reasons, see: sockaccelctl stats')

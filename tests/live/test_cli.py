@@ -56,6 +56,20 @@ def test_connections() -> None:
     assert 'address "nonsense" is not an IP address' in wrong.stderr
 
 
+def test_why() -> None:
+    said = control('why', ':10007').stdout
+    assert said.startswith('127.0.0.1:10007 psql -> 127.0.0.1:5432 postgres: since ')
+    assert 'Covered by the target x.service.' in said
+    assert 'is redirected' in said
+    (all_alike,) = json.loads(control('why', '--json', 'postgres').stdout)
+    assert (all_alike['connections'], all_alike['target']) == (600, 'x.service')
+    nothing = control('why', 'no-such-program')
+    assert (nothing.returncode, nothing.stderr) == (1, '')
+    wrong = control('why', '::1:5432')
+    assert wrong.returncode == 1
+    assert 'an IPv6 address stands in brackets' in wrong.stderr
+
+
 def test_reset_leaves_the_absolute_counters() -> None:
     assert json.loads(control('stats', '--reset', '--json').stdout)['connections'] == 10
     assert json.loads(control('stats', '--since-reset', '--json').stdout)['connections'] == 0

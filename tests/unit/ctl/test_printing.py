@@ -8,12 +8,6 @@ import pytest
 
 from sockaccel.ctl import printing, show
 
-COUNTERS = [
-    {'name': 'connections', 'kind': 'total', 'sentence': 'connections'},
-    *({'name': f'c{number}', 'kind': 'connection', 'sentence': f'why {number}'} for number in range(8)),
-    {'name': 'order', 'kind': 'message', 'sentence': 'in order'},
-]
-
 
 def row(**more: Any) -> dict[str, Any]:
     both = {'target': '/x', 'path': 'mixed', 'state': 'joined', 'age_ns': 61_000_000_000, 'netns_cookie': 1}
@@ -23,23 +17,6 @@ def row(**more: Any) -> dict[str, Any]:
             f'{name}_redirected_bytes': 1024, f'{name}_tcp_bytes': 1024,
         }  # fmt: skip
     return both | more
-
-
-def test_status_names_the_most_frequent_reasons(capsys: pytest.CaptureFixture[str]) -> None:
-    stats = {'connections': 3, 'redirected_bytes': 3072, 'tcp_bytes': 1024, 'message_reason_order': 0}
-    stats |= {f'connection_reason_c{number}': number for number in range(8)}
-    properties = {'Version': '1', 'KernelRelease': '6.1', 'Degraded': ''}
-    target = {'name': '/x', 'state': 'active', 'detail': 'cgroup /x'}
-    printing.status(properties, [target], stats, COUNTERS, [row()], 9)
-    said = capsys.readouterr().out
-    assert 'sockaccel 1 on kernel 6.1' in said
-    assert '/x      active  cgroup /x' in said
-    assert '… and 8 more, see: sockaccelctl connections' in said
-    assert '3.0K redirected, 1.0K by TCP (75.0 % redirected)' in said
-    reasons = [line.split()[0] for line in said.splitlines() if ': why' in line]
-    assert reasons == ['7', '6', '5', '4', '3', '2']
-    assert '… and 1 more reasons' in said
-    assert 'Messages that went by TCP' not in said
 
 
 def test_connections() -> None:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command "status": is it on, does it work, what is it worth, what needs attention; then the details."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from sockaccel.core.listing import Filter
+from sockaccel.ctl import listing, printing, show
+from sockaccel.ctl.client import Client
+from sockaccel.ctl.exits import EX_OK
+
+Row = dict[str, Any]
+
+_CONNECTIONS, _REASONS = 5, 4
+# Reasons of connections that are about a limit of sockaccel's own, or about a stream that is broken.
+_ALARMING = ('splice_unread', 'map_full', 'not_kept')
+
+
+async def status(client: Client, options: argparse.Namespace) -> int:
+    properties = await client.properties()
+    targets = await client.call('ListTargets')
+    stats = await client.call('Stats')
+    counters = await client.call('DescribeCounters')
+    busiest, total = await listing.busiest(client, Filter(), _CONNECTIONS)
+    notable = list(attention(properties, targets, stats, counters))
+    if options.json:
+        show.print_json({
+            **properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats,
+            'Verdict': verdict(targets, stats)[0], 'Attention': notable,
+        })  # fmt: skip
+        return EX_OK
+    _head(properties, targets, stats, notable)
+    printing.targets(targets)
+    print(f'\nConnections now: {total}')
+    for line in printing.ConnectionTable('  ').lines(busiest):
+        print(line)
+    if len(busiest) < total:
+        print(f'  … and {total - len(busiest)} more, see: sockaccelctl connections')
+    _reasons('Connections that are not accelerated:', 'connection', stats, counters)
+    _reasons('Messages that went by TCP:', 'message', stats, counters)
+    return EX_OK
+
+
+def _head(properties: Row, targets: list[Row], stats: dict[str, int], notable: list[str]) -> None:
+    said, style = verdict(targets, stats)
+    print(show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}: {said}', style))
+    for line in (worth(stats), *(f'Attention: {sentence}' for sentence in notable)):
+        print(show.wrapped(line, '  '))
+    if not properties['Degraded']:
+        print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
+    print()
+
+
+def verdict(targets: list[Row], stats: dict[str, int]) -> tuple[str, str]:
+    """Whether it is on and works, in words; and a style for them."""
+    states = [target['state'] for target in targets]
+    if not {'active', 'waiting', 'refused'} & set(states):
+        return 'on, and nothing is enabled', 'yellow'
+    if 'active' not in states:
+        return 'on, and no target is active', 'yellow'
+    if not stats['connections']:
+        return 'on, and no connection has joined yet', 'yellow'
+    if not stats['redirected_bytes']:
+        return 'on, and nothing was redirected yet', 'yellow'
+    return 'on, and it works', 'green'
+
+
+def worth(stats: dict[str, int]) -> str:
+    """What was redirected. How much CPU time that saved depends on the programs: "bench" measures it."""
+    redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
+    return (
+        f'So far: {stats["connections"]} connections, {show.size(redirected)} in '
+        f'{stats["redirected_messages"]} messages redirected, {show.size(tcp)} in {stats["tcp_messages"]} by TCP '
+        f'({show.share(redirected, tcp)})'
+    )
+
+
+def attention(properties: Row, targets: list[Row], stats: dict[str, int], counters: list[Row]) -> Iterator[str]:
+    """What an administrator has to look at, in sentences."""
+    if properties['Degraded']:
+        yield f'this kernel: {properties["Degraded"]} (sockaccelctl doctor).'
+    for target in targets:
+        if target['state'] == 'refused':
+            yield f'target {target["name"]} was refused: {target["detail"]}.'
+    for counter in counters:
+        count = stats.get(f'{counter["kind"]}_reason_{counter["name"]}', 0)
+        if count and counter['name'] in _ALARMING:
+            yield f'{count} connections: {counter["sentence"]}. {counter["advice"]}'
+    if count := stats['listeners_turned_away']:
+        yield f'{count} listeners of targets were above the limit (LIMITS in sockaccel(8)).'
+
+
+def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:
+    """The most frequent reasons of a kind, `connection` or `message`."""
+    rows = []
+    for counter in counters:
+        if counter['kind'] == kind and (count := stats[f'{kind}_reason_{counter["name"]}']):
+            rows.append((count, counter['name'], counter['sentence']))
+    if rows:
+        print(f'\n{title}')
+    rows.sort(reverse=True)
+    for count, name, sentence in rows[:_REASONS]:
+        print(show.cut(f'  {count:>10}  {name}: {sentence}', show.width()))
+    if len(rows) > _REASONS:
+        print(f'              … and {len(rows) - _REASONS} more reasons, see: sockaccelctl stats')

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The first lines of "status" answer what an administrator wants to know first."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from sockaccel.core.ends import Pair
+from sockaccel.core.listing import Filter
+from sockaccel.ctl import listing, status
+from sockaccel.ctl.client import Client
+from sockaccel.kernel.abi import COUNTERS
+from sockaccel.kernel.ends import Ends
+from tests.support.memory_kernel import packed_ends
+
+ROWS = [
+    {'name': counter.name, 'kind': counter.kind, 'sentence': f'{counter.name} is so', 'advice': 'Do it.'}
+    for counter in COUNTERS
+]
+PREFIX = {'total': '', 'connection': 'connection_reason_', 'message': 'message_reason_'}
+ZEROS = {PREFIX[counter.kind] + counter.name: 0 for counter in COUNTERS}
+ACTIVE = {'name': '/x', 'state': 'active', 'detail': 'cgroup /x', 'policy': []}
+
+
+class Daemon(Client):
+    """Answers as the daemon would."""
+
+    def __init__(self, targets: list[dict[str, Any]], degraded: str = '', **stats: int) -> None:
+        self.answers = {'ListTargets': targets, 'Stats': ZEROS | stats, 'DescribeCounters': ROWS}
+        self.degraded = degraded
+
+    async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:
+        return self.answers[member]
+
+    async def properties(self) -> dict[str, Any]:
+        return {'Version': '1', 'KernelRelease': '6.1', 'Degraded': self.degraded}
+
+
+@pytest.fixture(autouse=True)
+def nine_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def parts(_client: Client, _wanted: Filter) -> AsyncIterator[tuple[listing.Listing, list[Pair]]]:
+        layout = Ends(lambda: iter(())).layout
+        seen = listing.Listing(layout, [counter.name for counter in COUNTERS], 0, programs=True)
+        ends = layout.ends(packed_ends(9))
+        yield seen, list(zip(ends, ends, strict=True))
+        seen.is_complete = True
+        yield seen, []
+
+    monkeypatch.setattr(listing, 'parts', parts)
+
+
+def shown(daemon: Daemon, capsys: pytest.CaptureFixture[str], *, as_json: bool = False) -> str:
+    assert asyncio.run(status.status(daemon, argparse.Namespace(json=as_json))) == 0
+    return capsys.readouterr().out
+
+
+def test_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(
+        Daemon(
+            [ACTIVE], connections=3, redirected_bytes=3072, redirected_messages=7, tcp_bytes=1024, tcp_messages=2
+        ),
+        capsys,
+    )
+    lines = said.splitlines()
+    assert lines[0] == 'sockaccel 1 on kernel 6.1: on, and it works'
+    assert lines[1] == (
+        'So far: 3 connections, 3.0K in 7 messages redirected, 1.0K in 2 by TCP (75.0 % redirected)'
+    )
+    assert lines[2].startswith('Kernel: nothing')
+    assert 'Attention' not in said
+    assert '/x      active  cgroup /x' in said
+    assert 'Connections now: 9' in said
+    assert '… and 4 more, see: sockaccelctl connections' in said
+
+
+@pytest.mark.parametrize(
+    ('targets', 'stats', 'verdict'),
+    [
+        ([], {}, 'on, and nothing is enabled'),
+        ([{**ACTIVE, 'state': 'draining'}], {}, 'on, and nothing is enabled'),
+        ([{**ACTIVE, 'state': 'waiting'}], {}, 'on, and no target is active'),
+        ([ACTIVE], {}, 'on, and no connection has joined yet'),
+        ([ACTIVE], {'connections': 1}, 'on, and nothing was redirected yet'),
+        ([ACTIVE], {'connections': 1, 'redirected_bytes': 1}, 'on, and it works'),
+    ],
+)
+def test_the_verdict(targets: list[dict[str, Any]], stats: dict[str, int], verdict: str) -> None:
+    assert status.verdict(targets, ZEROS | stats)[0] == verdict
+
+
+def test_what_needs_attention_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = {**ACTIVE, 'name': '/y', 'state': 'refused', 'detail': 'it is gone'}
+    daemon = Daemon(
+        [ACTIVE, refused], 'FIONREAD is wrong', connection_reason_map_full=3, connection_reason_mptcp=9,
+        listeners_turned_away=2,
+    )  # fmt: skip
+    lines = shown(daemon, capsys).splitlines()[2:6]
+    assert lines[0].startswith('Attention: this kernel: FIONREAD is wrong')
+    assert lines[1] == 'Attention: target /y was refused: it is gone.'
+    assert lines[2] == 'Attention: 3 connections: map_full is so. Do it.'
+    assert lines[3].startswith('Attention: 2 listeners')
+    said = json.loads(shown(daemon, capsys, as_json=True))
+    assert [f'Attention: {sentence}' for sentence in said['Attention']] == lines
+    assert said['Connections'] == 9
+
+
+def test_the_most_frequent_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [counter.name for counter in COUNTERS if counter.kind == 'connection'][:6]
+    stats = {f'connection_reason_{name}': number for number, name in enumerate(names)}
+    lines = shown(Daemon([ACTIVE], '', **stats), capsys).splitlines()
+    found = [line.split()[0] for line in lines if ' is so' in line and 'Attention' not in line]
+    assert found == ['5', '4', '3', '2']
+    assert '… and 1 more reasons' in lines[-1]
+    assert 'Messages that went by TCP:' not in lines
