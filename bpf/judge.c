@@ -72,6 +72,8 @@ static inline u32 reason_for_good(struct visit *visit)
 
 	if (end->spliced)
 		return SPLICE_END;
+	if (visit->excluded)
+		return EXCLUDED;
 	if (reason)
 		return reason;
 	if (sock_state(visit->sock) != TCP_ESTABLISHED)
@@ -269,6 +271,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 		return DRAINED;
 	if (visit->end->spliced)
 		return SPLICE_END;
+	if (visit->excluded)
+		return EXCLUDED;
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;

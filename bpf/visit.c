@@ -20,6 +20,8 @@ struct visit {
 	struct peer_entry *own_entry;
 	struct peer_entry *peer_entry;
 	struct settings *settings;
+	/* The target's rules leave the connection to TCP. Only its connecting end knows. */
+	u32 excluded;
 };
 
 /* A peer's socket while its cookie proves that it still is; 0 otherwise. */

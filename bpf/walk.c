@@ -114,6 +114,9 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		evict(&visit, seq, in_call, peer_in_call);
 		return 0;
 	}
+	/* The rules may be others than at connect(). */
+	if (end->active)
+		visit.excluded = is_excluded(end->slot, &own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
 	if (state == CANDIDATE)
 		judge_candidate(&visit);
 	if (end->in_map)

@@ -137,13 +137,12 @@ def options(given: Mapping[str, Variant], **types: str) -> dict[str, Any]:
 
 
 def enable_options(given: Mapping[str, Variant]) -> dict[str, Any]:
-    """What EnableWithOptions was told. Raises InvalidArgument."""
+    """What EnableWithOptions was told: arguments of Engine.enable. Raises InvalidArgument."""
     types = {'runtime': 'b', 'wait': 'b'}
-    unknown = given.keys() - types.keys() - POLICY_KEYS.keys()
     for name in given:
-        if name in unknown:
+        if name not in types and name not in POLICY_KEYS:
             raise InvalidArgument(
-                f'option {quote(name)} is unknown, there is {_listed(types)}, and there are the keys of a policy: '
+                f'option {quote(name)} is unknown, there is {_listed(types)}, and of a policy '
                 f'{_listed(POLICY_KEYS)}'
             )
     chosen = options({name: value for name, value in given.items() if name in types}, **types)

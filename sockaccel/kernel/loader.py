@@ -25,7 +25,7 @@ ENOUGH_MEMORY = 'it takes 300 MB for a few seconds; limits are MemoryMax= of the
 # The sources with which every part begins.
 _SHARED = (
     sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
-    'lib/keeping.c', 'lib/programs.c', 'lib/listeners.c',
+    'lib/keeping.c', 'lib/programs.c', 'lib/listeners.c', 'lib/rules.c',
 )  # fmt: skip
 MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 # LLVM takes most of a cold start and uses one CPU, so each part is compiled by a process of its own.
 DATA_PATH = Part(
-    (*_SHARED, 'lib/rules.c', 'membership.c', 'verdict.c', 'stub.c', 'probe.c'),
+    (*_SHARED, 'membership.c', 'verdict.c', 'stub.c', 'probe.c'),
     {
         'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
         'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,

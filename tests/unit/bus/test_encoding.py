@@ -11,6 +11,7 @@ from sockaccel.bus.encoding import Row
 from sockaccel.core.connection import ConnectionState, Counter, Event, EventKind, Flow
 from sockaccel.core.ends import End, Pair
 from sockaccel.core.finding import Finding
+from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.core.knowledge import WHY, Knowledge
 from sockaccel.core.programs import Row as Program
 from sockaccel.core.rows import row as row_of
@@ -148,6 +149,33 @@ def test_options() -> None:
         encoding.options({'nonsense': Variant('s', '')}, wait='b', runtime='b')
     with pytest.raises(InvalidArgument, match='option "runtime" is of type "s", not "b"'):
         encoding.options({'runtime': Variant('s', 'yes')}, runtime='b')
+
+
+def test_a_policy_has_typed_values_or_texts() -> None:
+    typed = {
+        'BlockingReaders': Variant('b', True), 'JoinDelayMs': Variant('u', 5),
+        'IncludePorts': Variant('as', ['80', '8000-8999']), 'ExcludePorts': Variant('as', []),
+        'IncludeUsers': Variant('s', 'root 5'), 'ExcludeUsers': Variant('s', ''),
+    }  # fmt: skip
+    texts = {
+        'BlockingReaders': 'yes', 'JoinDelayMs': '5', 'IncludePorts': '80 8000-8999', 'ExcludePorts': '',
+        'IncludeUsers': 'root 5', 'ExcludeUsers': '',
+    }  # fmt: skip
+    assert encoding.settings(typed) == texts
+    assert encoding.enable_options({'wait': Variant('b', True), **typed}) == {'settings': texts, 'wait': True}
+    with pytest.raises(InvalidArgument, match='"BlockingReaders" is of type "u", not "b"'):
+        encoding.settings({'BlockingReaders': Variant('u', 1)})
+    with pytest.raises(InvalidArgument, match='"JoinDelayMs" is of type "as", not "u"'):
+        encoding.enable_options({'JoinDelayMs': Variant('as', ['5'])})
+    with pytest.raises(InvalidArgument, match='"nonsense" is unknown, there is "runtime", "wait", and of'):
+        encoding.enable_options({'nonsense': Variant('b', True)})
+
+
+def test_every_type_of_a_policy_is_documented() -> None:
+    text = re.sub(r'\s+', ' ', XML.read_text())
+    (comment,) = re.findall('<!-- SetPolicy: (.*?)-->', text)
+    for name, key in POLICY_KEYS.items():
+        assert key.type == 'as' or f'"{name}" ({key.type})' in comment, name
 
 
 def test_the_xml_is_well_formed() -> None:
