@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Searches the open files of all tasks, in every network namespace, for sockets that no callback told of:
- * listeners that were there before sockaccel, and connections that were made before their cgroup was covered.
+ * listeners that were there before sockaccel, and connections that were made before their cgroup was covered. The
+ * same walk serves audits (audit.c): the kernel takes one program of a name for each kind of walk.
  */
 #include "lib/sock.h"
 
@@ -69,7 +70,9 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	struct file *file = ctx->file;
 	struct socket *socket;
 	u16 family, protocol;
+	struct audit *audit;
 	char comm[16] = {};
+	int zero = 0;
 	struct sock *sk;
 	u64 sock;
 	u32 pid;
@@ -90,6 +93,12 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
 		return 0;
+	audit = sa_audit.lookup(&zero);
+	if (audit && audit->look != LOOK_SEARCH) {
+		if (protocol == IPPROTO_TCP)
+			tell_audit(((struct seq_file_of_meta *)ctx->meta)->seq, (u64)task, (u64)file, sk, audit);
+		return 0;
+	}
 	pid = READ_U32(task, OFFSET_task_tgid);
 	read_name((u64)task, comm);
 	if (sock_state(sock) == TCP_LISTEN)

@@ -20,21 +20,29 @@ export class AuditReport {
 
     async run(target) {
         this.clear();
+        this.alert.say(_("Watching for a minute. Nothing is changed."));
         try {
-            const answer = await this.daemon.call('Audit', 'sa{sv}', target, {});
-            fillWith(this.found, answer.flat().flatMap(entry));
+            const [report] = await this.daemon.call('Audit', 'sa{sv}', target, {});
+            fillWith(this.found, said(report));
+            this.alert.clear();
         } catch (refusal) {
             this.alert.say(refusal.message, refusal.hint && element('p', {}, refusal.hint));
         }
-        if (!this.found.children.length && this.alert.element.hidden)
-            this.alert.say(_("There is nothing to say about it now."));
     }
 }
 
-/** A part of the answer as terms and what is said of them. */
-function entry(part) {
-    if (part === null || typeof part !== 'object')
-        return [element('dd', {}, part)];
-    return Object.entries(part).flatMap(([key, value]) => [
-        element('dt', {}, key), element('dd', {}, typeof value === 'object' ? JSON.stringify(value) : value)]);
+/** A report as terms, the programs, and what is said of them. */
+function said(report) {
+    const exchanges = report.exchanges.flatMap(each => [
+        element('dt', {}, `${each.client || '…'} → ${each.server || '…'} :${each.port}`),
+        element('dd', {}, each.manner),
+        element('dd', {}, each.sentence),
+    ]);
+    const notes = report.connections ? report.unseen : [];
+    return [
+        ...report.summary.map(sentence => element('dd', {}, sentence)),
+        report.command && element('dd', {}, element('code', {}, report.command)),
+        ...exchanges,
+        ...notes.map(sentence => element('dd', {}, sentence)),
+    ].filter(Boolean);
 }

@@ -12,6 +12,7 @@ const STATES = {
     waiting: () => _("Waiting"),
     refused: () => _("Refused"),
     draining: () => _("Draining"),
+    probation: () => _("On probation"),
     disabled: () => _("Off"),
 };
 

@@ -48,10 +48,12 @@ BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
-/* The connections that the present search for sockets has counted in MISSED; empty otherwise. */
+/* The connections that the present search for sockets has counted in MISSED, or an audit looks at; empty otherwise. */
 BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
+/* What the walk over open files is for. */
+BPF_ARRAY(sa_audit, struct audit, 1);
 /* The rules of a target, by its slot; none if it has none. The daemon replaces an entry as a whole. */
 BPF_F_TABLE("hash", u32, struct rules, sa_rules, MAX_TARGETS, BPF_F_NO_PREALLOC);
 /*

@@ -3,6 +3,7 @@
 #ifndef SOCKACCEL_TYPES_H
 #define SOCKACCEL_TYPES_H
 
+#include "abi/audit.h"
 #include "abi/counters.h"
 #include "abi/event.h"
 #include "abi/flow.h"

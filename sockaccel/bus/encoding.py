@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from sockaccel.core import rows, words
+from sockaccel.core import rows, sentences, words
 from sockaccel.core.advice import ADVICE
+from sockaccel.core.audit import Exchange, Report, Terms
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
 from sockaccel.core.keys import POLICY_KEYS, text_of
@@ -44,6 +45,41 @@ def no_target(name: str) -> Row:
         file=('s', ''),
         policy=('aa{sv}', []),
         draining=('u', 0),
+    )
+
+
+def report(found: Report, terms: Terms) -> Row:
+    return _row(
+        target=('s', found.target),
+        seconds=('d', found.seconds),
+        connections=('u', found.connections),
+        left_out=('u', found.left_out),
+        local_bytes=('t', found.local_bytes),
+        remote_bytes=('t', found.remote_bytes),
+        summary=('as', sentences.summary(found)),
+        exchanges=('aa{sv}', [_exchange(each, terms) for each in found.exchanges]),
+        more=('u', found.more),
+        unseen=('as', sentences.unseen(terms)),
+        command=('s', found.command),
+    )
+
+
+def _exchange(seen: Exchange, terms: Terms) -> Row:
+    return _row(
+        client=('s', seen.client),
+        server=('s', seen.server),
+        port=('q', seen.port),
+        local=('b', seen.local),
+        connections=('u', seen.connections),
+        traffic=('s', words.TRAFFIC[seen.traffic]),
+        manner=('s', sentences.manner(seen)),
+        to_server_bytes=('t', seen.to_server.bytes),
+        to_server_size=('t', seen.to_server.size),
+        to_client_bytes=('t', seen.to_client.bytes),
+        to_client_size=('t', seen.to_client.size),
+        reason=('s', seen.reason),
+        programs=('as', list(seen.who)),
+        sentence=('s', sentences.about(seen, terms)),
     )
 
 
@@ -137,8 +173,8 @@ def options(given: Mapping[str, Variant], **types: str) -> dict[str, Any]:
 
 
 def enable_options(given: Mapping[str, Variant]) -> dict[str, Any]:
-    """What EnableWithOptions was told: arguments of Engine.enable. Raises InvalidArgument."""
-    types = {'runtime': 'b', 'wait': 'b'}
+    """What EnableWithOptions was told: arguments of Engine.enable, and the probation. Raises InvalidArgument."""
+    types = {'runtime': 'b', 'wait': 'b', 'probation': 'u'}
     for name in given:
         if name not in types and name not in POLICY_KEYS:
             raise InvalidArgument(

@@ -8,14 +8,16 @@ packaging/dbus/org.sockaccel1.Manager.xml says what each member means.
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from sockaccel import __version__
 from sockaccel.bus import encoding, polkit
+from sockaccel.bus.audits import Audits
 from sockaccel.bus.encoding import Row
 from sockaccel.bus.events import Followers, Wanted
 from sockaccel.bus.streams import Streams
 from sockaccel.core import words
+from sockaccel.core.audit import Report, Terms
 from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
@@ -28,6 +30,7 @@ from sockaccel.dbus.interface import Interface, Signal, method, prop
 from sockaccel.dbus.limits import Limit
 from sockaccel.dbus.message import Variant, plain
 from sockaccel.dbus.serving import caller
+from sockaccel.errors import InvalidArgument
 
 Options = Mapping[str, Variant]
 Counts = dict[str, int]
@@ -53,6 +56,10 @@ class Core(Protocol):
         self, name: str, settings: Settings, *, runtime: bool = False, wait: bool = False, by: str = ''
     ) -> None: ...
     async def set_policy(self, name: str, settings: Settings, *, by: str = '') -> None: ...
+    async def enable_after(
+        self, seconds: int, name: str, settings: Settings, *, runtime: bool = False, by: str = ''
+    ) -> None: ...
+    async def audit(self, name: str, seconds: int = ...) -> tuple[Report, Terms]: ...
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None: ...
     def targets(self) -> list[TargetStatus]: ...
     def stats(self) -> Counts: ...
@@ -94,6 +101,7 @@ class Manager(Interface):
         self._followers = Followers()
         self._listing = Limit('listings in progress', 'wait for an answer', each=2, privileged=8, together=16)
         self._told: dict[str, TargetStatus] = {}
+        self._audits = Audits(connection)
 
     @method('s target', action=polkit.ENABLE)
     async def Enable(self, target: str) -> None:
@@ -102,13 +110,18 @@ class Manager(Interface):
     @method('s target, a{sv} options', 'a{sv} row', action=polkit.ENABLE)
     async def EnableWithOptions(self, target: str, options: Options) -> Row:
         chosen = encoding.enable_options(options)
-        await self._core.enable(target, by=await self._caller(), **chosen)
+        await self._enable(target, by=await self._caller(), **chosen)
         return self._row(target)
 
     @method('s target, a{sv} settings', 'a{sv} row', action=polkit.ENABLE)
     async def SetPolicy(self, target: str, settings: Options) -> Row:
         await self._core.set_policy(target, encoding.settings(settings), by=await self._caller())
         return self._row(target)
+
+    @method('s target, a{sv} options', 'a{sv} report', action=polkit.INSPECT)
+    async def Audit(self, target: str, options: Options) -> Row:
+        chosen = encoding.options(options, seconds='u')
+        return await self._audits.run(lambda: self._core.audit(target, **chosen))
 
     @method('s target', action=polkit.DISABLE)
     async def Disable(self, target: str) -> None:
@@ -217,10 +230,24 @@ class Manager(Interface):
         """Tell those who follow the events."""
         self._followers.publish(event, target, self._core.reason(event.reason))
 
+    def sender_gone(self, name: str) -> None:
+        """A client has left the bus."""
+        self._audits.sender_gone(name)
+
     def close(self) -> None:
         """End all that follows the events, and the listings that are being read."""
         self._followers.close()
         self._streams.close()
+
+    async def _enable(
+        self, target: str, *, wait: bool = False, probation: int | None = None, **chosen: Any
+    ) -> None:
+        if probation is None:
+            await self._core.enable(target, wait=wait, **chosen)
+        elif wait:
+            raise InvalidArgument('option "probation" watches what is there, so it cannot go with "wait"')
+        else:
+            await self._core.enable_after(probation, target, **chosen)
 
     def _by_name(self) -> dict[str, TargetStatus]:
         """One that is enabled again while its former connections drain has two rows, of which the first counts."""

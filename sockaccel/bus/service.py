@@ -73,6 +73,7 @@ class Service:
             if message.member == 'NameOwnerChanged' and not message.body[2]:
                 self._authority.forget(message.body[0])
                 self._server.sender_gone(message.body[0])
+                manager.sender_gone(message.body[0])
             elif message.member == 'NameLost' and message.body[0] == words.BUS_NAME:
                 on_name_lost()
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 import structlog
 
 from sockaccel.core import messages
+from sockaccel.core.audit import Report, Terms, report
+from sockaccel.core.auditing import DEFAULT_S, Auditor, parse_seconds
 from sockaccel.core.connection import Counter, Event, EventKind
 from sockaccel.core.desired import Desired
 from sockaccel.core.finding import Finding
 from sockaccel.core.policies import Policies, Settings
+from sockaccel.core.policy import Policy
+from sockaccel.core.probation import Probations
 from sockaccel.core.programs import Programs
 from sockaccel.core.protocols import Cgroups, Clock, Kernel, Memory, Urgency
 from sockaccel.core.slots import Enabled, Slots
@@ -56,6 +60,8 @@ class Engine:
             programs, self._changed,
         )  # fmt: skip
         self._lock = asyncio.Lock()
+        self._auditor = Auditor(kernel, cgroups, self._slots, clock, self._lock)
+        self._probations = Probations(self._auditor, self._changed)
 
     async def start(self) -> None:
         """Enable what is remembered or of a file, and let what else the kernel holds of an earlier daemon drain.
@@ -85,6 +91,7 @@ class Engine:
         async with self._lock:
             enabled = await self._transactions.enable(target, settings or {}, runtime=runtime, wait=wait)
         self._tell_enabled(target, enabled, by)
+        await self._probations.end(target.name)
         self.on_change()
 
     async def set_policy(self, name: str, settings: Settings, *, by: str = '') -> None:
@@ -118,6 +125,35 @@ class Engine:
                 caller=by,
             )
 
+    async def enable_after(
+        self, seconds: int, name: str, settings: Settings | None = None, *, runtime: bool = False, by: str = ''
+    ) -> None:
+        """Watch a target for so long, then enable it if that would hurt no program that was seen.
+
+        Returns at once; `targets` tells how it goes. settings, runtime, by: see `enable`. Raises what that does.
+        """
+        target, seconds = Target.parse(name), parse_seconds(seconds)
+        # What would be refused then is refused now.
+        policy = self._transactions.check(target, settings or {}, runtime=runtime)
+
+        async def enable() -> None:
+            await self.enable(name, settings, runtime=runtime, by=f'its probation, for {by}' if by else '')
+
+        await self._probations.begin(target, seconds, self._terms(policy), enable)
+        log.info(f'Watches "{target.name}" for {seconds} s before it is enabled{asked_by(by)}', target=target.name)
+        self.on_change()
+
+    async def audit(self, name: str, seconds: int = DEFAULT_S) -> tuple[Report, Terms]:
+        """Watch a target for so long and say what acceleration would change; nothing about it is changed.
+
+        Raises InvalidTarget, LimitExceeded, SystemRefused.
+        """
+        target, seconds = Target.parse(name), parse_seconds(seconds)
+        with self._auditor.admitted(target):
+            watch = await self._auditor.run(target, seconds)
+        terms = self._terms(self._transactions.policy_of(target.name))
+        return report(target.name, float(seconds), watch, terms), terms
+
     async def disable(self, name: str, *, runtime: bool = False, by: str = '') -> None:
         """Let a target's connections go back to TCP, losing nothing.
 
@@ -125,6 +161,10 @@ class Engine:
         UnknownTarget, ManagedByFile, StateNotSaved.
         """
         target = Target.parse(name)
+        if await self._probations.end(target.name) and target.name not in self._slots.enabled:
+            log.info(f'Ended the probation of "{target.name}"{asked_by(by)}', target=target.name, caller=by)
+            self.on_change()
+            return
         async with self._lock:
             left = await self._transactions.disable(target, runtime=runtime)
         tail = f'; {left} sockets still hold unread bytes and drain' if left else ''
@@ -148,16 +188,18 @@ class Engine:
 
     async def stop(self) -> list[Event]:
         """Switch everything off; returns the ends that stay in the map until their owners close them."""
+        await self._probations.cancel()
         async with self._lock:
             return self._transactions.stop()
 
     async def leave(self) -> None:
         """Change nothing in the kernel from here on: the next daemon takes over."""
+        await self._probations.cancel()
         async with self._lock:
             self._sweeper.cancel()
 
     def targets(self) -> list[TargetStatus]:
-        """Enabled targets, then those that were refused, then those that are disabled and drain."""
+        """Those on probation or that did not pass it, then enabled, then refused ones, then those that drain."""
         rows = []
         for name, enabled in self._slots.enabled.items():
             state = State.ACTIVE if enabled.cgroup else State.WAITING
@@ -168,7 +210,7 @@ class Engine:
         for slot, ends in self._slots.draining.items():
             detail = f'{ends} sockets hold unread bytes'
             rows.append(TargetStatus(self._slots.name(slot), State.DRAINING, detail, draining=ends))
-        return rows
+        return self._probations.rows() + rows
 
     def _row(self, name: str, state: State, detail: str, cgroup: str = '') -> TargetStatus:
         transactions = self._transactions
@@ -216,6 +258,9 @@ class Engine:
         urgency = self._kernel.sweep_wanted()
         if urgency is not Urgency.NONE:
             self._sweeper.request(0 if urgency is Urgency.NOW else self._transactions.join_after_s())
+
+    def _terms(self, policy: Policy) -> Terms:
+        return Terms(self.counters, self.findings, policy)
 
     def _changed(self) -> None:
         # The daemon sets on_change after the start.

@@ -12,6 +12,7 @@ from sockaccel.core.cgroup import Place
 from sockaccel.core.connection import Event
 from sockaccel.core.desired import Desired
 from sockaccel.core.ends import Layout
+from sockaccel.core.opensocket import OpenSocket
 from sockaccel.core.policy import Policy
 from sockaccel.core.target import Target
 
@@ -82,6 +83,9 @@ class Kernel(Protocol):
 
     def find_sockets(self) -> None:
         """Look at every open socket: note the listeners, count the connections that were missed."""
+
+    def look(self, cgroup_id: int) -> Iterator[OpenSocket]:
+        """The open sockets of a cgroup, every listener, and the other ends; some twice. From any thread."""
 
     def sweep(self) -> SweepResult:
         """Let suitable candidates join; take members that should leave out of the map where they can leave."""

@@ -3,6 +3,7 @@
 
 import ipaddress
 import pwd
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -34,6 +35,26 @@ class Rule:
     last: int = 0
     address: bytes = bytes(16)
     mask: bytes = bytes(16)
+
+
+def excluded(rules: Iterable[Rule], address: bytes, port: int, user: int) -> bool:
+    """Whether rules leave a connection to TCP, as is_excluded() in bpf/lib/rules.c decides.
+
+    address, port: what the client connects to, the former packed as the rule's. user: the uid of its socket.
+    """
+    asked, answered = set(), set()
+    for rule in rules:
+        if rule.kind is RuleKind.ADDRESS:
+            bytes_of = zip(address, rule.mask, rule.address, strict=True)
+            fits = all(byte & mask == wanted for byte, mask, wanted in bytes_of)
+        else:
+            fits = rule.first <= (port if rule.kind is RuleKind.PORT else user) <= rule.last
+        if rule.exclude and fits:
+            return True
+        if not rule.exclude:
+            asked.add(rule.kind)
+            answered |= {rule.kind} if fits else set()
+    return asked != answered
 
 
 def ports(text: str, *, exclude: bool) -> tuple[Rule, ...]:

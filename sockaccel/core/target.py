@@ -57,6 +57,7 @@ class State(Enum):
     WAITING = 'waiting'
     REFUSED = 'refused'
     DRAINING = 'draining'
+    PROBATION = 'probation'
 
 
 @dataclass(frozen=True)

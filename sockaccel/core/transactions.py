@@ -95,6 +95,20 @@ class Transactions:
         self, target: Target, settings: Settings, *, runtime: bool, wait: bool = False
     ) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.enable."""
+        chosen = self._choose(target, settings, runtime=runtime)
+        return await self._want(target, chosen, runtime=runtime, must_exist=not wait)
+
+    def check(self, target: Target, settings: Settings, *, runtime: bool) -> Policy:
+        """What the policy of a target would be. Raises what `enable` would raise for it."""
+        policy = self.policies.of(target.name, self._choose(target, settings, runtime=runtime))
+        self._check_issues(target, policy)
+        return policy
+
+    def policy_of(self, name: str) -> Policy:
+        """What the policy of a target would be if it were enabled without settings."""
+        return self.policies.of(name, self.desired.chosen(name))
+
+    def _choose(self, target: Target, settings: Settings, *, runtime: bool) -> Settings:
         section = self.policies.sections.get(target.name)
         if section and settings:
             raise _managed(target.name, section.source)
@@ -104,8 +118,7 @@ class Transactions:
                 '(sockaccelctl set)'
             )
         self._check_names(settings)
-        chosen = changed(self.desired.chosen(target.name), settings)
-        return await self._want(target, chosen, runtime=runtime, must_exist=not wait)
+        return changed(self.desired.chosen(target.name), settings)
 
     async def set_policy(self, target: Target, settings: Settings) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.set_policy."""

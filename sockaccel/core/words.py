@@ -9,6 +9,7 @@ from sockaccel import errors
 from sockaccel.core.connection import ConnectionState, EventKind
 from sockaccel.core.knowledge import Knowledge
 from sockaccel.core.target import State
+from sockaccel.core.watch import Traffic
 
 BUS_NAME = 'org.sockaccel1'
 OBJECT_PATH = '/org/sockaccel1'
@@ -19,6 +20,7 @@ TARGET_STATES = {
     State.WAITING: 'waiting',
     State.REFUSED: 'refused',
     State.DRAINING: 'draining',
+    State.PROBATION: 'probation',
 }
 # The state of what is no target any more.
 DISABLED = 'disabled'
@@ -34,6 +36,9 @@ CONNECTION_STATES = {
 
 # Which way the last messages of a connection went; "mixed": by TCP in one direction alone.
 PATHS = ('redirect', 'tcp', 'mixed')
+
+# How the ends of a connection talk.
+TRAFFIC = {Traffic.IDLE: 'idle', Traffic.REQUESTS: 'requests', Traffic.STREAM: 'stream'}
 
 # Events of other kinds stay inside the daemon.
 EVENT_KINDS = {

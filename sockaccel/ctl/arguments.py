@@ -6,10 +6,11 @@ import re
 from collections.abc import Awaitable, Callable
 
 from sockaccel import __version__
+from sockaccel.core.auditing import DEFAULT_S, LONGEST_S, SHORTEST_S
 from sockaccel.core.keys import POLICY_KEYS, PolicyKey
 from sockaccel.core.target import UNIT_SUFFIXES
 from sockaccel.core.words import EVENT_KINDS, PATHS
-from sockaccel.ctl import commands
+from sockaccel.ctl import audit, commands
 from sockaccel.ctl.bench import bench
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.connections import connections
@@ -35,6 +36,7 @@ examples:
 See sockaccelctl(1).
 """
 _UNIT_WITH_DASH = re.compile(rf'-.*({"|".join(map(re.escape, UNIT_SUFFIXES))})$')
+_UNITS = {'s': 1, 'm': 60, 'h': 3600}
 _TARGET = 'a unit ("postgresql.service"), a cgroup path ("/system.slice"), or "*" for all of this host'
 
 
@@ -53,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     with_json('status', status, 'show whether it works, what it is worth, and what is not accelerated and why')
     _enable(add('enable', commands.enable, "accelerate a target's connections from now on"))
     _set(add('set', commands.set_policy, 'change the policy of an enabled target'))
+    _audit(with_json('audit', audit.audit, 'watch a target on plain TCP, and say what acceleration would change'))
     _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
     _targets(with_json('targets', commands.targets, 'list the targets with their state'))
     sentence = 'list the connections that targets cover, the busiest first'
@@ -94,6 +97,10 @@ def _enable(command: argparse.ArgumentParser) -> None:
     command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
     command.add_argument('--runtime', action='store_true', help='until the daemon is stopped, not remembered')
     command.add_argument('--wait', action='store_true', help='also what does not exist yet')
+    command.add_argument(
+        '--probation', type=_duration, metavar='TIME',
+        help='audit it first, for a time such as 60s, and enable it if that would hurt no program',
+    )  # fmt: skip
     for key in POLICY_KEYS.values():
         _flag(command, key)
 
@@ -115,6 +122,14 @@ def _set(command: argparse.ArgumentParser) -> None:
     command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
     sentence = f'an empty value brings the default back; keys: {", ".join(POLICY_KEYS)}'
     command.add_argument('settings', nargs='+', type=_setting, metavar='KEY=VALUE', help=sentence)
+
+
+def _audit(command: argparse.ArgumentParser) -> None:
+    command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
+    command.add_argument(
+        '--for', type=_duration, default=DEFAULT_S, metavar='TIME', dest='seconds',
+        help=f'how long, as in 90s, 5m or 1h (default: {DEFAULT_S}s)',
+    )  # fmt: skip
 
 
 def _disable(command: argparse.ArgumentParser) -> None:
@@ -186,6 +201,15 @@ def _seconds(text: str) -> float:
     if not 0.1 <= value <= 3600:
         raise argparse.ArgumentTypeError(f'"{text}" is not a number of seconds from 0.1 to 3600')
     return value
+
+
+def _duration(text: str) -> int:
+    """Seconds, from a number with a unit."""
+    number, unit = (text[:-1], text[-1:]) if text[-1:] in _UNITS else (text, 's')
+    seconds = int(number) * _UNITS[unit] if number.isascii() and number.isdigit() and len(number) < 10 else 0
+    if not SHORTEST_S <= seconds <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a time from {SHORTEST_S}s to {LONGEST_S // 3600}h')
+    return seconds
 
 
 def _number(lowest: int, highest: int) -> Callable[[str], int]:

@@ -63,6 +63,12 @@ class Client:
         """Call a method of the manager; returns its value, or a list of them. Raises Refused, NotRunning."""
         return await self.ask(BUS_NAME, OBJECT_PATH, MANAGER, member, signature, arguments)
 
+    async def wait_for(self, seconds: float, member: str, signature: str = '', *arguments: Any) -> Any:
+        """`call` of a method that takes so long to answer, beyond what others may take."""
+        return await self.ask(
+            BUS_NAME, OBJECT_PATH, MANAGER, member, signature, arguments, timeout=_TIMEOUT_S + seconds
+        )
+
     async def properties(self) -> dict[str, Any]:
         """All properties of the manager. Raises Refused, NotRunning."""
         answer = await self.ask(BUS_NAME, OBJECT_PATH, PROPERTIES, 'GetAll', 's', (MANAGER,))
@@ -87,11 +93,12 @@ class Client:
         member: str,
         signature: str = '',
         arguments: tuple[Any, ...] = (),
+        timeout: float = _TIMEOUT_S,
     ) -> Any:
-        """Call a method of any program; interface: '' for any. Raises Refused, NotRunning."""
+        """Call a method of any program; interface: '' for any, timeout: in seconds. Raises Refused, NotRunning."""
         try:
             body = await self.connection.ask(
-                destination, path, interface, member, signature, arguments, timeout=_TIMEOUT_S, interactive=True
+                destination, path, interface, member, signature, arguments, timeout=timeout, interactive=True
             )
         except AskFailed as exc:
             if not exc.name:
@@ -124,6 +131,11 @@ def string(value: str) -> Variant:
 def integer(value: int) -> Variant:
     """A number for an option."""
     return Variant('t', value)
+
+
+def count(value: int) -> Variant:
+    """A number for an option that takes 32 bits."""
+    return Variant('u', value)
 
 
 def boolean(value: bool) -> Variant:  # noqa: FBT001

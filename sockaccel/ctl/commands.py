@@ -12,7 +12,7 @@ from datetime import datetime
 from sockaccel.core import config
 from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.ctl import printing, show, top
-from sockaccel.ctl.client import Client, NotRunning, boolean, integer, string, strings
+from sockaccel.ctl.client import Client, NotRunning, boolean, count, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
 from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidConfiguration
@@ -24,7 +24,12 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
         chosen['runtime'] = boolean(True)
     if options.wait:
         chosen['wait'] = boolean(True)
+    if options.probation:
+        chosen['probation'] = count(options.probation)
     row = await client.call('EnableWithOptions', 'sa{sv}', options.target, chosen)
+    if row['state'] == 'probation':
+        print(f'Probation of "{row["name"]}": {row["detail"]}. See how it went: sockaccelctl targets')
+        return EX_OK
     when = 'once it is there' if row['state'] == 'waiting' else 'from now on'
     enabled = f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]})'
     print(f'{enabled}. Its new connections are accelerated {when}.')

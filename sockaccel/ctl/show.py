@@ -17,7 +17,9 @@ _PATH_STYLES = {'redirect': 'green', 'mixed': 'yellow', 'tcp': 'yellow'}
 _EVENT_STYLES = {
     'joined': 'green', 'refused': 'yellow', 'fallback': 'yellow', 'evicted': 'yellow', 'broken': 'red',
 }  # fmt: skip
-STATE_STYLES = {'active': 'green', 'waiting': 'yellow', 'draining': 'yellow', 'refused': 'red'}
+STATE_STYLES = {
+    'active': 'green', 'waiting': 'yellow', 'draining': 'yellow', 'probation': 'yellow', 'refused': 'red',
+}  # fmt: skip
 _GAP = '  '
 SEVERITY_STYLES = {'ok': 'green', 'note': 'yellow', 'issue': 'red'}
 

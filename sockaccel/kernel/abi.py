@@ -23,6 +23,28 @@ MAX_WALKED = 4096
 EVENT_PAGES = 64
 
 
+class Look(IntEnum):
+    """`enum look`.
+
+    What the walk over open files is for. An audit takes two: the first finds the sockets of a cgroup, the second
+    the other ends of their connections.
+    """
+
+    SEARCH = 0
+    ENDS = 1
+    PEERS = 2
+
+
+class OpenFlag(IntFlag):
+    """`enum open_flag`."""
+
+    LISTENS = 1
+    LOCAL = 2
+    BLOCKS = 4
+    JOINED = 8
+    URGENT = 16
+
+
 class EndState(IntEnum):
     """`enum end_state`.
 
@@ -137,6 +159,44 @@ class ListenerKeyRecord(NamedTuple):
 
 
 LISTENER_KEY = struct.Struct('=Q16s2I')
+
+
+class AuditRecord(NamedTuple):
+    """`struct audit`, 16 bytes: `AUDIT` packs it.
+
+    The daemon's wishes for the walk. cgroup: the id of the one that is audited.
+    """
+
+    cgroup: int
+    look: int
+    pad: int
+
+
+AUDIT = struct.Struct('=Q2I')
+
+
+class OpenSocketRecord(NamedTuple):
+    """`struct open_socket`, 112 bytes: `OPEN_SOCKET` packs it.
+
+    An open socket as an audit sees it. sent, received: bytes since the connection was made, those that were
+    redirected counted where they were sent; segments are those with data. reason: why the end would stay with TCP
+    (counters.h), 0 for none.
+    """
+
+    flow: bytes
+    cookie: int
+    sent: int
+    received: int
+    sent_segments: int
+    received_segments: int
+    pid: int
+    reason: int
+    flags: int
+    user: int
+    program: bytes
+
+
+OPEN_SOCKET = struct.Struct('=48s3Q6I16s')
 
 
 class EventRecord(NamedTuple):

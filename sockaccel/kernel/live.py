@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter, Event, EventKind, pack_address
 from sockaccel.core.limits import MAX_CGROUPS, MAX_SERVED, MAX_TARGETS
+from sockaccel.core.opensocket import OpenSocket
 from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused, LimitExceeded
-from sockaccel.kernel import libbpf
+from sockaccel.kernel import libbpf, looks
 from sockaccel.kernel.abi import (
     EVENT,
     FLOW,
@@ -35,6 +36,7 @@ from sockaccel.kernel.abi import (
     TARGET,
     KeptRecord,
     ListenerRecord,
+    Look,
     SettingsRecord,
     TargetFlag,
     Walk,
@@ -109,6 +111,8 @@ class Kernel:
         self._ring: libbpf.RingBuffer | None = None
         # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
         self._walking = threading.Lock()
+        # The same for the walk over open files, which an audit takes in another thread.
+        self._searching = threading.Lock()
         before = self._settings()
         self._census = Census(before.last_found, before.last_found_left, before.counted, before.counted_left)
         self._search = before.search
@@ -136,7 +140,7 @@ class Kernel:
         if self._ring:
             self._ring.close()
             self._ring = None
-        with self._walking:
+        with self._searching, self._walking:
             for fd in self._fds.values():
                 os.close(fd)
             self._fds.clear()
@@ -283,15 +287,22 @@ class Kernel:
 
         Raises OSError.
         """
-        # An earlier search that failed may have left entries.
-        libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
-        with self._walking:
-            self._search = (self._search + 1) % (1 << 32)
-            self._prepare(Walk.LIST)
-        for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
-            pass
-        libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
+        with self._searching:
+            # An earlier search that failed, or an audit that was killed, may have left entries.
+            looks.prepare(self._fds, Look.SEARCH)
+            with self._walking:
+                self._search = (self._search + 1) % (1 << 32)
+                self._prepare(Walk.LIST)
+            for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
+                pass
+            libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
         self._forget_closed_listeners()
+
+    def look(self, cgroup_id: int) -> Iterator[OpenSocket]:
+        """See sockaccel.kernel.looks.look(). From any thread; nothing once this object is closed. OSError."""
+        with self._searching:
+            if self._fds:
+                yield from looks.look(self._fds, cgroup_id)
 
     def _forget_closed_listeners(self) -> None:
         """Remove the listeners that the last search did not find and nobody has told of since.

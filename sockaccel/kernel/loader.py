@@ -31,7 +31,7 @@ MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_programs', 'sa_names',
-    'sa_probe_pair', 'sa_probe_mode',
+    'sa_probe_pair', 'sa_probe_mode', 'sa_audit',
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ DATA_PATH = Part(
     },
 )
 WALKS = Part(
-    (*_SHARED, 'visit.c', 'pause.c', 'judge.c', 'evict.c', 'walk.c', 'find_sockets.c'),
+    (*_SHARED, 'visit.c', 'pause.c', 'judge.c', 'evict.c', 'walk.c', 'audit.c', 'find_sockets.c'),
     {
         'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
         'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,

@@ -79,6 +79,13 @@ FIELDS = {
     'inode_ino': ('inode', 'i_ino'),
     'inode_sb': ('inode', 'i_sb'),
     'super_block_dev': ('super_block', 's_dev'),
+    'task_cgroups': ('task_struct', 'cgroups'),
+    'css_set_dfl_cgrp': ('css_set', 'dfl_cgrp'),
+    'tcp_sock_bytes_acked': ('tcp_sock', 'bytes_acked'),
+    'tcp_sock_bytes_received': ('tcp_sock', 'bytes_received'),
+    'tcp_sock_data_segs_out': ('tcp_sock', 'data_segs_out'),
+    'tcp_sock_data_segs_in': ('tcp_sock', 'data_segs_in'),
+    'tcp_sock_urg_seq': ('tcp_sock', 'urg_seq'),
 }
 # Some kernels are built without these (CONFIG_MPTCP, CONFIG_MEMCG, CONFIG_MEMCG_V1, CONFIG_XFRM, CONFIG_IPV6,
 # CONFIG_CGROUP_BPF, CONFIG_TCP_MD5SIG), or are older (ao_info came with 6.7, psp_assoc with 6.18).

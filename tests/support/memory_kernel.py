@@ -7,7 +7,7 @@ The engine that runs over it is the real one.
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from sockaccel.core.engine import Engine
 from sockaccel.core.finding import Finding
 from sockaccel.core.knowledge import Knowledge
 from sockaccel.core.limits import MAX_TARGETS
+from sockaccel.core.opensocket import OpenSocket
 from sockaccel.core.policies import Policies, layer_of
 from sockaccel.core.policy import Policy
 from sockaccel.core.programs import Executable, Programs, Seen
@@ -99,6 +100,10 @@ class MemoryKernel:
         self.searches: list[float] = []
         # Counted as missed by the next search for sockets, by slot.
         self.missed: dict[int, int] = {}
+        # What the looks of audits see, one after the other, and the cgroups that they asked for.
+        self.seen: list[list[OpenSocket]] = [[]]
+        self.looked_at: list[int] = []
+        self.on_look: Callable[[], None] = lambda: None
 
     def contents(self) -> Contents:
         on = {slot: (self.generations[slot], policy) for slot, policy in self.policies.items()}
@@ -155,6 +160,13 @@ class MemoryKernel:
         for slot, number in self.missed.items():
             self.table[slot][MISSED] += number
         self.missed.clear()
+
+    def look(self, cgroup_id: int) -> Iterator[OpenSocket]:
+        """What `seen` has next; its last entry again and again."""
+        self._failures.called('look')
+        self.looked_at.append(cgroup_id)
+        self.on_look()
+        yield from self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
 
     def sweep(self) -> Swept:
         self._failures.called('sweep')

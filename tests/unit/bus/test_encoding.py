@@ -167,7 +167,7 @@ def test_a_policy_has_typed_values_or_texts() -> None:
         encoding.settings({'BlockingReaders': Variant('u', 1)})
     with pytest.raises(InvalidArgument, match='"JoinDelayMs" is of type "as", not "u"'):
         encoding.enable_options({'JoinDelayMs': Variant('as', ['5'])})
-    with pytest.raises(InvalidArgument, match='"nonsense" is unknown, there is "runtime", "wait", and of'):
+    with pytest.raises(InvalidArgument, match='"nonsense" is unknown, there is "runtime", "wait", "probation"'):
         encoding.enable_options({'nonsense': Variant('b', True)})
 
 

@@ -7,6 +7,7 @@ from sockaccel import errors
 from sockaccel.core import words
 from sockaccel.core.connection import ConnectionState, EventKind
 from sockaccel.core.target import State
+from sockaccel.core.watch import Traffic
 from sockaccel.kernel.abi import COUNTERS
 
 # Errors that no caller of the bus is told of: they end the daemon, or become another one.
@@ -25,17 +26,19 @@ def test_names_on_the_bus() -> None:
 def test_states_paths_kinds_and_severities() -> None:
     assert words.CHOSEN == 'set'
     assert [*words.TARGET_STATES.values(), words.DISABLED] == [
-        'active', 'waiting', 'refused', 'draining', 'disabled',
+        'active', 'waiting', 'refused', 'draining', 'probation', 'disabled',
     ]  # fmt: skip
     assert list(words.CONNECTION_STATES.values()) == ['connecting', 'candidate', 'joined', 'left']
     assert list(words.EVENT_KINDS.values()) == ['joined', 'refused', 'fallback', 'closed', 'evicted', 'broken']
     assert words.PATHS == ('redirect', 'tcp', 'mixed')
+    assert list(words.TRAFFIC.values()) == ['idle', 'requests', 'stream']
     assert words.SEVERITIES == ('ok', 'note', 'issue')
 
 
 def test_every_member_of_an_enum_has_a_word() -> None:
     assert words.TARGET_STATES.keys() == set(State)
     assert words.CONNECTION_STATES.keys() == set(ConnectionState)
+    assert words.TRAFFIC.keys() == set(Traffic)
     assert set(EventKind) - words.EVENT_KINDS.keys() == {EventKind.SWEEP_WANTED, EventKind.CONNECTION}
 
 

@@ -25,6 +25,12 @@ def test_options_have_their_types() -> None:
     assert (options.target, options.accepted_issues, options.runtime) == ('x.service', ['a', 'b'], False)
 
 
+@pytest.mark.parametrize(('text', 'seconds'), [('90', 90), ('90s', 90), ('5m', 300), ('1h', 3600)])
+def test_times(text: str, seconds: int) -> None:
+    assert parser().parse_args(['audit', 'x.service', '--for', text]).seconds == seconds
+    assert parser().parse_args(['enable', 'x.service', '--probation', text]).probation == seconds
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
@@ -34,6 +40,10 @@ def test_options_have_their_types() -> None:
         (['top', '--interval=0.01'], 'is not a number of seconds'),
         (['trace', '--kind=connection'], 'invalid choice'),
         (['enable', '/x\udcff'], 'is not UTF-8 text'),
+        (['audit', 'x.service', '--for=0s'], 'is not a time from 1s to 1h'),
+        (['audit', 'x.service', '--for=61m'], 'is not a time'),
+        (['audit', 'x.service', '--for='], 'is not a time'),
+        (['enable', 'x.service', '--probation=1d'], 'is not a time'),
         (['nonsense'], 'invalid choice'),
         ([], 'required'),
     ],
