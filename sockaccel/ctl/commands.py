@@ -37,7 +37,12 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
 
 
 async def set_policy(client: Client, options: argparse.Namespace) -> int:
-    chosen = {key: string(text) for key, text in options.settings}
+    texts: dict[str, str] = {}
+    for key, text in options.settings:
+        # As in a file: lists grow.
+        grows = key in POLICY_KEYS and POLICY_KEYS[key].type == 'as' and text
+        texts[key] = f'{texts.get(key, "")} {text}'.strip() if grows else text
+    chosen = {key: string(text) for key, text in texts.items()}
     row = await client.call('SetPolicy', 'sa{sv}', options.target, chosen)
     print(f'Policy of "{row["name"]}":')
     printing.policy([each for each in row['policy'] if each['source'] or each['key'] in chosen])
@@ -75,7 +80,6 @@ async def targets(client: Client, options: argparse.Namespace) -> int:
             print(row['name'])
     else:
         printing.targets(rows)
-        printing.policies(rows)
     return EX_OK
 
 

@@ -16,8 +16,11 @@ def targets(rows: list[Row]) -> None:
         return
     cells = [['TARGET', 'STATE', 'DETAIL'], *([row['name'], row['state'], row['detail']] for row in rows)]
     styles = ['bold', *(show.STATE_STYLES.get(row['state'], '') for row in rows)]
-    for line in show.table(cells, styles=styles):
+    title, *lines = show.table(cells, styles=styles)
+    print(title)
+    for row, line in zip(rows, lines, strict=True):
         print(line)
+        policy([each for each in row['policy'] if each['source']], '  ')
 
 
 class ConnectionTable:
@@ -78,19 +81,12 @@ def configuration(rows: list[Row], *, as_json: bool) -> None:
         policy([row for row in rows if row['section'] == section and row['key']])
 
 
-def policies(targets: list[Row]) -> None:
-    """What is not the default in the policies of targets."""
-    for target in targets:
-        rows = [row for row in target['policy'] if row['source']]
-        if rows:
-            print()
-            print(show.styled(f'Policy of {target["name"]}:', 'bold'))
-            policy(rows)
-
-
-def policy(rows: list[Row]) -> None:
-    """Keys with their values, and where each is from."""
-    shown = [[f'{row["key"]}={row["value"]}', f'# {row["source"] or "default"}'] for row in rows]
-    if shown:
-        for line in show.table(shown, styles=['' if row['source'] else 'dim' for row in rows]):
+def policy(rows: list[Row], indent: str = '') -> None:
+    """Keys with their values, and where each is from, which is there in any case: a long list is cut."""
+    sources = [f'# {row["source"] or "default"}' for row in rows]
+    values = [f'{row["key"]}={row["value"]}' for row in rows]
+    most = max(show.width() - len(indent) - 2 - max(map(len, sources), default=0), 24)
+    cells = [(indent + show.cut(value, most), source) for value, source in zip(values, sources, strict=True)]
+    if cells:
+        for line in show.table(cells, styles=['' if row['source'] else 'dim' for row in rows]):
             print(line)

@@ -280,4 +280,6 @@ def test_completion_in_bash(programs: Path) -> None:
     assert control('enable', '/web.service').returncode == 0
     assert completed(programs, 'sockaccelctl disable ') == ['/web.service']
     assert completed(programs, 'sockaccelctl stats --target /w') == ['/web.service']
+    assert completed(programs, 'sockaccelctl set ') == ['/web.service', *(f'{key}=' for key in keys.POLICY_KEYS)]
+    assert completed(programs, 'sockaccelctl set /web.service Bl') == ['BlockingReaders=']
     assert control('disable', '/web.service').returncode == 0

@@ -22,6 +22,7 @@ ACTIONS = {name: method.action for name, method in methods_of(Manager).items()}
 CHANGES: dict[str, tuple[str, ...]] = {
     'Enable': ('s', '/x'),
     'EnableWithOptions': ('sa{sv}', '/x', '0'),
+    'SetPolicy': ('sa{sv}', '/x', '0'),
     'Disable': ('s', '/x'),
     'DisableWithOptions': ('sa{sv}', '/x', '0'),
     'ResetCounters': ('s', ''),

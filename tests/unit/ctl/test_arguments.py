@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.ctl.arguments import parser
 from tests.support.harness import ROOT
 
@@ -31,6 +32,21 @@ def test_times(text: str, seconds: int) -> None:
     assert parser().parse_args(['enable', 'x.service', '--probation', text]).probation == seconds
 
 
+def test_flags_of_a_policy() -> None:
+    options = parser().parse_args(
+        ['enable', 'x', '--blocking-readers', '--include-port=80', '--include-port', '1-2', '--join-delay-ms=5']
+    )
+    assert (options.blocking_readers, options.include_ports, options.join_delay_ms) == ('yes', ['80', '1-2'], '5')
+    assert parser().parse_args(['enable', 'x']).blocking_readers is None
+    options = parser().parse_args(['set', 'x', 'IncludePorts=80 443', 'ExcludeUsers='])
+    assert (options.target, options.settings) == ('x', [('IncludePorts', '80 443'), ('ExcludeUsers', '')])
+
+
+def test_every_key_of_a_policy_has_a_flag() -> None:
+    options = parser().parse_args(['enable', 'x'])
+    assert {key.field for key in POLICY_KEYS.values()} <= vars(options).keys()
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
@@ -39,6 +55,8 @@ def test_times(text: str, seconds: int) -> None:
         (['connections', '--path=nowhere'], 'invalid choice'),
         (['top', '--interval=0.01'], 'is not a number of seconds'),
         (['trace', '--kind=connection'], 'invalid choice'),
+        (['set', '/x'], 'required'),
+        (['set', '/x', 'BlockingReaders'], '"BlockingReaders" is not KEY=VALUE'),
         (['enable', '/x\udcff'], 'is not UTF-8 text'),
         (['audit', 'x.service', '--for=0s'], 'is not a time from 1s to 1h'),
         (['audit', 'x.service', '--for=61m'], 'is not a time'),

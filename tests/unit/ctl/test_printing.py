@@ -74,6 +74,29 @@ def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == rows
 
 
+def test_policies_of_targets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not the default, and where it is from, also where a line has no room for both."""
+    monkeypatch.setattr(show, 'width', lambda: 80)
+    many, file = ' '.join(map(str, range(100, 150))), '/etc/sockaccel/sockaccel.conf.d/60-local.conf:7'
+    policy: list[printing.Row] = [
+        {'key': 'IncludePorts', 'value': many, 'source': file},
+        {'key': 'BlockingReaders', 'value': 'yes', 'source': 'set'},
+        {'key': 'JoinDelayMs', 'value': '100', 'source': ''},
+    ]
+    rows: list[printing.Row] = [
+        {'name': 'a.service', 'state': 'active', 'detail': 'cgroup /a', 'policy': policy},
+        {'name': 'b.service', 'state': 'waiting', 'detail': 'its unit does not run', 'policy': []},
+    ]
+    printing.targets(rows)
+    assert capsys.readouterr().out.splitlines() == [
+        'TARGET     STATE    DETAIL',
+        'a.service  active   cgroup /a',
+        f'  IncludePorts=100 101 102 1…  # {file}',
+        '  BlockingReaders=yes          # set',
+        'b.service  waiting  its unit does not run',
+    ]
+
+
 def test_no_targets(capsys: pytest.CaptureFixture[str]) -> None:
     printing.targets([])
     assert 'sockaccelctl enable' in capsys.readouterr().out
