@@ -144,8 +144,11 @@ INSTALLED = \
     packaging/completions/sockaccelctl:$(BASHDIR)/sockaccelctl \
     packaging/completions/_sockaccelctl:$(ZSHDIR)/_sockaccelctl \
     NEWS:$(DOCDIR)/NEWS \
+    docs/grafana.json:$(DOCDIR)/grafana.json \
     SECURITY.md:$(DOCDIR)/SECURITY.md \
     $(foreach page,$(wildcard packaging/man/*),$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+# Off until an administrator enables them.
+UNITS = sockaccel-metrics.socket sockaccel-metrics@.service sockaccel-textfile.service sockaccel-textfile.timer
 PAGE = $(wildcard cockpit/*.js cockpit/*.html cockpit/*.css cockpit/manifest.json)
 METAINFO = org.sockaccel1.cockpit.metainfo.xml
 CONFIGURATION = $(SYSCONFDIR)/sockaccel/sockaccel.conf
@@ -172,6 +175,9 @@ install: $(if $(filter yes,$(COCKPIT)),install-cockpit)
 	    $(if $(filter yes,$(NOTIFY_RELOAD)),-e 's/^Type=notify$$/Type=notify-reload/' -e '/^ExecReload=/d') \
 	    packaging/sockaccel.service >'$(DESTDIR)$(UNITDIR)/sockaccel.service'
 	chmod 644 '$(DESTDIR)$(UNITDIR)/sockaccel.service'
+	set -e; for unit in $(UNITS); do \
+	    sed -e 's,=/usr/bin/,=$(BINDIR)/,' packaging/$$unit >"$(DESTDIR)$(UNITDIR)/$$unit"; \
+	    chmod 644 "$(DESTDIR)$(UNITDIR)/$$unit"; done
 	test -e '$(DESTDIR)$(CONFIGURATION)' || install -D -m 644 packaging/sockaccel.conf '$(DESTDIR)$(CONFIGURATION)'
 	$(if $(DESTDIR),,$(PYTHON) -m compileall -q '$(PYTHONDIR)/sockaccel')
 
@@ -187,3 +193,4 @@ uninstall:
 	rm -f '$(DESTDIR)$(METAINFODIR)/$(METAINFO)'
 	set -e; for pair in $(INSTALLED); do rm -f "$(DESTDIR)$${pair#*:}"; done
 	rm -f '$(DESTDIR)$(SBINDIR)/sockaccel' '$(DESTDIR)$(BINDIR)/sockaccelctl' '$(DESTDIR)$(UNITDIR)/sockaccel.service'
+	rm -f $(foreach unit,$(UNITS),'$(DESTDIR)$(UNITDIR)/$(unit)')

@@ -14,6 +14,8 @@ from sockaccel.ctl import audit, commands
 from sockaccel.ctl.bench import bench
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.connections import connections
+from sockaccel.ctl.metrics import FORMATS, metrics
+from sockaccel.ctl.scrape import scrape
 from sockaccel.ctl.status import status
 from sockaccel.ctl.why import why
 
@@ -65,6 +67,8 @@ def parser() -> argparse.ArgumentParser:
     _top(add('top', commands.live, 'watch targets and connections, redrawn every second'))
     _trace(with_json('trace', commands.trace, 'follow what happens to connections'))
     _stats(with_json('stats', commands.stats, 'show the counters'))
+    _metrics(add('metrics', metrics, 'print metrics for Prometheus and the like'))
+    add('scrape', scrape, 'answer one request of HTTP on stdin with the metrics: for sockaccel-metrics.socket')
     with_json('doctor', commands.doctor, 'show what this kernel does to accelerated sockets')
     _programs(with_json('programs', commands.programs, 'list the programs that are known to be hurt, and why'))
     with_json('bench', bench, 'measure what acceleration brings on this machine; half a minute, as root')
@@ -194,6 +198,12 @@ def _setting(text: str) -> tuple[str, str]:
 def _programs(command: argparse.ArgumentParser) -> None:
     forget = 'forget what was seen of the executable at PATH'
     command.add_argument('--forget', type=_text, metavar='PATH', help=forget)
+
+
+def _metrics(command: argparse.ArgumentParser) -> None:
+    command.add_argument('--format', choices=FORMATS, default=FORMATS[0], help='default: openmetrics')
+    output = 'replace a file, for the textfile collector of node_exporter'
+    command.add_argument('--output', type=_text, metavar='FILE', help=output)
 
 
 def _seconds(text: str) -> float:

@@ -11,6 +11,7 @@ from sockaccel.ctl.arguments import parser
 from sockaccel.ctl.bench import BenchFailed
 from sockaccel.ctl.client import Client, NotRunning, Refused
 from sockaccel.ctl.exits import EX_NOT_PERMITTED, EX_NOT_RUNNING, EX_OK, EX_REFUSED, EX_USAGE
+from sockaccel.ctl.metrics import NotWritten
 from sockaccel.dbus.message import DBUS
 from sockaccel.errors import InvalidArgument, NotPermitted, UnknownTarget
 
@@ -46,7 +47,7 @@ def _status(options: argparse.Namespace) -> int:
         if options.run is commands.configuration:
             return commands.configuration_of_files(options)
         return _fail(str(exc), exc.hint, EX_NOT_RUNNING)
-    except BenchFailed as exc:
+    except (BenchFailed, NotWritten) as exc:
         return _fail(str(exc), '', EX_REFUSED)
     except NotPermitted as exc:
         return _fail(str(exc), f'try: sudo sockaccelctl {options.command} …', EX_NOT_PERMITTED)

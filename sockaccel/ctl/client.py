@@ -59,6 +59,13 @@ class Client:
     ) -> None:
         await self.connection.close()
 
+    async def is_running(self) -> bool:
+        """Whether there is a daemon; nobody starts one because of the question. Raises NotRunning."""
+        try:
+            return await self.connection.has_owner(BUS_NAME)
+        except AskFailed as exc:
+            raise NotRunning(f'the bus does not answer ({exc})') from exc
+
     async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:
         """Call a method of the manager; returns its value, or a list of them. Raises Refused, NotRunning."""
         return await self.ask(BUS_NAME, OBJECT_PATH, MANAGER, member, signature, arguments)
