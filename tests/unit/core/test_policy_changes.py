@@ -78,6 +78,7 @@ def test_set_reaches_the_kernel_and_the_next_daemon() -> None:
         await made.engine.start()
         await made.engine.enable('/x', BLOCKING)
         await made.engine.enable('/runtime', runtime=True)
+        made.clock.advance(1)
         sweeps, changes = len(made.kernel.sweeps), made.changes
         await made.engine.set_policy('//x/', {'JoinDelayMs': '7', 'BlockingReaders': ''})
         await made.engine.set_policy('/runtime', BLOCKING)
@@ -85,6 +86,7 @@ def test_set_reaches_the_kernel_and_the_next_daemon() -> None:
         assert made.kernel.contents().on == {
             1: (1, Policy(join_delay_ms=7)), 2: (2, Policy(blocking_readers=True)),
         }  # fmt: skip
+        assert sources(made, '/x') == {'JoinDelayMs': ('7', 'set')}
         # Members that are not suitable any more leave.
         made.clock.advance(1)
         assert len(made.kernel.sweeps) == sweeps + 1
