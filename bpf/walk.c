@@ -75,12 +75,18 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (!end || !visit.sk)
 		return 0;
-	settings = sa_settings.lookup(&zero);
-	visit.settings = settings;
-	visit.sock = (u64)visit.sk;
 	/* Read before all else: what is read below is complete only if the end was a candidate by now. */
 	state = *(volatile u32 *)&end->state;
 	barrier();
+	visit.sock = (u64)visit.sk;
+	own_flow = end->own_flow;
+	/*
+	 * The rules may be others than at connect(). Slot 0, which has none, stands for an accepting end. This comes
+	 * early because the verifier explores the loop of is_excluded() once for each path that leads there.
+	 */
+	visit.excluded = is_excluded(end->slot * end->active, &own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
+	settings = sa_settings.lookup(&zero);
+	visit.settings = settings;
 	if (!settings)
 		return 0;
 	if (settings->walk != WALK_LIST && part_is_over(settings))
@@ -114,9 +120,6 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 		evict(&visit, seq, in_call, peer_in_call);
 		return 0;
 	}
-	/* The rules may be others than at connect(). */
-	if (end->active)
-		visit.excluded = is_excluded(end->slot, &own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
 	if (state == CANDIDATE)
 		judge_candidate(&visit);
 	if (end->in_map)
