@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Clients whose sockets have no O_NONBLOCK: what they do is the same, and their connections are left alone.
+
+The clients of MariaDB and PHP poll and never sleep in recv(); on a kernel where sockaccel can see that, they may
+be accelerated. redis-cli, redis-py and http.client sleep in recv(), where a member of a sockmap can get EAGAIN.
+"""
+
+import hashlib
+import sys
+
+from tests.apps.place import ACCELERATED, NOBODY, Place, free_port
+from tests.apps.test_nginx import _BACKEND, serve_nginx
+from tests.support import harness
+
+ROUNDS = 300
+_ROWS = 2000
+_SQL = f"""\
+CREATE TABLE t (id INT PRIMARY KEY AUTO_INCREMENT, v LONGTEXT);
+INSERT INTO t (v) SELECT REPEAT(CHAR(97 + seq % 26), seq) FROM seq_1_to_{_ROWS};
+{'SELECT COUNT(*), SUM(LENGTH(v)), MD5(GROUP_CONCAT(MD5(v) ORDER BY id)) FROM t;' * 20}
+SELECT v FROM t ORDER BY id;
+"""
+_PHP = """\
+<?php
+mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
+$db = new mysqli('127.0.0.1', 'test', 'x', 'test', (int)$argv[1]);
+$hash = hash_init('sha256');
+for ($round = 0; $round < %d; $round++) {
+    $row = $db->query("SELECT REPEAT('x', $round * 100)")->fetch_row();
+    hash_update($hash, $row[0]);
+}
+$big = $db->query("SELECT REPEAT('y', 8000000)")->fetch_row();
+hash_update($hash, $big[0]);
+echo hash_final($hash), "\\n";
+"""
+_REDIS = """\
+import hashlib, sys
+sys.path.append('/usr/lib/python3/dist-packages')
+import redis
+client = redis.Redis('127.0.0.1', int(sys.argv[1]))
+digest = hashlib.sha256()
+for number in range(%d):
+    client.set('key', b'x' * number * 100)
+    digest.update(client.get('key'))
+pipeline = client.pipeline()
+for number in range(1000):
+    pipeline.incr('count')
+digest.update(repr(pipeline.execute()).encode())
+print(digest.hexdigest())
+"""
+_HTTP = """\
+import hashlib, http.client, sys
+connection, digest = http.client.HTTPConnection('127.0.0.1', int(sys.argv[1])), hashlib.sha256()
+for number in range(%d):
+    connection.request('GET', '/file')
+    answer = connection.getresponse()
+    assert answer.status == 200
+    digest.update(answer.read())
+print(digest.hexdigest())
+"""
+
+
+def left_alone(place: Place, what: str, outcome: str, found: object) -> None:
+    """The same as plain, and nothing redirected, because an end blocks."""
+    place.same(what, outcome, found, redirected=False)
+    if place.way == ACCELERATED:
+        assert place.counted()['connection_reason_blocking_end'] > 0, place.explain()
+
+
+def serve_mariadb(place: Place) -> int:
+    """A server with the database "test", for the user "test" with the password "x"."""
+    directory, port = place.directory(NOBODY), free_port()
+    data = directory / 'data'
+    place.run(
+        'mariadb-install-db', '--no-defaults', f'--datadir={data}', '--auth-root-authentication-method=normal',
+        '--skip-test-db', user=NOBODY,
+    )  # fmt: skip
+    start = directory / 'start.sql'
+    # A statement to a line.
+    start.write_text("CREATE DATABASE test;\nGRANT ALL ON test.* TO test@'127.0.0.1' IDENTIFIED BY 'x';\n")
+    place.serve(
+        port, 'mariadbd', '--no-defaults', f'--datadir={data}', '--bind-address=127.0.0.1', f'--port={port}',
+        f'--socket={directory}/socket', f'--pid-file={directory}/pid', f'--init-file={start}',
+        '--group-concat-max-len=100000000', '--max-allowed-packet=64M', '--skip-name-resolve', user=NOBODY,
+    )  # fmt: skip
+    return port
+
+
+def test_mariadb_client(somewhere: Place) -> None:
+    port = serve_mariadb(somewhere)
+    directory = somewhere.directory()
+    script = directory / 'script.sql'
+    script.write_text(_SQL)
+    with script.open('rb') as file:
+        printed = somewhere.run(
+            'mariadb', '--no-defaults', '--host=127.0.0.1', f'--port={port}', '--protocol=tcp', '--user=test',
+            '--password=x', '--batch', '--skip-column-names', 'test', stdin=file,
+        )  # fmt: skip
+    assert printed.count('\n') == _ROWS + 20
+    digest = hashlib.sha256(printed.encode()).hexdigest()
+    maybe_left_alone(somewhere, 'mariadb', f'{len(printed) / 1e6:.1f} MB', digest)
+
+
+def test_mysqli(somewhere: Place) -> None:
+    port = serve_mariadb(somewhere)
+    script = somewhere.directory() / 'script.php'
+    script.write_text(_PHP % ROUNDS)
+    printed = somewhere.run('php', script, str(port))
+    assert len(printed.strip()) == 64, printed
+    maybe_left_alone(somewhere, 'PHP with mysqli', f'{ROUNDS} queries', printed)
+
+
+def maybe_left_alone(place: Place, what: str, outcome: str, found: object) -> None:
+    """Blocking by its flag alone: a kernel that lets sockaccel see that may accelerate it."""
+    if place.way == ACCELERATED and 'splice' not in harness.every_issue():
+        place.same(what, outcome, found)
+    else:
+        left_alone(place, what, outcome, found)
+
+
+def serve_redis(place: Place) -> int:
+    port, directory = free_port(), place.directory(NOBODY)
+    options = ('--bind', '127.0.0.1', '--port', str(port), '--save', '', '--dir', directory)
+    place.serve(port, 'redis-server', *options, user=NOBODY)
+    return port
+
+
+def test_redis_cli(somewhere: Place) -> None:
+    port = serve_redis(somewhere)
+    commands = somewhere.directory() / 'commands'
+    lines = [f'SET key{number} {"x" * number * 10}\nGET key{number}\n' for number in range(1, ROUNDS)]
+    commands.write_text(''.join(lines))
+    with commands.open('rb') as file:
+        printed = somewhere.run('redis-cli', '-h', '127.0.0.1', '-p', str(port), stdin=file)
+    expected = ''.join(f'OK\n{"x" * number * 10}\n' for number in range(1, ROUNDS))
+    assert printed == expected
+    left_alone(somewhere, 'redis-cli', f'{2 * ROUNDS} commands', printed)
+
+
+def test_redis_py(somewhere: Place) -> None:
+    port = serve_redis(somewhere)
+    printed = somewhere.run(sys.executable, '-c', _REDIS % ROUNDS, str(port))
+    left_alone(somewhere, 'redis-py without time-outs', f'{ROUNDS} values', printed)
+
+
+def test_http_client(somewhere: Place) -> None:
+    port, root = free_port(), somewhere.directory()
+    content = bytes(range(256)) * 4000
+    (root / 'file').write_bytes(content)
+    serve_nginx(somewhere, _BACKEND.format(port=port, root=root), port)
+    rounds = 100
+    printed = somewhere.run(sys.executable, '-c', _HTTP % rounds, str(port))
+    assert printed.strip() == hashlib.sha256(content * rounds).hexdigest()
+    if somewhere.way == ACCELERATED and 'fionread' in harness.every_issue():
+        # nginx asks FIONREAD, and is on the list of programs for that.
+        somewhere.same('http.client', f'{rounds} files', printed, redirected=False)
+        assert somewhere.counted()['connection_reason_known_program'] > 0, somewhere.explain()
+    else:
+        left_alone(somewhere, 'http.client', f'{rounds} files', printed)
