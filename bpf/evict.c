@@ -82,7 +82,7 @@ static inline void evict(struct visit *visit, struct seq_file *seq, u32 in_call,
 	 * yet. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind != EVENT_EVICTED)
 		return;
-	if (sa_members.delete(visit->own_flow))
+	if (sa_members.delete(visit->own_key))
 		return;
 	count_tcp_bytes(end, READ_U32(visit->sock, OFFSET_tcp_sock_write_seq));
 	end->reason = end->marked;
@@ -93,5 +93,5 @@ static inline void evict(struct visit *visit, struct seq_file *seq, u32 in_call,
 	}
 	end->state = LEFT;
 	if (visit->own_entry)
-		sa_peers.delete(visit->own_flow);
+		sa_peers.delete(visit->own_key);
 }

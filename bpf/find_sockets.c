@@ -14,16 +14,14 @@ struct bpf_iter__task_file {
 };
 
 /*
- * Whether the connection's other end was found before. When sa_missed is full, some connections are counted twice.
+ * Whether the connection's other end was found before. When sa_found is full, some connections are counted twice.
  */
-static inline u32 is_counted(const struct flow *flow, const struct flow *peer_flow)
+static inline u32 is_counted(const struct pair_key *own_key, const struct pair_key *peer_key)
 {
-	u32 swapped = flow->local_port > flow->remote_port ||
-		      (flow->local_port == flow->remote_port && flow->local[3] > flow->remote[3]);
-	struct flow key = swapped ? *peer_flow : *flow;
-	u32 one = 1;
+	struct pair_key key = own_key->sent < peer_key->sent ? *own_key : *peer_key;
+	u64 one = 1;
 
-	return sa_missed.insert(&key, &one) == -EEXIST;
+	return sa_found.insert(&key, &one) == -EEXIST;
 }
 
 /* Keeps an end to be listed. It cannot join: nobody knows how much of its connection waits unread. */
@@ -50,17 +48,19 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
 	if (!end || end->cookie || sock_state(new_end.sock) != TCP_ESTABLISHED)
 		return;
-	mirror(&new_end.own_flow, &new_end.peer_flow);
 	/* Asked by helper: the kernel gives a socket its cookie when somebody asks for it first. */
 	new_end.cookie = bpf_get_socket_cookie(sk);
 	new_end.generation = target->generation;
-	new_end.active = !listener_for(&new_end.peer_flow, &key, &listener);
+	new_end.active = !listener_for(new_end.own_flow.netns, new_end.own_flow.local, new_end.own_flow.local_port,
+				       &key, &listener);
+	read_key(new_end.sock, new_end.active, &new_end.own_key);
+	swap_key(&new_end.own_key, &new_end.peer_key);
 	__builtin_memcpy(new_end.comm, comm, sizeof(new_end.comm));
 	begin(end, &new_end);
 	count_kept(1, 1);
 	end->reason = MISSED;
 	end->state = LEFT;
-	if (!is_counted(&new_end.own_flow, &new_end.peer_flow))
+	if (!is_counted(&new_end.own_key, &new_end.peer_key))
 		count(new_end.slot, MISSED, 1);
 }
 

@@ -38,8 +38,7 @@ static inline u32 reason_against_pair(struct end *end, u64 sock, u64 peer_sock)
 
 	if (!reason && peer_sock)
 		reason = reason_against_end(peer_sock);
-	if (!reason &&
-	    namespace_has_policies(PROBED, READ_U64(sock, OFFSET_sock_net), is_v4(end->peer_flow.remote)))
+	if (!reason && namespace_has_policies(PROBED, READ_U64(sock, OFFSET_sock_net), end->is_ipv4))
 		reason = IPSEC_END;
 	return reason;
 }
@@ -121,6 +120,9 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	if (reason)
 		return reason;
 	reason = reason_to_wait(target, visit->sock, visit->peer_entry ? visit->peer_sock : 0);
+	/* Addresses that do not say that the other end is on this host: most such connections go to another one. */
+	if (reason == LONELY && !is_local(&end->own_flow))
+		return NOT_LOCAL;
 	if (reason) {
 		end->reason = reason;
 		if (++end->looks < LOOKS)
@@ -138,7 +140,7 @@ static inline u32 reason_of_error(int error)
 	if (error == -EBUSY)
 		return FOREIGN_SOCKMAP;
 	if (error == -EEXIST)
-		return KEY_TAKEN;
+		return TWICE_CLAIMED;
 	if (error == -E2BIG || error == -ENOMEM)
 		return MAP_FULL;
 	if (error == -EINVAL)
@@ -158,22 +160,20 @@ static inline u32 join(struct visit *visit)
 
 	/* Set before the socket is in the map: from then on its owner's send() counts. */
 	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
-	end->receive_maximum = sock_receive_maximum(visit->sock);
+	end->receive_maximum = sock_receive_maximum(visit->peer_sock);
 	end->memory_pressure = sock_memory_pressure(visit->sock);
 	end->received = 0;
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
-	/* The entry of the peer may have been another flow's when its cookie was read. */
-	if (sock_cookie(visit->sock) != end->cookie ||
-	    READ_AS(u16, visit->peer_sock, OFFSET_sock_num) != visit->own_flow->remote_port)
+	if (sock_cookie(visit->sock) != end->cookie)
 		return GONE;
 	/* insert() and not update(): an older socket under this key may hold bytes that its owner has not read. */
-	error = sa_members.insert(visit->own_flow, visit->sk);
-	own_entry = sa_peers.lookup(visit->own_flow);
+	error = sa_members.insert(visit->own_key, visit->sk);
+	own_entry = sa_peers.lookup(visit->own_key);
 	/* Closed meanwhile, the socket may be another one by now. */
 	if (!own_entry || own_entry->cookie != end->cookie || sock_cookie(visit->sock) != end->cookie) {
 		if (!error)
-			sa_members.delete(visit->own_flow);
+			sa_members.delete(visit->own_key);
 		return GONE;
 	}
 	if (error)
@@ -201,7 +201,7 @@ static inline int leave_out(struct visit *visit, u32 reason)
 
 	end->state = LEFT;
 	end->reason = reason;
-	sa_peers.delete(visit->own_flow);
+	sa_peers.delete(visit->own_key);
 	/* The connecting end was closed before, and counted then. */
 	if (!end->active && !visit->peer_entry)
 		return 0;
@@ -229,7 +229,7 @@ static inline void give_up(struct visit *visit)
 	end->reason = reason;
 	if (end->marked)
 		end->marked = reason ? reason : DRAINED;
-	sa_peers.delete(visit->own_flow);
+	sa_peers.delete(visit->own_key);
 }
 
 static inline void judge_candidate(struct visit *visit)
@@ -257,7 +257,7 @@ static inline void judge_candidate(struct visit *visit)
 		end->state = LEFT;
 		return;
 	}
-	if (reason && !leave_out(visit, reason))
+	if (reason && (!leave_out(visit, reason) || reason == NOT_LOCAL))
 		return;
 	report(end, reason ? EVENT_REFUSED : EVENT_JOINED, reason);
 }
@@ -303,7 +303,7 @@ static inline void judge_member(struct visit *visit)
 		reason = reason_to_leave(visit);
 		if (!reason && !told)
 			return;
-		end->marked = reason ? reason : told == PAUSED ? PAUSED : LONELY;
+		end->marked = reason ? reason : told == PAUSED || told == TWICE_CLAIMED ? told : LONELY;
 		if (!told && !(reason == PAUSED && end->pauses))
 			count(end->slot, reason, 1);
 		if (peer_entry && !peer_joined(visit))

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Decides which connections are covered (sock_ops). The connecting end decides, in connect(): both ends must be on
- * this host, one of them must belong to a target, and nothing about them may be what a sockmap would break. When
- * the connection is established both ends become candidates. A walk lets those join that turn out to be suitable
+ * Decides which connections are covered (sock_ops): both ends must be on this host, one of them must belong to a
+ * target, and nothing about them may be what a sockmap would break. The connecting end decides: in connect() where
+ * its addresses say that the other end is on this host, otherwise when the connection is established. Then both ends
+ * become candidates, by keys that only the two of them know. A walk lets those join that turn out to be suitable
  * (judge.c).
  */
 #include "lib/sock.h"
 
 /*
- * What a callback finds out. reason: why the end stays with TCP, not counted yet. cookie: that of the connecting
- * end, whose entry may be another flow's by now; for an accepting end.
+ * What a callback finds out. own_key, peer_key: of an established end. first: what the other end has left for it, if
+ * that was established first, and cookie: that of the other end, because the entry may be another one's by now.
+ * reason: why the end stays with TCP, not counted yet.
  */
 struct answer {
+	struct pair_key own_key;
+	struct pair_key peer_key;
+	struct peer_entry *first;
 	u64 cookie;
 	u32 reason;
 	u32 pad;
@@ -48,9 +53,9 @@ static inline void on_listen(struct bpf_sock_ops *ops, u64 sock)
 }
 
 /*
- * A socket can be disconnected (AF_UNSPEC) and connect anew. The kernel keeps it in the map under the old key, and
- * bytes that it has not read belong to the old connection. If it is no member, because it failed to connect or has
- * left, the key may be another socket's by now and must not be touched.
+ * A socket can be disconnected (AF_UNSPEC) and connect anew, with its cookie. The kernel keeps it in the map under
+ * the old key, and bytes that it has not read belong to the old connection. If it is no member, because it failed to
+ * connect or has left, the key may be another socket's by now and must not be touched.
  */
 static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 {
@@ -59,7 +64,7 @@ static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 	if (!end)
 		return;
 	if (end->in_map && sock_psock(sock))
-		sa_members.delete(&end->own_flow);
+		sa_members.delete(&end->own_key);
 	if (end->marked)
 		want_sweep(SWEEP_NOW);
 	sa_ends.sk_storage_delete(sk);
@@ -96,41 +101,88 @@ static inline u32 reason_against_connecting(const struct new_end *new_end, const
 	return answering->hurt || current_is_hurt() ? KNOWN_PROGRAM : NO_REASON;
 }
 
-static inline u32 reason_against_accepting(const struct new_end *new_end, struct peer_entry *connecting,
-					   u64 cookie)
+/* Whether the SYN of a connecting end had data, and established the accepting end with them (TCP Fast Open). */
+static inline int syn_had_data(u64 sock)
 {
-	/* With SO_REUSEPORT another listener than the one that was found may answer, outside every target. */
-	if (connecting->by_listener && new_end->slot != connecting->slot) {
-		connecting->refused = note(cookie, UNCOUNTED);
-		return LONELY;
-	}
-	/* Address translation can give two strangers the same mirrored addresses. Both initial sequence numbers do
-	 * not agree by chance. */
-	if (READ_U32(new_end->sock, OFFSET_tcp_sock_copied_seq) != connecting->initial_sequence ||
-	    READ_U32(new_end->sock, OFFSET_tcp_sock_write_seq) !=
-		    READ_U32(connecting->sock, OFFSET_tcp_sock_copied_seq)) {
-		connecting->refused = note(cookie, PEER_MISMATCH);
-		count(connecting->slot, PEER_MISMATCH, 1);
-		return PEER_MISMATCH;
-	}
+	return READ_U64(sock, OFFSET_tcp_sock_bytes_acked) > 1;
+}
+
+/*
+ * Finds out the key of an end that is established now, and whether the other end was established before. Returns what
+ * connect() kept of a connecting end. Where that kept nothing only Fast Open lets the accepting end be the first.
+ */
+static inline struct end *on_established(struct bpf_sock *sk, u64 sock, u32 active, struct answer *answer)
+{
+	struct end *end = active ? sa_ends.sk_storage_get(sk, 0, 0) : NULL;
+	struct peer_entry *first;
+	u64 cookie;
+
+	read_key(sock, active, &answer->own_key);
+	swap_key(&answer->own_key, &answer->peer_key);
+	if (active && !end && !syn_had_data(sock))
+		return NULL;
+	first = sa_peers.lookup(&answer->peer_key);
+	/* One that names its peer has met it. */
+	if (!first || first->active == active || first->peer_cookie)
+		return end;
+	cookie = first->cookie;
+	if (sock_cookie(first->sock) != cookie)
+		return end;
+	answer->cookie = cookie;
+	answer->first = first;
+	return end;
+}
+
+/*
+ * Why an end and the one that was established first may not meet. In a network namespace of its own any user can give
+ * a socket the key that he wants (TCP_REPAIR). So ends in different ones meet only where the administrator allows it,
+ * for the target of both, and where the same user namespace rules over both. slot: of the target that has the end's
+ * cgroup, or its listener.
+ */
+static inline u32 reason_against_meeting(u64 sock, u32 slot, struct peer_entry *first)
+{
+	if (READ_U64(sock, OFFSET_sock_net) == READ_U64(first->sock, OFFSET_sock_net))
+		return NO_REASON;
+	if (slot != first->slot || first->by_listener || !allows_other_namespaces(slot))
+		return OTHER_NAMESPACE;
+	if (sock_owner(sock) != sock_owner(first->sock))
+		return FOREIGN_OWNER;
 	return NO_REASON;
 }
 
-/* Lets the other end find an established end. Returns NO_REASON, or why the end cannot be a candidate. */
+/*
+ * Lets the other end find an established end. Two ends that claim the same key are neither: whoever knows the numbers
+ * of a connection could have made one of them. Returns NO_REASON, or why the end cannot be a candidate.
+ */
 static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u64 sock)
 {
 	struct peer_entry entry = {
 		.sock = sock,
 		.cookie = end->cookie,
+		.peer_cookie = end->peer_cookie,
 		.slot = end->slot,
 		.generation = end->generation,
-		.initial_sequence = READ_U32(sock, OFFSET_tcp_sock_write_seq),
-		.by_listener = end->by_listener,
+		.active = end->active,
+		.by_listener = end->active ? end->by_listener : 0,
 	};
 	struct target *target = target_of(end);
-	struct flow key = end->own_flow;
+	struct pair_key key = end->own_key;
+	struct peer_entry *other;
+	int error;
 
-	if (!target || sa_peers.update(&key, &entry))
+	if (!target)
+		return MAP_FULL;
+	error = sa_peers.insert(&key, &entry);
+	other = error == -EEXIST ? sa_peers.lookup(&key) : NULL;
+	if (other && sock_cookie(other->sock) == other->cookie) {
+		other->refused = note(other->cookie, TWICE_CLAIMED);
+		want_sweep(SWEEP_NOW);
+		return TWICE_CLAIMED;
+	}
+	/* What was left there is a socket's that is gone. */
+	if (error == -EEXIST)
+		error = sa_peers.update(&key, &entry);
+	if (error)
 		return MAP_FULL;
 	end->due_ns = bpf_ktime_get_ns() + target->join_after_ns;
 	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
@@ -142,31 +194,19 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 }
 
 /*
- * Leaves a connection to TCP, and tells the connecting end what the accepting end found out. cookie: that of the
- * connecting end, for an accepting one.
+ * Leaves a connection to TCP, and tells the end that was established first, if there is one. cookie: of that end.
  */
 static inline void refuse(struct end *end, u32 reason, u64 cookie)
 {
-	struct peer_entry *connecting = end->active ? NULL : sa_peers.lookup(&end->peer_flow);
+	struct peer_entry *first = cookie ? sa_peers.lookup(&end->peer_key) : NULL;
 
-	if (connecting)
-		connecting->refused = note(cookie, reason);
+	if (first)
+		first->refused = note(cookie, reason);
 	if (end->state != LEFT)
 		count_kept(0, 1);
 	end->state = LEFT;
 	end->reason = reason;
 	count(end->slot, reason, 1);
-}
-
-/* What the connecting end left for an accepting one, and its cookie; NULL if it left nothing or is gone. */
-static inline struct peer_entry *entry_of_connecting(struct new_end *new_end, u64 *cookie)
-{
-	struct peer_entry *connecting = sa_peers.lookup(&new_end->peer_flow);
-
-	if (!connecting)
-		return NULL;
-	*cookie = connecting->cookie;
-	return sock_cookie(connecting->sock) == *cookie ? connecting : NULL;
 }
 
 /*
@@ -175,10 +215,12 @@ static inline struct peer_entry *entry_of_connecting(struct new_end *new_end, u6
  */
 static inline void ask_listener(struct new_end *new_end, struct answering *answering)
 {
+	const struct flow *flow = &new_end->own_flow;
 	struct listener_key key = {};
 	struct listener listener = {};
 
-	if (!listener_for(new_end->active ? &new_end->own_flow : &new_end->peer_flow, &key, &listener))
+	if (!listener_for(flow->netns, new_end->active ? flow->remote : flow->local,
+			  new_end->active ? flow->remote_port : flow->local_port, &key, &listener))
 		return;
 	answering->mptcp = listener.mptcp;
 	answering->hurt = is_hurt(&listener.executable, listener.comm);
@@ -236,79 +278,121 @@ static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, st
 	return end;
 }
 
+/* Whether an accepting end is established before the connecting one, by what came with the SYN. */
+static inline int is_by_fast_open(u64 sock)
+{
+	return READ_U64(sock, OFFSET_tcp_sock_fastopen_request) != 0;
+}
+
+/*
+ * What is said of an accepting end that has met no connecting one, or of a connecting one of whose connection nothing
+ * was kept yet; NO_REASON if it can be a candidate. It is counted.
+ */
+static inline u32 reason_against_first(const struct new_end *new_end)
+{
+	u32 is_near = is_local(&new_end->own_flow) || sock_may_be_near(new_end->sock), reason = NO_REASON;
+
+	if (!new_end->slot)
+		return UNCOUNTED;
+	if (!new_end->active && !is_by_fast_open(new_end->sock))
+		reason = is_near ? CLIENT_UNSEEN : NOT_LOCAL;
+	else if (!is_near && !allows_other_namespaces(new_end->slot))
+		reason = NOT_LOCAL;
+	if (reason)
+		count(new_end->slot, reason, 1);
+	return reason;
+}
+
 /*
  * Keeps what is known of a new end, if a target covers it. NULL if none does, if there is no place, or if the end
  * is only kept to be listed, with a reason that was counted before.
  */
-static inline struct end *on_new_end(struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock,
+static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bpf_sock *sk, u64 sock,
 				     struct answer *answer)
 {
-	struct new_end new_end = {.sock = sock, .active = ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB};
-	struct peer_entry *connecting = NULL;
-	u32 counted = NO_REASON, reason = NO_REASON;
+	u32 counted = NO_REASON, reason = NO_REASON, is_established = op != BPF_SOCK_OPS_TCP_CONNECT_CB;
 	struct answering answering = {};
+	struct peer_entry *first = answer->first;
+	struct new_end new_end = {
+		.sock = sock,
+		.active = op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+		.own_key = answer->own_key,
+		.peer_key = answer->peer_key,
+		.peer_cookie = answer->cookie,
+	};
 	struct end *end;
 
 	read_flow(sock, &new_end.own_flow);
-	new_end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
-	if (!is_local(&new_end.own_flow)) {
-		if (new_end.slot)
-			count(new_end.slot, NOT_LOCAL, 1);
+	/* Whose addresses say that it is local, of that was decided in connect(). */
+	if (new_end.active && is_local(&new_end.own_flow) == is_established)
 		return NULL;
-	}
-	mirror(&new_end.own_flow, &new_end.peer_flow);
-	if (!new_end.active) {
-		connecting = entry_of_connecting(&new_end, &answer->cookie);
-		if (connecting) {
-			counted = noted(connecting->refused, answer->cookie);
-		} else {
-			if (!new_end.slot)
-				return NULL;
-			count(new_end.slot, CLIENT_UNSEEN, 1);
-			counted = CLIENT_UNSEEN;
-		}
-	}
+	new_end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
+	if (first)
+		counted = noted(first->refused, answer->cookie);
 	/* One that is only kept to be listed is asked for its name. */
-	if (!counted || new_end.slot)
+	if (new_end.active ? !is_established : first || new_end.slot || is_by_fast_open(sock))
 		ask_listener(&new_end, &answering);
-	if (connecting && !counted)
-		counted = reason_against_accepting(&new_end, connecting, answer->cookie);
-	if (connecting && !counted) {
-		new_end.slot = connecting->slot;
-		new_end.generation = connecting->generation;
+	/* With SO_REUSEPORT another listener than the one that was found may answer, outside every target. */
+	if (!counted && first && first->by_listener && new_end.slot != first->slot) {
+		first->refused = note(answer->cookie, UNCOUNTED);
+		counted = LONELY;
+	}
+	if (is_established && !first)
+		counted = reason_against_first(&new_end);
+	if (counted == UNCOUNTED || counted == NOT_LOCAL)
+		return NULL;
+	if (first && !counted) {
+		reason = reason_against_meeting(sock, new_end.slot, first);
+		new_end.slot = first->slot;
+		new_end.generation = first->generation;
 	} else if (!find_generation(&new_end)) {
 		return NULL;
 	}
-	if (!counted)
+	if (!counted && !reason)
 		reason = new_end.active ? reason_against_connecting(&new_end, &answering) : reason_against(sock);
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
 	if (!end) {
 		if (!reason)
 			reason = NOT_KEPT;
 		turn_away(new_end.slot, counted ? NO_REASON : reason);
-		if (connecting && !counted)
-			connecting->refused = note(answer->cookie, reason);
+		if (first && !counted)
+			first->refused = note(answer->cookie, reason);
 		return NULL;
 	}
 	answer->reason = reason;
 	return counted ? NULL : end;
 }
 
-static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct bpf_sock *sk, u32 *reason)
+/* A connecting end of which something was kept in connect(). */
+static inline struct end *on_active_established(struct end *end, u64 sock, struct answer *answer)
 {
-	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
-	struct target *target;
+	struct peer_entry *first = answer->first;
 
-	if (!end || end->state != CONNECTING)
+	/* Listings put the two ends together by it, also those that have LEFT. */
+	end->own_key = answer->own_key;
+	end->peer_key = answer->peer_key;
+	if (end->state != CONNECTING)
 		return NULL;
-	target = sa_targets.lookup(&end->slot);
 	/* The target may have been disabled since connect(). */
-	if (!is_enabled(target, end))
-		*reason = DRAINED;
-	/* The SYN and its data established the accepting end before that could find this one. */
-	else if (ops->data_segs_out)
-		*reason = FAST_OPEN;
+	if (!is_enabled(sa_targets.lookup(&end->slot), end)) {
+		answer->reason = DRAINED;
+	} else if (first) {
+		answer->reason = reason_against_meeting(sock, end->slot, first);
+		end->peer_cookie = answer->cookie;
+		end->slot = first->slot;
+		end->generation = first->generation;
+	} else if (syn_had_data(sock)) {
+		answer->reason = FAST_OPEN;
+	}
 	return end;
+}
+
+/* Why a connecting end that is closed as a candidate has not joined. */
+static inline u32 reason_of_short(struct end *end)
+{
+	if (end->reason)
+		return end->reason;
+	return is_local(&end->own_flow) || sa_peers.lookup(&end->peer_key) ? SHORT : NOT_LOCAL;
 }
 
 /*
@@ -317,13 +401,13 @@ static inline struct end *on_active_established(struct bpf_sock_ops *ops, struct
  */
 static inline int on_close(struct end *end)
 {
-	struct flow key = end->own_flow;
+	struct pair_key key = end->own_key;
 	struct peer_entry *entry = sa_peers.lookup(&key);
 
 	if (entry && entry->cookie == end->cookie) {
 		/* A walk that judged it has noted what kept it out so far. */
 		if (end->state == CANDIDATE && end->active && !noted(entry->refused, end->cookie) && !end->pauses)
-			count(end->slot, end->reason ? end->reason : SHORT, 1);
+			count(end->slot, reason_of_short(end), 1);
 		sa_peers.delete(&key);
 	}
 	if (end->state != JOINED && !(end->state == CANDIDATE && end->pauses)) {
@@ -381,6 +465,7 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 	struct bpf_sock *sk;
 	struct end *end = NULL;
 	struct answer answer = {};
+	u32 op = ops->op;
 	u64 sock;
 
 	if (!is_for_us(ops))
@@ -391,31 +476,26 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (!sock)
 		return 1;
-	switch (ops->op) {
-	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+	if (op == BPF_SOCK_OPS_TCP_LISTEN_CB) {
 		on_listen(ops, sock);
-		break;
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		forget_earlier(sk, sock);
-		/* fallthrough */
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		end = on_new_end(ops, sk, sock, &answer);
-		break;
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		end = on_active_established(ops, sk, &answer.reason);
-		break;
-	case BPF_SOCK_OPS_STATE_CB:
-		end = on_state(ops, sk, sock);
-		break;
+		return 1;
 	}
+	if (op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		forget_earlier(sk, sock);
+	else if (op == BPF_SOCK_OPS_STATE_CB)
+		end = on_state(ops, sk, sock);
+	else
+		end = on_established(sk, sock, op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, &answer);
+	if (op != BPF_SOCK_OPS_STATE_CB)
+		end = end ? on_active_established(end, sock, &answer) : on_new_end(op, ops, sk, sock, &answer);
 	if (!end)
 		return 1;
-	if (ops->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ops->op != BPF_SOCK_OPS_STATE_CB && !answer.reason)
+	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_STATE_CB && !answer.reason)
 		answer.reason = become_candidate(ops, end, sock);
 	if (answer.reason)
 		refuse(end, answer.reason, answer.cookie);
 	/* The only call for all callbacks, see report(). */
-	if (answer.reason || ops->op == BPF_SOCK_OPS_STATE_CB)
+	if (answer.reason || op == BPF_SOCK_OPS_STATE_CB)
 		report(end, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);
 	return 1;
 }

@@ -9,7 +9,7 @@
  */
 int sockaccel_stub(struct sk_msg_md *msg)
 {
-	struct flow nowhere = {};
+	struct pair_key nowhere = {};
 
 	sa_verdict.call(msg, 0);
 	if (!msg->sk)

@@ -57,7 +57,7 @@ static inline u32 await_peer(struct end *end, void *sock)
 	/* The walk that lets this end join has not finished with it. */
 	if (end->state != JOINED)
 		return NO_PEER;
-	entry = sa_peers.lookup(&end->peer_flow);
+	entry = sa_peers.lookup(&end->peer_key);
 	if (!entry || !noted(entry->joined, end->peer_cookie))
 		return NO_PEER;
 	end->peer_end = entry->end;
@@ -161,8 +161,7 @@ static inline u32 reason_in_either(struct end *end, void *sock, const void *peer
 		reason = reason_in_options(PEER_ACCESS, peer);
 	if (!reason)
 		reason = reason_in_options_of_reader(PEER_ACCESS, peer);
-	if (!reason &&
-	    namespace_has_policies(DIRECT, OWN(u64, sock, OFFSET_sock_net), is_v4(end->peer_flow.remote)))
+	if (!reason && namespace_has_policies(DIRECT, OWN(u64, sock, OFFSET_sock_net), end->is_ipv4))
 		reason = IPSEC;
 	return reason;
 }
@@ -240,7 +239,7 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 /* Tells the walk that evicts that redirected bytes of this end may be on their way (evict.c). */
 static inline void note_first_redirect(struct end *end)
 {
-	struct peer_entry *entry = sa_peers.lookup(&end->own_flow);
+	struct peer_entry *entry = sa_peers.lookup(&end->own_key);
 
 	if (entry)
 		entry->redirected = note(end->cookie, 1);
@@ -322,7 +321,7 @@ static inline u32 redirect(struct sk_msg_md *msg, struct end *end, u32 size)
 	/* Counted before, so that a walk that evicts sees it in time. */
 	end->redirected_messages++;
 	/* The helper's own value is not passed on: its SK_DROP would be EACCES in the application. */
-	if (sa_members.msg_redirect_hash(msg, &end->peer_flow, BPF_F_INGRESS) != SK_PASS) {
+	if (sa_members.msg_redirect_hash(msg, &end->peer_key, BPF_F_INGRESS) != SK_PASS) {
 		end->redirected_messages--;
 		return REFUSED;
 	}

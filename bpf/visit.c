@@ -5,8 +5,8 @@
 /*
  * The walk neither holds a reference to the socket nor its lock: the socket may be closed at any moment, and its
  * memory may become another socket. sock is sk as a number, peer_sock the peer's socket or 0; own_entry and
- * peer_entry are what the two ends left in sa_peers, or NULL. They may become another flow's, so only notes with
- * end->cookie and peer_cookie are believed. own_flow and peer_flow are on the stack, because the verifier of 6.1
+ * peer_entry are what the two ends left in sa_peers, or NULL. They may become another end's, so only notes with
+ * end->cookie and peer_cookie are believed. own_key and peer_key are on the stack, because the verifier of 6.1
  * takes no key from the value that an iterator shows.
  */
 struct visit {
@@ -15,8 +15,8 @@ struct visit {
 	u64 sock;
 	u64 peer_sock;
 	u64 peer_cookie;
-	struct flow *own_flow;
-	struct flow *peer_flow;
+	struct pair_key *own_key;
+	struct pair_key *peer_key;
 	struct peer_entry *own_entry;
 	struct peer_entry *peer_entry;
 	struct settings *settings;
@@ -30,25 +30,34 @@ static inline u64 sock_with(u64 sock, u64 cookie)
 	return sock && sock_cookie(sock) == cookie ? sock : 0;
 }
 
-/* Looks both ends up in sa_peers; what is there may belong to later sockets with the same addresses. */
+/*
+ * Looks both ends up in sa_peers. The keys alone do not prove that an entry is the peer's: a socket can be made to
+ * claim any key (TCP_REPAIR), and the entry may become another end's. The end that was established second found the
+ * first one, and named it when it left its entry, so exactly one of the two entries has the cookie of the other end.
+ */
 static inline void find_both_ends(struct visit *visit)
 {
+	struct peer_entry *entry;
 	struct end *end = visit->end;
+	u64 sock = 0, cookie = 0;
 
-	*visit->own_flow = end->own_flow;
-	*visit->peer_flow = end->peer_flow;
-	visit->own_entry = sa_peers.lookup(visit->own_flow);
+	*visit->own_key = end->own_key;
+	*visit->peer_key = end->peer_key;
+	visit->own_entry = sa_peers.lookup(visit->own_key);
 	if (visit->own_entry && visit->own_entry->cookie != end->cookie)
 		visit->own_entry = NULL;
-	visit->peer_entry = sa_peers.lookup(visit->peer_flow);
-	if (visit->peer_entry && end->peer_cookie && visit->peer_entry->cookie != end->peer_cookie)
-		visit->peer_entry = NULL;
-	visit->peer_cookie = end->peer_cookie;
-	if (visit->peer_entry && !visit->peer_cookie)
-		visit->peer_cookie = visit->peer_entry->cookie;
-	visit->peer_sock = end->peer_sock;
-	if (visit->peer_entry && !visit->peer_sock)
-		visit->peer_sock = visit->peer_entry->sock;
+	entry = sa_peers.lookup(visit->peer_key);
+	if (entry) {
+		sock = entry->sock;
+		cookie = entry->cookie;
+		/* Read after the two: while it proves that the entry is the peer's, they are the peer's too. */
+		barrier();
+		if (*(volatile u64 *)&entry->peer_cookie != end->cookie && cookie != end->peer_cookie)
+			entry = NULL;
+	}
+	visit->peer_entry = entry;
+	visit->peer_cookie = end->peer_cookie || !entry ? end->peer_cookie : cookie;
+	visit->peer_sock = end->peer_sock || !entry ? end->peer_sock : sock;
 	visit->peer_sock = sock_with(visit->peer_sock, visit->peer_cookie);
 }
 

@@ -52,6 +52,11 @@ static inline int part_is_over(struct settings *settings)
 /* Counts an end that was judged; keeps no more of those that stay with TCP than there are places for. */
 static inline void take_census(struct end *end, struct sock *sk, struct settings *settings)
 {
+	/* A target may have many of these, and they are nothing to list. */
+	if (end->state == LEFT && end->reason == NOT_LOCAL) {
+		sa_ends.sk_storage_delete(sk);
+		return;
+	}
 	settings->found++;
 	if (end->state != LEFT || end->in_map)
 		return;
@@ -66,8 +71,8 @@ static inline void take_census(struct end *end, struct sock *sk, struct settings
 int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct seq_file *seq = ((struct seq_file_of_meta *)ctx->meta)->seq;
-	struct flow own_flow, peer_flow;
-	struct visit visit = {.end = ctx->value, .sk = ctx->sk, .own_flow = &own_flow, .peer_flow = &peer_flow};
+	struct pair_key own_key, peer_key;
+	struct visit visit = {.end = ctx->value, .sk = ctx->sk, .own_key = &own_key, .peer_key = &peer_key};
 	struct end *end = visit.end;
 	u32 state, in_call = 0, peer_in_call = 0;
 	struct settings *settings;
@@ -79,12 +84,12 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	state = *(volatile u32 *)&end->state;
 	barrier();
 	visit.sock = (u64)visit.sk;
-	own_flow = end->own_flow;
 	/*
 	 * The rules may be others than at connect(). Slot 0, which has none, stands for an accepting end. This comes
 	 * early because the verifier explores the loop of is_excluded() once for each path that leads there.
 	 */
-	visit.excluded = is_excluded(end->slot * end->active, &own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
+	visit.excluded =
+		is_excluded(end->slot * end->active, &end->own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
 	settings = sa_settings.lookup(&zero);
 	visit.settings = settings;
 	if (!settings)

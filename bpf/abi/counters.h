@@ -17,7 +17,9 @@
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
 	X(LISTENERS_TURNED_AWAY, TOTAL, "listeners of targets above the limit")                                   \
-	X(NOT_LOCAL, CONNECTION, "the other end is not on this host")                                             \
+	X(NOT_LOCAL, CONNECTION, "the other end is not on this host, or in a network namespace apart")            \
+	X(OTHER_NAMESPACE, CONNECTION, "its target keeps network namespaces apart (OtherNamespaces=)")            \
+	X(FOREIGN_OWNER, CONNECTION, "different user namespaces own the network namespaces of its ends")          \
 	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
 	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections can join")      \
 	X(EXCLUDED, CONNECTION, "the configuration leaves it to TCP (Include...=, Exclude...=)")                  \
@@ -25,13 +27,12 @@
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
 	X(SELF_CONNECT, CONNECTION, "the socket is connected to itself")                                          \
 	X(REPAIR, CONNECTION, "the socket is being restored from a checkpoint")                                   \
-	X(FAST_OPEN, CONNECTION, "data travelled before the connection was established (TCP Fast Open)")          \
+	X(FAST_OPEN, CONNECTION, "made by TCP Fast Open, and its accepting end is no candidate")                  \
 	X(FOREIGN_SOCKMAP, CONNECTION, "another program's sockmap owns the socket")                               \
-	X(KEY_TAKEN, CONNECTION, "an earlier socket with the same addresses and ports is still open")             \
+	X(TWICE_CLAIMED, CONNECTION, "two sockets claim to be one of its ends")                                   \
 	X(MAP_FULL, CONNECTION, "the limit of connections is reached")                                            \
 	X(NOT_KEPT, CONNECTION, "as many connections are kept track of as MaximumConnections= allows")            \
 	X(UNSUPPORTED, CONNECTION, "the kernel refuses this kind of socket")                                      \
-	X(PEER_MISMATCH, CONNECTION, "the sequence numbers of the two ends do not belong together")               \
 	X(SHORT, CONNECTION, "closed before it was old enough to join")                                           \
 	X(BLOCKING_END, CONNECTION, "an end does blocking reads (no O_NONBLOCK)")                                 \
 	X(UNACCEPTED, CONNECTION, "its server did not accept it within half a minute")                            \

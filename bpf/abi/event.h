@@ -27,10 +27,11 @@ enum event_kind {
 /*
  * What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
  * CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h), 0
- * for none.
+ * for none. An end that is not established yet has the key 0, 0.
  */
 struct event {
 	struct flow flow;
+	struct pair_key key;
 	__u64 time_ns;
 	__u64 cookie;
 	__u64 peer_cookie;

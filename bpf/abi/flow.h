@@ -15,6 +15,16 @@ struct flow {
 	__u32 pad;
 };
 
+/*
+ * What an established end knows its connection by: the numbers of the first byte that it sends and of the first one
+ * that it receives. The peer has the same two the other way round, whatever address translation and however many
+ * network namespaces lie between.
+ */
+struct pair_key {
+	__u32 sent;
+	__u32 received;
+};
+
 /* Where a listener listens. Address and port are as in struct flow. */
 struct listener_key {
 	__u64 netns;

@@ -3,8 +3,10 @@
 #ifndef SOCKACCEL_ABI_SIZES_H
 #define SOCKACCEL_ABI_SIZES_H
 
-/* Connections that one search for sockets can remember as counted in MISSED. */
+/* Ends that an audit can remember. */
 #define MAX_MISSED 16384
+/* Ends of connections that are older than their target which one search for sockets can adopt. */
+#define MAX_FOUND 65536
 /* Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster. */
 #define MAX_LISTED 4096
 /*

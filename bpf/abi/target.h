@@ -7,6 +7,8 @@ enum target_flag {
 	TARGET_BLOCKING_READERS = 2,
 	/* A watcher notes up to where recv() has read (bpf/watch.c). */
 	TARGET_RECV_WATCHED = 4,
+	/* Its ends may meet although they are in different network namespaces. */
+	TARGET_OTHER_NAMESPACES = 8,
 };
 
 /*

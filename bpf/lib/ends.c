@@ -12,9 +12,12 @@
 /* An end before anything of it is kept. */
 struct new_end {
 	struct flow own_flow;
-	struct flow peer_flow;
+	struct pair_key own_key;
+	struct pair_key peer_key;
 	u64 sock;
 	u64 cookie;
+	/* That of the other end, if it was established first. */
+	u64 peer_cookie;
 	u32 slot;
 	u32 generation;
 	u32 active;
@@ -27,8 +30,11 @@ struct new_end {
 static inline void begin(struct end *end, const struct new_end *new_end)
 {
 	end->own_flow = new_end->own_flow;
-	end->peer_flow = new_end->peer_flow;
+	end->is_ipv4 = is_v4(new_end->own_flow.local);
+	end->own_key = new_end->own_key;
+	end->peer_key = new_end->peer_key;
 	end->cookie = new_end->cookie;
+	end->peer_cookie = new_end->peer_cookie;
 	end->since_ns = bpf_ktime_get_ns();
 	end->cgroup = cgroup_id(new_end->sock);
 	end->slot = new_end->slot;

@@ -43,7 +43,7 @@ static inline int same_address(const u32 *a, const u32 *b)
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
-/* Whether the remote end is on this host. */
+/* Whether the addresses alone say that the remote end is on this host. */
 static inline int is_local(const struct flow *flow)
 {
 	const u32 *remote = flow->remote;

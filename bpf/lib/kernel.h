@@ -33,6 +33,9 @@ static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_
 #define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
 
+/* include/net/flow.h */
+#define LOOPBACK_INDEX 1
+
 /* include/linux/tcp.h */
 #define TCP_NAGLE_OFF 1
 #define TCP_NAGLE_CORK 2

@@ -9,18 +9,19 @@ static inline int still_listens(struct listener *listener, struct listener_key *
 }
 
 /*
- * The listener that will answer a connection to flow's remote end: one on that address, on 0.0.0.0, or on [::].
+ * The listener that answers connections to an address and port: one on that address, on 0.0.0.0, or on [::].
  * Returns 1 and sets key and found, or returns 0. found is a copy, so that the verifier need not tell the two maps
  * apart in all that follows.
  */
-static inline int listener_for(const struct flow *flow, struct listener_key *key, struct listener *found)
+static inline int listener_for(u64 netns, const u32 *address, u32 port, struct listener_key *key,
+			       struct listener *found)
 {
 	struct listener *listener;
 
-	key->netns = flow->netns;
-	key->port = flow->remote_port;
+	key->netns = netns;
+	key->port = port;
 	key->pad = 0;
-	__builtin_memcpy(key->address, flow->remote, sizeof(key->address));
+	__builtin_memcpy(key->address, address, sizeof(key->address));
 #pragma clang loop unroll(disable)
 	for (int any = 0; any < 3; any++) {
 		listener = sa_own_listeners.lookup(key);

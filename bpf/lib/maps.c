@@ -6,22 +6,22 @@
 #include "lib/types.h"
 
 /*
- * The members: every joined end, by its own flow. BCC's BPF_SOCKHASH has no insert(), because it does not know
+ * The members: every joined end, by its own key. BCC's BPF_SOCKHASH has no insert(), because it does not know
  * that the kernel lets an iterator call it.
  */
 struct members_table {
-	struct flow key;
+	struct pair_key key;
 	u32 leaf;
-	int (*insert)(struct flow *, void *);
-	int (*delete)(struct flow *);
+	int (*insert)(struct pair_key *, void *);
+	int (*delete)(struct pair_key *);
 	int (*msg_redirect_hash)(void *, void *, u64);
 	u32 max_entries;
 };
 __attribute__((section("maps/sockhash"))) struct members_table sa_members = {.max_entries = MAX_MEMBERS};
-BPF_ANNOTATE_KV_PAIR(sa_members, struct flow, u32);
+BPF_ANNOTATE_KV_PAIR(sa_members, struct pair_key, u32);
 
-/* By its own flow, what an end leaves for its peer. It goes when the end is closed, left to TCP or evicted. */
-BPF_F_TABLE("hash", struct flow, struct peer_entry, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
+/* By its own key, what an end leaves for its peer. It goes when the end is closed, left to TCP or evicted. */
+BPF_F_TABLE("hash", struct pair_key, struct peer_entry, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(sa_ends, struct end);
 /* How many ends were kept, of which a walk knows how many are left (struct settings). */
 BPF_ARRAY(sa_kept, struct kept, 1);
@@ -48,8 +48,10 @@ BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
-/* The connections that the present search for sockets has counted in MISSED, or an audit looks at; empty otherwise. */
+/* The connections that an audit looks at; empty otherwise. */
 BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
+/* The cookies of the ends that the present search for sockets has found, by their keys; empty otherwise. */
+BPF_F_TABLE("hash", struct pair_key, u64, sa_found, MAX_FOUND, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
 /* What the walk over open files is for. */

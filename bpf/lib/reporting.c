@@ -21,6 +21,7 @@ static inline int within_event_limit(u64 now)
 static inline void describe(struct event *event, struct end *end, u32 kind, u32 reason, u64 now)
 {
 	event->flow = end->own_flow;
+	event->key = end->own_key;
 	event->time_ns = now;
 	event->cookie = end->cookie;
 	event->peer_cookie = end->peer_cookie;

@@ -20,6 +20,22 @@ static inline __u64 sock_netns(__u64 sock)
 	return READ_U64(READ_U64(sock, OFFSET_sock_net), OFFSET_net_cookie);
 }
 
+/*
+ * Whether the other end of a connection that is established now may be in the same network namespace: the packet that
+ * established it came over the loopback interface, or so soon that the connecting end was still inside connect(). Of
+ * such a packet the kernel forgets where it came from (tcp_add_backlog() in net/ipv4/tcp_ipv4.c).
+ */
+static inline int sock_may_be_near(__u64 sock)
+{
+	return READ_U32(sock, OFFSET_sock_arrived_by) <= LOOPBACK_INDEX;
+}
+
+/* The user namespace that owns the network namespace. */
+static inline __u64 sock_owner(__u64 sock)
+{
+	return READ_U64(READ_U64(sock, OFFSET_sock_net), OFFSET_net_user_ns);
+}
+
 /* The third number of net.ipv4.tcp_rmem, in bytes. */
 static inline __u32 sock_receive_maximum(__u64 sock)
 {

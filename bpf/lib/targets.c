@@ -37,6 +37,14 @@ static inline int is_enabled(struct target *target, struct end *end)
 	return target && (target->flags & TARGET_ON) && target->generation == end->generation;
 }
 
+/* Whether the target in a slot lets ends in different network namespaces meet. */
+static inline int allows_other_namespaces(u32 slot)
+{
+	struct target *target = sa_targets.lookup(&slot);
+
+	return target && target->flags & TARGET_OTHER_NAMESPACES;
+}
+
 /* What the end's slot holds now, by any owner. */
 static inline struct target *target_of(struct end *end)
 {

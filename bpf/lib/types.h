@@ -46,9 +46,11 @@ struct counters {
 struct peer_entry {
 	__u64 sock;
 	__u64 cookie;
+	/* That of the other end, if it was established first; otherwise 0, and the other entry names this one. */
+	__u64 peer_cookie;
 	__u32 slot;
 	__u32 generation;
-	__u32 initial_sequence;
+	__u32 active;
 	/* The connection is covered because of the listener that was to answer, not because of the connecting
 	 * end. */
 	__u32 by_listener;
@@ -87,7 +89,7 @@ static inline __u32 noted(__u64 note, __u64 cookie)
  * first, so that it touches three cache lines instead of five.
  */
 struct end {
-	struct flow peer_flow;
+	struct pair_key peer_key;
 	/*
 	 * Up to which of TCP's sequence numbers recv() has read since this end joined, with RECEIVED; 0 before the
 	 * first read. Its watcher writes it (watch.c), the verdict of the peer reads it.
@@ -123,10 +125,13 @@ struct end {
 	/* Messages that TCP carried because the reader was behind, less REDIRECT_WEIGHT for each redirected
 	 * one. */
 	__u32 behind;
+	__u32 is_ipv4;
 	__u32 reason;
+	__u32 pad;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
 	struct flow own_flow;
+	struct pair_key own_key;
 	__u64 cookie;
 	__u64 cgroup;
 	/* When the end was made, and when a candidate must be judged. CLOCK_MONOTONIC. */

@@ -23,21 +23,26 @@ _LIMIT = 'Raise MaximumConnections= and restart sockaccel, or name fewer or narr
 
 ADVICE = {
     # Why a connection is not accelerated.
-    'not_local': _NOTHING + 'only connections within this host can be accelerated.',
-    'client_unseen': 'Let the client connect again. A client in another network namespace stays with TCP.',
+    'not_local': _NOTHING
+    + 'only connections within this host can be accelerated. If the other end is in a network '
+    'namespace of this host, set OtherNamespaces=yes for a target that has both ends.',
+    'other_namespace': 'Set OtherNamespaces=yes for the target of both ends, if nothing between them has to see '
+    'their packets.',
+    'foreign_owner': _NOTHING + 'ends that different users could forge never meet.',
+    'client_unseen': 'Let the client connect again. If addresses are translated on the way, let it belong to the '
+    'target.',
     'missed': 'Restart the program, or let it connect again.',
     'excluded': 'Change the Include and Exclude lists of the configuration, if it should be accelerated.',
     'kernel_socket': _NOTHING + 'the kernel reads from it in ways that a redirect cannot serve.',
     'mptcp': 'To accelerate it, let the program use plain TCP within this host.',
     'self_connect': _NOTHING + 'a socket that is connected to itself gains nothing.',
     'repair': _NOTHING + 'the next connections of the program can join.',
-    'fast_open': 'To accelerate it, switch TCP Fast Open off in the program: within this host it saves nothing.',
+    'fast_open': 'Let the server belong to the target too, or switch TCP Fast Open off in the client.',
     'foreign_sockmap': 'Let only one program on this host redirect these connections, sockaccel or the other one.',
-    'key_taken': _NOTHING + 'the next connections can join.',
+    'twice_claimed': 'Find out who forges connections: two ends that know the same numbers do not come by chance.',
     'map_full': _LIMIT,
     'not_kept': _LIMIT,
     'unsupported': _NOTHING + 'this kernel cannot redirect such a socket.',
-    'peer_mismatch': 'Connections that are translated or proxied on the way stay with TCP; name the direct ones.',
     'short': 'Let the program keep its connections open. JoinDelayMs=0 lets them join at once.',
     'blocking_end': _BLOCKING,
     'unaccepted': 'Find out why the server accepts no connections: it may hang, or have no capacity left.',

@@ -14,6 +14,7 @@ from sockaccel.errors import InvalidArgument
 class End(NamedTuple):
     """One end. Addresses are as `pack_address` has them; reason and marked are indices of counters, 0 for none.
 
+    sent, received: the key of an established end (`struct pair_key`), which its peer has the other way round.
     Bytes and messages are those that this end sent. time_ns: when it began, in CLOCK_MONOTONIC. program: padded
     with zeros. What a viewer may not know is 0.
     """
@@ -23,6 +24,8 @@ class End(NamedTuple):
     remote: bytes
     local_port: int
     remote_port: int
+    sent: int
+    received: int
     time_ns: int
     cookie: int
     cgroup: int
@@ -45,7 +48,7 @@ class End(NamedTuple):
 
 
 # Packs an End.
-END = struct.Struct('=Q16s16s2H7Q6I16s')
+END = struct.Struct('=Q16s16s2H2I7Q6I16s')
 # Client and server. One of them is None where it is unknown, or gone already.
 Pair = tuple[End | None, End | None]
 # What says whose a connection is.
@@ -111,8 +114,10 @@ def _width(code: str) -> int:
 
 def key_of(end: End) -> Hashable:
     """What the two ends of one connection have in common, and no end of another one has."""
-    here, there = (end.local, end.local_port), (end.remote, end.remote_port)
-    return (end.netns, here, there) if here < there else (end.netns, there, here)
+    sent, received = end.sent, end.received
+    if not sent and not received:
+        return (end.cookie,)
+    return (sent, received) if sent < received else (received, sent)
 
 
 class Pairs:
@@ -130,24 +135,24 @@ class Pairs:
                 continue
             seen.add(end.cookie)
             key = key_of(end)
-            other = waiting.pop(key, None)
+            other = waiting.get(key)
             if other is None:
                 waiting[key] = end
+            elif other.active == end.active:
+                # Both claim to be the same end.
+                yield _alone(end)
             else:
-                yield _client_first(other, end)
+                del waiting[key]
+                yield (other, end) if other.active else (end, other)
 
     def rest(self) -> Iterator[Pair]:
         """Afterwards: the connections of which one end was found."""
-        for end in self._waiting.values():
-            yield (end, None) if end.active else (None, end)
+        yield from map(_alone, self._waiting.values())
         self._waiting.clear()
 
 
-def _client_first(one: End, other: End) -> Pair:
-    """Of a missed connection both ends may count as the active one."""
-    if one.active == other.active:
-        return (one, other) if (one.local, one.local_port) <= (other.local, other.local_port) else (other, one)
-    return (one, other) if one.active else (other, one)
+def _alone(end: End) -> Pair:
+    return (end, None) if end.active else (None, end)
 
 
 def moved(pair: Pair) -> int:

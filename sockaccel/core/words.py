@@ -69,11 +69,12 @@ COUNTERS = {
         'tcp_bytes', 'events_suppressed', 'events_lost', 'listeners_turned_away',
     ),
     'connection': (
-        'not_local', 'client_unseen', 'missed', 'excluded', 'kernel_socket', 'mptcp', 'self_connect', 'repair',
-        'fast_open', 'foreign_sockmap', 'key_taken', 'map_full', 'unsupported', 'peer_mismatch', 'short',
-        'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end', 'filter_end',
-        'cgroup_filter_end', 'ipsec_end', 'fwmark_end', 'device_end', 'hop_limit_end', 'ip_options_end',
-        'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'known_program', 'lonely', 'paused', 'drained',
+        'not_local', 'other_namespace', 'foreign_owner', 'client_unseen', 'missed', 'excluded', 'kernel_socket',
+        'mptcp', 'self_connect', 'repair', 'fast_open', 'foreign_sockmap', 'twice_claimed', 'map_full',
+        'unsupported', 'short', 'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end',
+        'filter_end', 'cgroup_filter_end', 'ipsec_end', 'fwmark_end', 'device_end', 'hop_limit_end',
+        'ip_options_end', 'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'known_program', 'lonely',
+        'paused', 'drained',
     ),
     'message': (
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',

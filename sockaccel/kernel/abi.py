@@ -12,8 +12,10 @@ PATH_PARTS = 16
 PATH_PART = 64
 # Their product.
 PATH_BYTES = 1024
-# Connections that one search for sockets can remember as counted in MISSED.
+# Ends that an audit can remember.
 MAX_MISSED = 16384
+# Ends of connections that are older than their target which one search for sockets can adopt.
+MAX_FOUND = 65536
 # Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster.
 MAX_LISTED = 4096
 # Ends after which a walk interrupts itself, so that others can have the CPU. The kernel then looks for its place
@@ -125,6 +127,7 @@ class TargetFlag(IntFlag):
     ON = 1
     BLOCKING_READERS = 2
     RECV_WATCHED = 4
+    OTHER_NAMESPACES = 8
 
 
 class FlowRecord(NamedTuple):
@@ -144,6 +147,21 @@ class FlowRecord(NamedTuple):
 
 
 FLOW = struct.Struct('=Q16s16s2HI')
+
+
+class PairKeyRecord(NamedTuple):
+    """`struct pair_key`, 8 bytes: `PAIR_KEY` packs it.
+
+    What an established end knows its connection by: the numbers of the first byte that it sends and of the first
+    one that it receives. The peer has the same two the other way round, whatever address translation and however
+    many network namespaces lie between.
+    """
+
+    sent: int
+    received: int
+
+
+PAIR_KEY = struct.Struct('=2I')
 
 
 class ListenerKeyRecord(NamedTuple):
@@ -200,14 +218,15 @@ OPEN_SOCKET = struct.Struct('=48s3Q6I16s')
 
 
 class EventRecord(NamedTuple):
-    """`struct event`, 160 bytes: `EVENT` packs it.
+    """`struct event`, 168 bytes: `EVENT` packs it.
 
     What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
     CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h),
-    0 for none.
+    0 for none. An end that is not established yet has the key 0, 0.
     """
 
     flow: bytes
+    key: bytes
     time_ns: int
     cookie: int
     peer_cookie: int
@@ -227,7 +246,7 @@ class EventRecord(NamedTuple):
     program: bytes
 
 
-EVENT = struct.Struct('=48s8Q8I16s')
+EVENT = struct.Struct('=48s8s8Q8I16s')
 
 
 class KeptRecord(NamedTuple):
@@ -389,7 +408,9 @@ COUNTERS = [
         ('events_suppressed', 'total', 'connection events above the limit per second'),
         ('events_lost', 'total', 'connection events that found the ring buffer full'),
         ('listeners_turned_away', 'total', 'listeners of targets above the limit'),
-        ('not_local', 'connection', 'the other end is not on this host'),
+        ('not_local', 'connection', 'the other end is not on this host, or in a network namespace apart'),
+        ('other_namespace', 'connection', 'its target keeps network namespaces apart (OtherNamespaces=)'),
+        ('foreign_owner', 'connection', 'different user namespaces own the network namespaces of its ends'),
         ('client_unseen', 'connection', 'only the accepting end was seen; the connecting end is no candidate'),
         ('missed', 'connection', "made before its cgroup was covered; the program's next connections can join"),
         ('excluded', 'connection', 'the configuration leaves it to TCP (Include...=, Exclude...=)'),
@@ -397,13 +418,12 @@ COUNTERS = [
         ('mptcp', 'connection', 'an end is a Multipath TCP socket'),
         ('self_connect', 'connection', 'the socket is connected to itself'),
         ('repair', 'connection', 'the socket is being restored from a checkpoint'),
-        ('fast_open', 'connection', 'data travelled before the connection was established (TCP Fast Open)'),
+        ('fast_open', 'connection', 'made by TCP Fast Open, and its accepting end is no candidate'),
         ('foreign_sockmap', 'connection', "another program's sockmap owns the socket"),
-        ('key_taken', 'connection', 'an earlier socket with the same addresses and ports is still open'),
+        ('twice_claimed', 'connection', 'two sockets claim to be one of its ends'),
         ('map_full', 'connection', 'the limit of connections is reached'),
         ('not_kept', 'connection', 'as many connections are kept track of as MaximumConnections= allows'),
         ('unsupported', 'connection', 'the kernel refuses this kind of socket'),
-        ('peer_mismatch', 'connection', 'the sequence numbers of the two ends do not belong together'),
         ('short', 'connection', 'closed before it was old enough to join'),
         ('blocking_end', 'connection', 'an end does blocking reads (no O_NONBLOCK)'),
         ('unaccepted', 'connection', 'its server did not accept it within half a minute'),

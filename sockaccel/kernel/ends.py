@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from sockaccel.core.ends import Layout
-from sockaccel.kernel.abi import EVENT, FLOW, EventRecord, FlowRecord
+from sockaccel.kernel.abi import EVENT, FLOW, PAIR_KEY, EventRecord, FlowRecord, PairKeyRecord
 
 # asm-generic/socket.h
 _SO_NETNS_COOKIE = 71
@@ -24,9 +24,15 @@ class Ends:
 
     def __init__(self, parts: Callable[[], Iterator[bytes]]) -> None:
         self.parts = parts
-        flow, *others = zip(EventRecord._fields, _codes(EVENT), strict=True)
-        assert flow == ('flow', f'{FLOW.size}s')
-        self.layout = Layout([*zip(FlowRecord._fields, _codes(FLOW), strict=True), *others])
+        flow, key, *others = zip(EventRecord._fields, _codes(EVENT), strict=True)
+        assert (flow, key) == (('flow', f'{FLOW.size}s'), ('key', f'{PAIR_KEY.size}s'))
+        self.layout = Layout(
+            [
+                *zip(FlowRecord._fields, _codes(FLOW), strict=True),
+                *zip(PairKeyRecord._fields, _codes(PAIR_KEY), strict=True),
+                *others,
+            ]
+        )
 
 
 def _codes(packed: struct.Struct) -> list[str]:

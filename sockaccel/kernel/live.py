@@ -24,12 +24,12 @@ from sockaccel.errors import KernelRefused, LimitExceeded
 from sockaccel.kernel import libbpf, looks
 from sockaccel.kernel.abi import (
     EVENT,
-    FLOW,
     KEPT,
     LISTENER,
     LISTENER_KEY,
     MAX_LISTED,
     MAX_WALKED,
+    PAIR_KEY,
     RULE,
     RULES,
     SETTINGS,
@@ -204,7 +204,7 @@ class Kernel:
             os.close(self._link)
             self._link = None
             self._wait_for_programs()
-            libbpf.map_clear(self._fds['sa_peers'], FLOW.size)
+            libbpf.map_clear(self._fds['sa_peers'], PAIR_KEY.size)
 
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
         """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
@@ -295,7 +295,7 @@ class Kernel:
                 self._prepare(Walk.LIST)
             for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
                 pass
-            libbpf.map_clear(self._fds['sa_missed'], FLOW.size)
+            libbpf.map_clear(self._fds['sa_found'], PAIR_KEY.size)
         self._forget_closed_listeners()
 
     def look(self, cgroup_id: int) -> Iterator[OpenSocket]:

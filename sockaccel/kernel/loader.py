@@ -24,13 +24,13 @@ from sockaccel.kernel import handover, libbpf, offsets, sources, watched
 ENOUGH_MEMORY = 'it takes 300 MB for a few seconds; limits are MemoryMax= of the unit, and "ulimit -v"'
 # The sources with which every part begins.
 _SHARED = (
-    sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/targets.c', 'lib/ends.c',
+    sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/keys.c', 'lib/targets.c', 'lib/ends.c',
     'lib/keeping.c', 'lib/programs.c', 'lib/listeners.c', 'lib/rules.c',
 )  # fmt: skip
 MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
-    'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_programs', 'sa_names',
+    'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_missed', 'sa_found', 'sa_programs', 'sa_names',
     'sa_probe_pair', 'sa_probe_mode', 'sa_audit',
 )  # fmt: skip
 

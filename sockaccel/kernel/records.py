@@ -21,7 +21,10 @@ def event_from(data: bytes) -> Event:
 
 def event_of(record: EventRecord) -> Event:
     """From a `struct event` that was unpacked before."""
-    values = record._asdict() | {
+    values = record._asdict()
+    # What it is for, the listing has done (sockaccel.core.listing.pairs).
+    del values['key']
+    values |= {
         'flow': flow_of(record.flow),
         'kind': EventKind(record.kind),
         'active': bool(record.active),

@@ -5,7 +5,6 @@ import errno
 import select
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -117,30 +116,6 @@ def test_defer_accept_keeps_the_order(target: Cgroup, stats: Stats) -> None:
                 write(client, b'5')
                 assert read(server, 1) == b'5'
                 assert stats()['redirected_bytes'] == redirected + 1
-
-
-def _write_in_the_syn(target: Cgroup) -> None:
-    """In a namespace where servers do TCP Fast Open too (Documentation/networking/ip-sysctl.rst)."""
-    Path('/proc/sys/net/ipv4/tcp_fastopen').write_text('3')
-    with target.inside(), traffic.listen() as listener:
-        listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
-        # The first connection fetches the cookie; the second one's SYN carries data.
-        for _connection in range(2):
-            with socket.socket() as client:
-                client.sendto(b'in the SYN;', socket.MSG_FASTOPEN, listener.getsockname())
-                client.setblocking(False)
-                no_delay(client)
-                server, _address = listener.accept()
-                with server:
-                    server.setblocking(False)
-                    write(client, b'after')
-                    assert read(server, 16) == b'in the SYN;after'
-
-
-def test_fast_open_keeps_the_order_and_is_left_to_tcp(target: Cgroup, stats: Stats) -> None:
-    with network.namespace() as pool:
-        pool.submit(_write_in_the_syn, target).result()
-    assert stats()['connection_reason_fast_open'] >= 1
 
 
 def test_both_sides_write_first(target: Cgroup) -> None:

@@ -25,7 +25,7 @@ from sockaccel.core.programs import Executable, Programs, Seen
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.target import Target
 from sockaccel.errors import InvalidTarget, SockaccelError
-from sockaccel.kernel.abi import COUNTERS, EVENT, FLOW
+from sockaccel.kernel.abi import COUNTERS, EVENT, FLOW, PAIR_KEY
 
 SERVER_PORT = 5432
 ISSUE = Finding('fionread', 'issue', 'FIONREAD is wrong')
@@ -433,11 +433,12 @@ def packed_ends(count: int, slot: int = 1) -> bytes:
         netns = 1 + number // 50000
         client = FLOW.pack(netns, loopback, loopback, port, SERVER_PORT, 0)
         server = FLOW.pack(netns, loopback, loopback, SERVER_PORT, port, 0)
+        keys = PAIR_KEY.pack(number, number + 1), PAIR_KEY.pack(number + 1, number)
         for flow, active, program in ((client, 1, b'psql'), (server, 0, b'postgres')):
             cookie = 2 * number + 2 + active
             numbers = (1, cookie, cookie ^ 1, 1, number, 1, 0, 0)
             last = (EventKind.CONNECTION, 0, slot, 1, active, 100 + active, 0, ConnectionState.JOINED)
-            found.append(EVENT.pack(flow, *numbers, *last, program))
+            found.append(EVENT.pack(flow, keys[active], *numbers, *last, program))
     return b''.join(found)
 
 

@@ -47,12 +47,22 @@ class Names:
 def pair() -> Pair:
     local, remote = (bytes(10) + b'\xff\xff' + bytes([127, 0, 0, last]) for last in (1, 2))
     client = End(
-        netns=7, local=local, remote=remote, local_port=40000, remote_port=5432, time_ns=1, cookie=2, cgroup=4,
-        redirected_bytes=5, redirected_messages=6, tcp_bytes=7, tcp_messages=8, reason=0, slot=1, active=1, pid=9,
-        marked=0, state=ConnectionState.JOINED, program=b'psql' + bytes(12),
+        netns=7, local=local, remote=remote, local_port=40000, remote_port=5432, sent=1, received=2,
+        time_ns=1, cookie=2, cgroup=4, redirected_bytes=5, redirected_messages=6, tcp_bytes=7,
+        tcp_messages=8, reason=0, slot=1, active=1, pid=9, marked=0,
+        state=ConnectionState.JOINED, program=b'psql' + bytes(12),
     )  # fmt: skip
     server = client._replace(
-        local=remote, remote=local, local_port=5432, remote_port=40000, reason=1, active=0, cgroup=5, cookie=3
+        local=remote,
+        remote=local,
+        local_port=5432,
+        remote_port=40000,
+        reason=1,
+        active=0,
+        cgroup=5,
+        cookie=3,
+        sent=2,
+        received=1,
     )
     return client, server
 

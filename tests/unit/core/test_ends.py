@@ -69,8 +69,16 @@ def test_ends_meet_in_whatever_order_they_come() -> None:
     assert list(pairs.rest()) == []
 
 
-def test_of_a_missed_connection_both_ends_may_count_as_the_active_one() -> None:
+def test_of_two_ends_that_claim_to_be_the_same_one_meets_the_other_end() -> None:
     client, server = ends(1)
-    for active in (0, 1):
-        one, other = client._replace(active=active), server._replace(active=active)
-        assert list(Pairs().add([one, other])) == list(Pairs().add([other, one])) == [(other, one)]
+    twin = client._replace(cookie=77)
+    pairs = Pairs()
+    assert list(pairs.add([client, twin, server])) == [(twin, None), (client, server)]
+    assert list(pairs.rest()) == []
+
+
+def test_ends_that_were_never_established_meet_nobody() -> None:
+    found = [end._replace(sent=0, received=0) for end in ends(2)]
+    pairs = Pairs()
+    assert list(pairs.add(found)) == []
+    assert len(list(pairs.rest())) == 4

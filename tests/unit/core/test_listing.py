@@ -12,7 +12,7 @@ from sockaccel.core.connection import ConnectionState, EventKind
 from sockaccel.core.listing import MAXIMUM_KEPT, PAGE, Connections, Filter, Page, Sight, Viewer
 from sockaccel.core.rows import Row
 from sockaccel.errors import InvalidArgument, NotPermitted
-from sockaccel.kernel.abi import COUNTERS, EVENT
+from sockaccel.kernel.abi import COUNTERS, EVENT, PAIR_KEY
 from sockaccel.kernel.abi import EventRecord as Raw
 from sockaccel.kernel.ends import Ends
 from tests.support.memory_kernel import NAMES, SERVER_PORT, FakeClock
@@ -58,12 +58,22 @@ def test_an_end_that_is_shown_twice_is_one() -> None:
     assert len(listed(data[: EVENT.size] * 2)) == 1
 
 
-def test_ends_of_different_network_namespaces_do_not_meet() -> None:
+def test_ends_meet_by_their_keys_wherever_they_are() -> None:
     data = ends(1)
-    other = Raw._make(EVENT.unpack(data[EVENT.size :]))
-    flow = other.flow[:-1] + other.flow[-1:]
-    elsewhere = (99).to_bytes(8, 'little') + flow[8:]
-    assert len(listed(changed(data, 1, flow=elsewhere))) == 2
+    assert len(listed(changed(data, 1, flow=elsewhere(data, 1)))) == 1
+    assert len(listed(changed(data, 1, key=PAIR_KEY.pack(7, 8)))) == 2
+
+
+def test_ends_that_are_not_established_do_not_meet() -> None:
+    data = ends(1)
+    assert len(listed(changed(changed(data, 0, key=bytes(8)), 1, key=bytes(8)))) == 2
+    assert len(listed(changed(changed(data, 0, key=bytes(8), active=1), 1, key=bytes(8), active=1))) == 2
+
+
+def test_each_of_two_ends_that_claim_the_same_is_listed() -> None:
+    data = ends(1)
+    twin = changed(data[: EVENT.size], 0, cookie=77)
+    assert len(listed(data + twin)) == 2
 
 
 @pytest.mark.parametrize(
@@ -281,9 +291,8 @@ def test_others_than_root_keep_one_listing_each_and_not_his() -> None:
 
 
 def test_others_see_one_network_namespace_and_no_programs() -> None:
-    far = changed(
-        changed(ends(1), 0, flow=elsewhere(ends(1), 0), cookie=90), 1, flow=elsewhere(ends(1), 1), cookie=91
-    )
+    far = ends(3)[4 * EVENT.size :]
+    far = changed(changed(far, 0, flow=elsewhere(far, 0)), 1, flow=elsewhere(far, 1))
     viewer = Viewer(1000, netns=1)
 
     async def read() -> None:

@@ -77,7 +77,7 @@ def test_the_limit_of_connections_is_in_the_layout() -> None:
     ('name', 'pattern', 'replacement'),
     [
         ('abi/flow.h', r'^struct flow', '/* Another comment. */\nstruct flow'),
-        ('abi/counters.h', r'"the other end is not on this host"', '"the other end is elsewhere"'),
+        ('abi/counters.h', r'"its target was disabled"', '"its target is off"'),
         ('verdict.c', r'^static', '/* Another comment. */\nstatic'),
         ('lib/targets.c', r'return 0;', 'return 1;'),
     ],
