@@ -23,14 +23,15 @@ async def status(client: Client, options: argparse.Namespace) -> int:
     stats = await client.call('Stats')
     counters = await client.call('DescribeCounters')
     busiest, total = await listing.busiest(client, Filter(), _CONNECTIONS)
-    notable = list(attention(properties, targets, stats, counters))
+    issues = [row['name'] for row in await client.call('ListFindings') if row['severity'] == 'issue']
+    notable = list(attention(issues, targets, stats, counters))
     if options.json:
         show.print_json({
             **properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats,
             'Verdict': verdict(targets, stats)[0], 'Attention': notable,
         })  # fmt: skip
         return EX_OK
-    _head(properties, targets, stats, notable)
+    _head(properties, issues, targets, stats, notable)
     printing.targets(targets)
     print(f'\nConnections now: {total}')
     for line in printing.ConnectionTable('  ').lines(busiest):
@@ -42,22 +43,28 @@ async def status(client: Client, options: argparse.Namespace) -> int:
     return EX_OK
 
 
-def _head(properties: Row, targets: list[Row], stats: dict[str, int], notable: list[str]) -> None:
+def _head(
+    properties: Row, issues: list[str], targets: list[Row], stats: dict[str, int], notable: list[str]
+) -> None:
     said, style = verdict(targets, stats)
     print(show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}: {said}', style))
     for line in (worth(stats), *(f'Attention: {sentence}' for sentence in notable)):
         print(show.wrapped(line, '  '))
-    if not properties['Degraded']:
+    if not issues:
         print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
+    elif not _not_accepted(issues, targets):
+        print(f'Kernel: its issues are accepted by every target: {", ".join(issues)} (sockaccelctl doctor).')
     print()
 
 
 def verdict(targets: list[Row], stats: dict[str, int]) -> tuple[str, str]:
     """Whether it is on and works, in words; and a style for them."""
     states = [target['state'] for target in targets]
-    if not {'active', 'waiting', 'refused'} & set(states):
+    if not {'active', 'waiting', 'refused', 'probation'} & set(states):
         return 'on, and nothing is enabled', 'yellow'
     if 'active' not in states:
+        if 'probation' in states:
+            return 'on, and its targets are on probation', 'yellow'
         return 'on, and no target is active', 'yellow'
     if not stats['connections']:
         return 'on, and no connection has joined yet', 'yellow'
@@ -76,10 +83,10 @@ def worth(stats: dict[str, int]) -> str:
     )
 
 
-def attention(properties: Row, targets: list[Row], stats: dict[str, int], counters: list[Row]) -> Iterator[str]:
-    """What an administrator has to look at, in sentences."""
-    if properties['Degraded']:
-        yield f'this kernel: {properties["Degraded"]} (sockaccelctl doctor).'
+def attention(issues: list[str], targets: list[Row], stats: dict[str, int], counters: list[Row]) -> Iterator[str]:
+    """What an administrator has to look at, in sentences. issues: of the kernel, by name."""
+    if found := _not_accepted(issues, targets):
+        yield f'this kernel has issues that programs can notice: {", ".join(found)} (sockaccelctl doctor).'
     for target in targets:
         if target['state'] == 'refused':
             yield f'target {target["name"]} was refused: {target["detail"]}.'
@@ -89,6 +96,17 @@ def attention(properties: Row, targets: list[Row], stats: dict[str, int], counte
             yield f'{count} connections: {counter["sentence"]}. {counter["advice"]}'
     if count := stats['listeners_turned_away']:
         yield f'{count} listeners of targets were above the limit (LIMITS in sockaccel(8)).'
+
+
+def _not_accepted(issues: list[str], targets: list[Row]) -> list[str]:
+    """Issues of the kernel that not every enabled target accepts."""
+    accepted = [
+        rule['value'].split()
+        for target in targets
+        for rule in target['policy']
+        if rule['key'] == 'AcceptKernelIssues'
+    ]
+    return [issue for issue in issues if not accepted or any(issue not in names for names in accepted)]
 
 
 def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:

@@ -25,19 +25,23 @@ PREFIX = {'total': '', 'connection': 'connection_reason_', 'message': 'message_r
 ZEROS = {PREFIX[counter.kind] + counter.name: 0 for counter in COUNTERS}
 ACTIVE = {'name': '/x', 'state': 'active', 'detail': 'cgroup /x', 'policy': []}
 
+ACCEPTING = {**ACTIVE, 'policy': [{'key': 'AcceptKernelIssues', 'value': 'fionread', 'source': 'set'}]}
+
 
 class Daemon(Client):
     """Answers as the daemon would."""
 
-    def __init__(self, targets: list[dict[str, Any]], degraded: str = '', **stats: int) -> None:
-        self.answers = {'ListTargets': targets, 'Stats': ZEROS | stats, 'DescribeCounters': ROWS}
-        self.degraded = degraded
+    def __init__(self, targets: list[dict[str, Any]], issue: str = '', **stats: int) -> None:
+        findings = [{'name': 'ktls', 'severity': 'ok'}, {'name': issue, 'severity': 'issue' if issue else 'note'}]
+        self.answers = {
+            'ListTargets': targets, 'Stats': ZEROS | stats, 'DescribeCounters': ROWS, 'ListFindings': findings,
+        }  # fmt: skip
 
     async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:
         return self.answers[member]
 
     async def properties(self) -> dict[str, Any]:
-        return {'Version': '1', 'KernelRelease': '6.1', 'Degraded': self.degraded}
+        return {'Version': '1', 'KernelRelease': '6.1', 'Degraded': 'in long sentences'}
 
 
 @pytest.fixture(autouse=True)
@@ -78,11 +82,29 @@ def test_it_works(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ('targets', 'said'),
+    [
+        ([], 'Attention: this kernel has issues'),
+        ([ACCEPTING], 'Kernel: its issues are accepted by every target: fionread'),
+        (
+            [ACCEPTING, {**ACTIVE, 'policy': [{'key': 'AcceptKernelIssues', 'value': '', 'source': ''}]}],
+            'Attention',
+        ),
+    ],
+)
+def test_issues_of_the_kernel(
+    targets: list[dict[str, Any]], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in shown(Daemon(targets, 'fionread'), capsys)
+
+
+@pytest.mark.parametrize(
     ('targets', 'stats', 'verdict'),
     [
         ([], {}, 'on, and nothing is enabled'),
         ([{**ACTIVE, 'state': 'draining'}], {}, 'on, and nothing is enabled'),
         ([{**ACTIVE, 'state': 'waiting'}], {}, 'on, and no target is active'),
+        ([{**ACTIVE, 'state': 'probation'}], {}, 'on, and its targets are on probation'),
         ([ACTIVE], {}, 'on, and no connection has joined yet'),
         ([ACTIVE], {'connections': 1}, 'on, and nothing was redirected yet'),
         ([ACTIVE], {'connections': 1, 'redirected_bytes': 1}, 'on, and it works'),
@@ -95,11 +117,11 @@ def test_the_verdict(targets: list[dict[str, Any]], stats: dict[str, int], verdi
 def test_what_needs_attention_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     refused = {**ACTIVE, 'name': '/y', 'state': 'refused', 'detail': 'it is gone'}
     daemon = Daemon(
-        [ACTIVE, refused], 'FIONREAD is wrong', connection_reason_map_full=3, connection_reason_mptcp=9,
+        [ACTIVE, refused], 'fionread', connection_reason_map_full=3, connection_reason_mptcp=9,
         listeners_turned_away=2,
     )  # fmt: skip
     lines = shown(daemon, capsys).splitlines()[2:6]
-    assert lines[0].startswith('Attention: this kernel: FIONREAD is wrong')
+    assert lines[0].startswith('Attention: this kernel has issues that programs can notice: fionread')
     assert lines[1] == 'Attention: target /y was refused: it is gone.'
     assert lines[2] == 'Attention: 3 connections: map_full is so. Do it.'
     assert lines[3].startswith('Attention: 2 listeners')
