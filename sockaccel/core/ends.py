@@ -4,8 +4,11 @@
 There can be 200,000. What is done with each of them is little, and what is done with a whole part is done by C.
 """
 
+import os
 import struct
+from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
 from sockaccel.errors import InvalidArgument
@@ -53,6 +56,10 @@ END = struct.Struct('=Q16s16s2H2I7Q6I16s')
 Pair = tuple[End | None, End | None]
 # What says whose a connection is.
 _OF_PROGRAMS = ('cgroup', 'pid', 'program')
+# Sequence numbers: who knows those of a connection can try to slip packets into it.
+_OF_KEY = ('sent', 'received')
+# Of this run of the daemon.
+_SECRET = os.urandom(blake2b.MAX_KEY_SIZE)
 
 
 class Layout:
@@ -85,7 +92,7 @@ class Layout:
             return map(End._make, rows)
         return (End._make([row[place] for place in self._places]) for row in rows)
 
-    def column(self, part: bytes, name: str) -> list[int]:
+    def column(self, part: bytes | bytearray, name: str) -> list[int]:
         """A field of each end, which must be a number of 4 or 8 bytes."""
         offset, code = self._offsets[name]
         width = _width(code)
@@ -93,7 +100,10 @@ class Layout:
         return numbers[offset // width :: self.size // width].tolist()
 
     def restricted(self, part: bytes, netns: int) -> bytes:
-        """The ends of one network namespace, with zeros for what says whose they are. netns: its cookie."""
+        """The ends of one network namespace, with zeros for what says whose they are. netns: its cookie.
+
+        Instead of sequence numbers there are others, by which two ends meet as well.
+        """
         size = self.size
         found = self.column(part, 'netns')
         seen = bytearray().join(
@@ -104,7 +114,19 @@ class Layout:
             offset, code = self._offsets[name]
             for byte in range(offset, offset + _width(code)):
                 seen[byte::size] = zeros
+        for name in _OF_KEY:
+            offset, _code = self._offsets[name]
+            veiled = array('I', map(_veiled, self.column(seen, name)))
+            memoryview(seen).cast('I')[offset // 4 :: size // 4] = memoryview(veiled)
         return bytes(seen)
+
+
+def _veiled(number: int) -> int:
+    """The same for the same number, from which nobody can tell it. 0 says that there is none."""
+    if not number:
+        return 0
+    digest = blake2b(number.to_bytes(4), digest_size=4, key=_SECRET).digest()
+    return int.from_bytes(digest) or 1
 
 
 def _width(code: str) -> int:

@@ -53,11 +53,27 @@ def test_what_others_see_of_ends() -> None:
     data = packed_ends(50001)
     size = 2 * LAYOUT.size
     # The last connection is in a network namespace of its own.
-    some = data[:size] + data[-size:]
-    for netns, kept in ((1, data[:size]), (2, data[-size:])):
-        seen = list(LAYOUT.ends(LAYOUT.restricted(some, netns)))
-        assert seen == [end._replace(cgroup=0, pid=0, program=bytes(16)) for end in LAYOUT.ends(kept)]
+    some = data[size : 2 * size] + data[-size:]
+    for netns, kept in ((1, some[:size]), (2, some[size:])):
+        seen, real = (list(LAYOUT.ends(part)) for part in (LAYOUT.restricted(some, netns), kept))
+        assert [end._replace(sent=0, received=0) for end in seen] == [
+            end._replace(sent=0, received=0, cgroup=0, pid=0, program=bytes(16)) for end in real
+        ]
+        # They meet all the same, and not by what is in their packets.
+        assert list(Pairs().add(seen)) == [(seen[0], seen[1])]
+        numbers, theirs = (
+            {number for end in ends for number in (end.sent, end.received)} for ends in (real, seen)
+        )
+        assert len(theirs) == 2
+        assert not numbers & theirs
     assert LAYOUT.restricted(some, 3) == b''
+
+
+def test_an_end_without_numbers_gets_none() -> None:
+    """The first connection has 0 for one of both."""
+    client, server = LAYOUT.ends(LAYOUT.restricted(packed_ends(1), 1))
+    assert (client.sent, server.received) == (0, 0) or (client.received, server.sent) == (0, 0)
+    assert list(Pairs().add([client, server])) == [(client, server)]
 
 
 def test_ends_meet_in_whatever_order_they_come() -> None:
