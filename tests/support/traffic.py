@@ -40,8 +40,13 @@ def address_of(listener: socket.socket, family: str) -> tuple[str, int]:
 
 def connect(listener: socket.socket, family: str = 'ipv4', *, blocking: bool = False) -> Pair:
     """Both ends of a new connection with TCP_NODELAY; O_NONBLOCK unless blocking."""
-    client = socket.socket(socket.AF_INET6 if family == 'ipv6' else socket.AF_INET)
-    client.connect(address_of(listener, family))
+    return connect_to(address_of(listener, family), listener, blocking=blocking)
+
+
+def connect_to(address: tuple[str, int], listener: socket.socket, *, blocking: bool = False) -> Pair:
+    """The same for a client that has another address of the listener."""
+    client = socket.socket(socket.AF_INET6 if ':' in address[0] else socket.AF_INET)
+    client.connect(address)
     server, _address = listener.accept()
     for end in (client, server):
         end.setblocking(blocking)
@@ -74,6 +79,18 @@ def accelerate(*pairs: Pair) -> None:
     harness.wait_until(lambda: ends <= members(), 'the connection joins')
     for pair in pairs:
         exchange(pair, rounds=1)
+
+
+def join(*pairs: Pair) -> None:
+    """The same where the two ends see different addresses: exchange messages until none goes by TCP."""
+    for pair in pairs:
+        harness.wait_until(lambda pair=pair: _is_redirected(pair), 'the connection joins')
+
+
+def _is_redirected(pair: Pair) -> bool:
+    before = sent_by_tcp(pair)
+    exchange(pair, rounds=1)
+    return sent_by_tcp(pair) == before
 
 
 def no_delay(end: socket.socket, *, on: bool = True) -> None:
