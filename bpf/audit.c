@@ -73,16 +73,42 @@ static inline void look_at_end(struct sock *sk, u64 sock, u64 task, u64 file, st
 	}
 }
 
-/*
- * One open socket, by the file of a task. The first walk notes the other ends in sa_missed, which a search for
- * sockets uses at other times: no more connections are looked at than it has places.
- */
+/* The key of an end that may be the connecting one: nobody has noted whether it is, so both are looked for. */
+static inline void as_connecting(const struct pair_key *accepting, struct pair_key *connecting)
+{
+	connecting->sent = accepting->sent + 1;
+	connecting->received = accepting->received;
+}
+
+/* Notes the other end of a connection for the second walk. Returns 0 if there is no place for it. */
+static inline int note_peer(const struct pair_key *own_key)
+{
+	struct pair_key other_key = {}, peer_key = {};
+	u32 one = 1;
+
+	swap_key(own_key, &peer_key);
+	if (sa_audited.update(&peer_key, &one))
+		return 0;
+	as_connecting(own_key, &other_key);
+	swap_key(&other_key, &peer_key);
+	return !sa_audited.update(&peer_key, &one);
+}
+
+static inline int is_noted(const struct pair_key *own_key)
+{
+	struct pair_key key = *own_key;
+
+	if (sa_audited.lookup(&key))
+		return 1;
+	as_connecting(own_key, &key);
+	return sa_audited.lookup(&key) ? 1 : 0;
+}
+
+/* One open socket, by the file of a task. No more connections are looked at than sa_audited has places for. */
 static inline void tell_audit(struct seq_file *seq, u64 task, u64 file, struct sock *sk, const struct audit *audit)
 {
 	u64 sock = (u64)sk;
 	struct open_socket seen = {.pid = READ_U32(task, OFFSET_task_tgid)};
-	struct flow peer_flow = {};
-	u32 one = 1;
 
 	read_flow(sock, &seen.flow);
 	read_name(task, seen.program);
@@ -93,14 +119,12 @@ static inline void tell_audit(struct seq_file *seq, u64 task, u64 file, struct s
 	} else if (sock_state(sock) != TCP_ESTABLISHED) {
 		return;
 	} else {
+		read_key(sock, 0, &seen.key);
 		if (audit->look == LOOK_PEERS) {
-			peer_flow = seen.flow;
-			if (!sa_missed.lookup(&peer_flow))
+			if (!is_noted(&seen.key))
 				return;
-		} else {
-			mirror(&seen.flow, &peer_flow);
-			if (!is_audited(sock, task, audit->cgroup) || sa_missed.update(&peer_flow, &one))
-				return;
+		} else if (!is_audited(sock, task, audit->cgroup) || !note_peer(&seen.key)) {
+			return;
 		}
 		look_at_end(sk, sock, task, file, &seen);
 	}

@@ -35,12 +35,13 @@ enum open_flag {
 };
 
 /*
- * An open socket as an audit sees it. sent, received: bytes since the connection was made, those that were redirected
+ * An open socket as an audit sees it. key: that of an accepting end; a connecting one has sent a byte less. sent, received: bytes since the connection was made, those that were redirected
  * counted where they were sent; segments are those with data. reason: why the end would stay with TCP (counters.h), 0
  * for none.
  */
 struct open_socket {
 	struct flow flow;
+	struct pair_key key;
 	__u64 cookie;
 	__u64 sent;
 	__u64 received;

@@ -48,8 +48,8 @@ BPF_HASH(sa_cgroups, u64, u32, MAX_CGROUPS);
 BPF_ARRAY(sa_targets, struct target, MAX_TARGETS);
 BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
-/* The connections that an audit looks at; empty otherwise. */
-BPF_F_TABLE("hash", struct flow, u32, sa_missed, MAX_MISSED, BPF_F_NO_PREALLOC);
+/* The connections that an audit looks at, by the keys of the ends that it has not found yet; empty otherwise. */
+BPF_F_TABLE("hash", struct pair_key, u32, sa_audited, MAX_MISSED, BPF_F_NO_PREALLOC);
 /* The cookies of the ends that the present search for sockets has found, by their keys; empty otherwise. */
 BPF_F_TABLE("hash", struct pair_key, u64, sa_found, MAX_FOUND, BPF_F_NO_PREALLOC);
 

@@ -135,8 +135,10 @@ def _reason(connection: Observed, terms: Terms) -> tuple[str, list[str]]:
         return '', []
     if client and rules.excluded(terms.policy.rules, client.peer_address, client.peer_port, client.user):
         return 'excluded', everybody
-    if client and client.flow == client.peer_flow:
+    if client and client.alone:
         return 'self_connect', everybody
+    if len({end.netns for end in ends}) > 1:
+        return 'other_namespace', everybody
     for end in ends:
         if end.reason:
             reason = terms.counters[end.reason].name

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class OpenSocket:
     """One end of a connection, or a listener, of which nothing but address, port and namespace counts.
 
-    flow, peer_flow: the connection as this end and as the other one sees it, packed; to be compared with others.
+    sent_number, received_number: of the first bytes of both directions, as `struct pair_key` has them of an
+    accepting end; a connecting one has sent a byte less. alone: the socket is connected to itself.
     sent, received: bytes since the connection was made; segments are those with data. reason: index of the counter
     that says why this end stays with TCP, 0 for none.
 
@@ -17,8 +18,8 @@ class OpenSocket:
     urgent data (MSG_OOB).
     """
 
-    flow: bytes
-    peer_flow: bytes
+    sent_number: int
+    received_number: int
     netns: int
     port: int
     peer_port: int
@@ -33,6 +34,7 @@ class OpenSocket:
     peer_address: bytes = b''
     reason: int = 0
     listens: bool = False
+    alone: bool = False
     local: bool = True
     blocks: bool = False
     joined: bool = False

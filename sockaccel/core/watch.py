@@ -9,8 +9,12 @@ from sockaccel.core.opensocket import OpenSocket
 
 # Of one audit. It keeps 2 KB of each.
 MAXIMUM_CONNECTIONS = 2048
+# How many sequence numbers there are.
+_ALL = 1 << 32
 # A direction with one segment for so many of the other one still answers: a response has several.
 _ANSWERS = 8
+
+Numbers = tuple[int, int]
 
 
 class Traffic(Enum):
@@ -67,7 +71,7 @@ class Observed:
 
     @property
     def local(self) -> bool:
-        return any(end.local for end in self.ends)
+        return len(self.ends) == 2 or any(end.local for end in self.ends)
 
     def carried(self) -> tuple[Direction, Direction]:
         """To the server and to the client, since the connection was made."""
@@ -94,55 +98,70 @@ class Watch:
     def __init__(self) -> None:
         self.left_out = 0
         self._began = False
-        self._found: dict[bytes, Observed] = {}
+        # By the cookie of each end.
+        self._found: dict[int, Observed] = {}
 
     @property
     def connections(self) -> list[Observed]:
-        return list(self._found.values())
+        return list({id(each): each for each in self._found.values()}.values())
 
     def add(self, sockets: Iterable[OpenSocket]) -> None:
         """Take what one look has found, in its order."""
-        ends: dict[bytes, OpenSocket] = {}
+        ends: dict[Numbers, OpenSocket] = {}
         listeners: set[tuple[int, int]] = set()
-        left_out: set[bytes] = set()
+        # One end of each connection.
+        left_out: set[Numbers] = set()
         for each in sockets:
             if each.listens:
                 listeners.add((each.netns, each.port))
-            elif each.peer_flow in ends or len(ends) < 2 * MAXIMUM_CONNECTIONS:
-                ends.setdefault(each.flow, each)
-            else:
-                left_out.add(_key(each))
+            elif len(ends) < 2 * MAXIMUM_CONNECTIONS or ends.keys() & _peers(each):
+                ends.setdefault(_numbers(each), each)
+            elif not left_out & set(_peers(each)):
+                left_out.add(_numbers(each))
         for end in ends.values():
-            if not self._put(end, ends.get(end.peer_flow), listeners):
-                left_out.add(_key(end))
+            client, server = map(ends.get, _peers(end))
+            if not self._put(end, client, server, listeners) and not left_out & set(_peers(end)):
+                left_out.add(_numbers(end))
         self.left_out = max(self.left_out, len(left_out))
         self._began = True
 
-    def _put(self, end: OpenSocket, peer: OpenSocket | None, listeners: set[tuple[int, int]]) -> bool:
-        """Whether there was a place for it."""
-        known = self._found.get(_key(end))
+    def _put(
+        self,
+        end: OpenSocket,
+        client: OpenSocket | None,
+        server: OpenSocket | None,
+        listeners: set[tuple[int, int]],
+    ) -> bool:
+        """client, server: the other end, if it is that. Returns whether there was a place for it."""
+        peer = client or server
+        known = self._found.get(end.cookie) or (self._found.get(peer.cookie) if peer else None)
         if known is None:
-            if len(self._found) >= MAXIMUM_CONNECTIONS:
+            # By two ends each, most often.
+            if len(self._found) >= 2 * MAXIMUM_CONNECTIONS:
                 return False
-            is_server = _is_server(end, listeners)
+            is_server = bool(client) if peer else _is_server(end, listeners)
             known = Observed(peer, end) if is_server else Observed(end, peer)
             # Those that are made later have carried everything during the audit.
             if not self._began:
                 known.before = known.carried()
-            self._found[_key(end)] = known
-            return True
-        if (known.client and known.client.flow == end.flow) or (
-            known.server and known.server.flow == end.peer_flow
-        ):
-            known.client, known.server = end, peer or known.server
+        elif known.server and known.server.cookie == end.cookie:
+            known.server, known.client = end, peer or known.client
         else:
-            known.client, known.server = peer or known.client, end
+            known.client, known.server = end, peer or known.server
+        for each in (end, peer):
+            if each:
+                self._found[each.cookie] = known
         return True
 
 
-def _key(end: OpenSocket) -> bytes:
-    """The same for both ends of a connection."""
-    return min(end.flow, end.peer_flow)
+def _numbers(end: OpenSocket) -> Numbers:
+    return end.sent_number, end.received_number
+
+
+def _peers(end: OpenSocket) -> tuple[Numbers, Numbers]:
+    """What the other end's numbers are if that is the client, and if it is the server."""
+    sent, received = end.sent_number, end.received_number
+    return ((received - 1) % _ALL, sent), (received, (sent + 1) % _ALL)
 
 
 def _is_server(end: OpenSocket, listeners: set[tuple[int, int]]) -> bool:

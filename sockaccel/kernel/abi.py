@@ -194,14 +194,15 @@ AUDIT = struct.Struct('=Q2I')
 
 
 class OpenSocketRecord(NamedTuple):
-    """`struct open_socket`, 112 bytes: `OPEN_SOCKET` packs it.
+    """`struct open_socket`, 120 bytes: `OPEN_SOCKET` packs it.
 
-    An open socket as an audit sees it. sent, received: bytes since the connection was made, those that were
-    redirected counted where they were sent; segments are those with data. reason: why the end would stay with TCP
-    (counters.h), 0 for none.
+    An open socket as an audit sees it. key: that of an accepting end; a connecting one has sent a byte less. sent,
+    received: bytes since the connection was made, those that were redirected counted where they were sent;
+    segments are those with data. reason: why the end would stay with TCP (counters.h), 0 for none.
     """
 
     flow: bytes
+    key: bytes
     cookie: int
     sent: int
     received: int
@@ -214,7 +215,7 @@ class OpenSocketRecord(NamedTuple):
     program: bytes
 
 
-OPEN_SOCKET = struct.Struct('=48s3Q6I16s')
+OPEN_SOCKET = struct.Struct('=48s8s3Q6I16s')
 
 
 class EventRecord(NamedTuple):

@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from sockaccel.core.opensocket import OpenSocket
 from sockaccel.core.text import printable
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.abi import AUDIT, FLOW, OPEN_SOCKET, FlowRecord, Look, OpenFlag, OpenSocketRecord
+from sockaccel.kernel.abi import (
+    AUDIT,
+    FLOW,
+    OPEN_SOCKET,
+    PAIR_KEY,
+    FlowRecord,
+    Look,
+    OpenFlag,
+    OpenSocketRecord,
+    PairKeyRecord,
+)
 
 _U32 = struct.Struct('=I')
 
@@ -30,7 +40,7 @@ def prepare(fds: Mapping[str, int], walk: Look, cgroup: int = 0) -> None:
     """Say what the next walk over open files is for. OSError."""
     # Those that an audit has noted are for its own second walk.
     if walk is not Look.PEERS:
-        libbpf.map_clear(fds['sa_missed'], FLOW.size)
+        libbpf.map_clear(fds['sa_audited'], PAIR_KEY.size)
     libbpf.map_update(fds['sa_audit'], _U32.pack(0), AUDIT.pack(cgroup, walk, 0))
 
 
@@ -43,14 +53,15 @@ def _walk(fds: Mapping[str, int]) -> Iterator[OpenSocket]:
 def _seen(record: OpenSocketRecord) -> OpenSocket:
     flow = FlowRecord._make(FLOW.unpack(record.flow))
     flags = OpenFlag(record.flags)
+    key = PairKeyRecord._make(PAIR_KEY.unpack(record.key))
+    ends = (flow.local, flow.local_port), (flow.remote, flow.remote_port)
     return OpenSocket(
-        record.flow,
-        FLOW.pack(flow.netns, flow.remote, flow.local, flow.remote_port, flow.local_port, 0),
-        flow.netns, flow.local_port, flow.remote_port, record.cookie, record.sent, record.received,
-        record.sent_segments, record.received_segments, record.pid,
-        printable(record.program.split(b'\0', 1)[0].decode(errors='replace')), record.user,
-        flow.remote, record.reason,
+        key.sent, key.received, flow.netns, flow.local_port, flow.remote_port, record.cookie, record.sent,
+        record.received, record.sent_segments, record.received_segments, record.pid,
+        printable(record.program.split(b'\0', 1)[0].decode(errors='replace')), record.user, flow.remote,
+        record.reason,
         listens=OpenFlag.LISTENS in flags,
+        alone=ends[0] == ends[1],
         local=OpenFlag.LOCAL in flags,
         blocks=OpenFlag.BLOCKS in flags,
         joined=OpenFlag.JOINED in flags,

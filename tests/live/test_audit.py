@@ -161,7 +161,7 @@ def test_sizes_and_directions(watched: Cgroup, elsewhere: Cgroup) -> None:
         assert 2400 <= seen['to_client_size'] <= 3750
 
 
-def test_a_connection_to_another_host(watched: Cgroup) -> None:
+def test_another_network_namespace(watched: Cgroup) -> None:
     with contextlib.ExitStack() as stack:
         here, there = stack.enter_context(TwoHosts())
         listener = stack.enter_context(there.submit(socket.create_server, ('10.99.0.2', 0)).result())
@@ -170,7 +170,23 @@ def test_a_connection_to_another_host(watched: Cgroup) -> None:
         server, _address = listener.accept()
         pair = Pair(client, server)
         stack.callback(pair.close)
+        for end in (client, server):
+            end.setblocking(False)
         with busy(talk(pair)):
+            report = audit(watched.path)
+        assert exchange(report, pair)['reason'] == 'other_namespace'
+        assert report['remote_bytes'] == 0
+        assert report['local_bytes'] > 0
+
+
+def test_a_connection_to_another_host(watched: Cgroup) -> None:
+    """No program on this host has the other end."""
+    with contextlib.ExitStack() as stack:
+        here, there = stack.enter_context(TwoHosts())
+        listener = stack.enter_context(there.submit(socket.create_server, ('10.99.0.2', 0)).result())
+        with watched.inside():
+            client = stack.enter_context(here.submit(socket.create_connection, listener.getsockname()).result())
+        with busy(lambda: client.sendall(b'x')):
             report = audit(watched.path)
         assert report['local_bytes'] == 0
         assert report['remote_bytes'] > 0

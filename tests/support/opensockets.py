@@ -15,27 +15,27 @@ def reason(name: str) -> int:
 
 
 def listener(port: int = PORT) -> OpenSocket:
-    return OpenSocket(b'', b'', NETNS, port, 0, 0, 0, 0, 0, 0, 1, 'server', listens=True)
+    return OpenSocket(0, 0, NETNS, port, 0, 0, 0, 0, 0, 0, 1, 'server', listens=True)
 
 
 def client(
     number: int = 0, *, port: int = PORT, to_server: int = 0, to_client: int = 0, **values: Any
 ) -> OpenSocket:
     """The end that connects. to_server, to_client: bytes, in segments of 100."""
-    return _end(number, 40000 + number, port, to_server, to_client, {'program': 'client', **values})
+    numbers = {'sent_number': 1000 * number + 1, 'received_number': 1000 * number + 500, 'cookie': 2 * number + 1}
+    carried = {'sent': to_server, 'received': to_client, 'port': 40000 + number, 'peer_port': port}
+    return _end({**numbers, **carried, 'program': 'client', **values})
 
 
 def server(
     number: int = 0, *, port: int = PORT, to_server: int = 0, to_client: int = 0, **values: Any
 ) -> OpenSocket:
     """The other end of the same connection."""
-    return _end(number, port, 40000 + number, to_client, to_server, {'program': 'server', **values})
+    numbers = {'sent_number': 1000 * number + 500, 'received_number': 1000 * number + 2, 'cookie': 2 * number + 2}
+    carried = {'sent': to_client, 'received': to_server, 'port': port, 'peer_port': 40000 + number}
+    return _end({**numbers, **carried, 'program': 'server', **values})
 
 
-def _end(number: int, port: int, peer_port: int, sent: int, received: int, values: dict[str, Any]) -> OpenSocket:
-    made: dict[str, Any] = {
-        'flow': b'%d %d' % (port, peer_port), 'peer_flow': b'%d %d' % (peer_port, port), 'netns': NETNS,
-        'port': port, 'peer_port': peer_port, 'cookie': 2 * number + (port > peer_port), 'sent': sent,
-        'received': received, 'sent_segments': sent // 100, 'received_segments': received // 100, 'pid': 7,
-    }  # fmt: skip
-    return OpenSocket(**{**made, **values})
+def _end(values: dict[str, Any]) -> OpenSocket:
+    segments = {'sent_segments': values['sent'] // 100, 'received_segments': values['received'] // 100}
+    return OpenSocket(**{'netns': NETNS, 'pid': 7, **segments, **values})

@@ -89,6 +89,18 @@ def test_a_server_that_has_not_accepted() -> None:
     assert exchange.reason == 'unaccepted'
 
 
+def test_another_network_namespace() -> None:
+    client, server = both()
+    (exchange,) = report(replace(client, local=False), replace(server, netns=7, local=False)).exchanges
+    assert exchange.local
+    assert exchange.reason == 'other_namespace'
+
+
+def test_one_that_is_connected_to_itself() -> None:
+    (exchange,) = report(both(alone=True)[0]).exchanges
+    assert exchange.reason == 'self_connect'
+
+
 def test_a_connection_to_another_host() -> None:
     made = report(*both(), seen.client(1, to_server=1000, local=False))
     assert (made.local_bytes, made.remote_bytes) == (1000, 1000)

@@ -59,10 +59,21 @@ def test_a_listener_that_went_away_changes_no_roles() -> None:
     assert found.server == ends[1]
 
 
-def test_a_socket_that_is_connected_to_itself() -> None:
-    alone = seen.client(port=40000)
-    (found,) = watched([alone], [alone]).connections
-    assert found.client == alone
+def test_numbers_begin_anew_after_the_last_one() -> None:
+    ends = [
+        seen.client(sent_number=2**32 - 1, received_number=0, port=50000),
+        seen.server(sent_number=0, received_number=0, port=50000),
+    ]
+    (found,) = watched(ends).connections
+    assert (found.client, found.server) == (ends[0], ends[1])
+
+
+def test_addresses_do_not_matter() -> None:
+    """Where they are translated on the way, or the ends are in different network namespaces."""
+    ends = [seen.client(port=80, local=False), seen.server(port=8080, netns=7, local=False)]
+    (found,) = watched([seen.listener(40000), *ends]).connections
+    assert (found.client, found.server) == (ends[0], ends[1])
+    assert found.local
 
 
 @pytest.mark.parametrize(
