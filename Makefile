@@ -146,6 +146,7 @@ INSTALLED = \
     NEWS:$(DOCDIR)/NEWS \
     docs/grafana.json:$(DOCDIR)/grafana.json \
     SECURITY.md:$(DOCDIR)/SECURITY.md \
+    docs/sidecar.md:$(DOCDIR)/sidecar.md \
     $(foreach page,$(wildcard packaging/man/*),$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 # Off until an administrator enables them.
 UNITS = sockaccel-metrics.socket sockaccel-metrics@.service sockaccel-textfile.service sockaccel-textfile.timer

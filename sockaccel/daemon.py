@@ -29,6 +29,8 @@ from sockaccel.kernel.ends import Ends, own_netns
 from sockaccel.kernel.known import KnownPrograms
 from sockaccel.kernel.live import Kernel
 from sockaccel.kernel.pins import Pins
+from sockaccel.kernel.shelf import shelves
+from sockaccel.leading import Leading
 from sockaccel.systemd import journal
 from sockaccel.systemd.cgroups import Cgroups
 from sockaccel.systemd.notify import Notifier
@@ -89,6 +91,7 @@ class Daemon:
         self._loop.add_reader(self._kernel.listen(self._engine.receive), self._engine.consume)
         await self._export()
         await self._engine.start()
+        await self._leading.start(self._targets_changed)
         self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
         self._engine.on_change, self._engine.on_event = self._targets_changed, self._connection_event
         self._loop.add_signal_handler(signal.SIGHUP, self._configuration.reload_later)
@@ -114,8 +117,9 @@ class Daemon:
         self._program_file = ProgramFile(lasting)
         self._stack.callback(self._memory.close)
         self._memory.lock()
-        self._store: Store = self._notifier.store or Pins()
-        self._stack.callback(self._store.close)
+        store: Store = self._notifier.store or Pins()
+        self._stack.callback(store.close)
+        self._store, self._lead_store = shelves(store)
 
     async def _load(self) -> None:
         """Adopt the kernel objects of an earlier daemon or load new ones, and probe this kernel."""
@@ -127,6 +131,10 @@ class Daemon:
             self._stack.callback(self._kernel.release)
         self._findings = [*probe.probe(objects.fds), *watchers.findings(objects.fds)]
         self._known = KnownPrograms(objects.fds)
+        followers = Cgroups(SystemdUnits(self._service.connection), self._settings.cgroup_root)
+        self._leading = Leading(self._lead_store, followers, _directory('STATE', '/var/lib'))
+        self._stack.callback(self._leading.close)
+        await self._leading.load()
         # To make maps and programs was all that needs any: links, walks and updates need file descriptors alone.
         # asyncio of Python 3.11 has waited for the loader in a thread, which ends by itself.
         if others := capabilities.drop():
@@ -154,6 +162,7 @@ class Daemon:
         )
         self._manager = await self._service.export(
             self._engine,
+            self._leading.interceptions,
             Connections(sight, self._loop),
             self._configuration.reload,
             lambda: self._configuration.in_force,
@@ -195,6 +204,7 @@ class Daemon:
             log.info('Ended; what is in the kernel waits for the next start')
         else:
             self._notifier.stopping('Stopping: connections go back to TCP')
+            await self._leading.stop()
             held = await self._engine.stop()
             self._story.finish()
             self._kernel.release()

@@ -17,6 +17,12 @@
 #define MAX_SERVED 1024
 /* Cgroups of targets. */
 #define MAX_CGROUPS 1024
+/* Slots of interceptions. Slot 0 belongs to none. */
+#define MAX_INTERCEPTIONS 33
+/* Connections that were led and that their proxy has not accepted yet. */
+#define MAX_LED_WAITING 65536
+/* Bytes of a cgroup's own name by which a target or a proxy of an interception is found, with the NUL. */
+#define MAX_PLACE_NAME 248
 
 /* Executables that are known, because a watcher has seen them or because programs.conf names their paths. */
 #define MAX_PROGRAMS 1024

@@ -10,6 +10,7 @@ from sockaccel.core.advice import ADVICE
 from sockaccel.core.audit import Exchange, Report, Terms
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
+from sockaccel.core.interceptions import InterceptionStatus
 from sockaccel.core.keys import POLICY_KEYS, text_of
 from sockaccel.core.knowledge import WHY
 from sockaccel.core.programs import Row as Program
@@ -45,6 +46,29 @@ def no_target(name: str) -> Row:
         file=('s', ''),
         policy=('aa{sv}', []),
         draining=('u', 0),
+    )
+
+
+# Of Intercept, with their D-Bus types.
+INTERCEPTION_OPTIONS = {
+    'outbound': 'q', 'except_ports': 'as', 'except_addresses': 'as', 'except_users': 'as', 'when_down': 's',
+}  # fmt: skip
+
+
+def interception(status: InterceptionStatus) -> Row:
+    wanted = status.interception
+    return _row(
+        target=('s', wanted.target),
+        proxy=('s', wanted.proxy),
+        state=('s', words.TARGET_STATES[status.state]),
+        detail=('s', status.detail),
+        outbound=('q', wanted.outbound),
+        except_ports=('as', [rule.text for rule in wanted.except_ports]),
+        except_addresses=('as', [rule.text for rule in wanted.except_addresses]),
+        except_users=('as', [rule.text for rule in wanted.except_users]),
+        when_down=('s', wanted.when_down.value),
+        proxy_is_down=('b', status.proxy_is_down),
+        counters=('a{st}', {name: status.counters.get(name, 0) for name in words.LEAD_COUNTERS}),
     )
 
 

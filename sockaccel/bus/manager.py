@@ -21,6 +21,7 @@ from sockaccel.core.audit import Report, Terms
 from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
+from sockaccel.core.interceptions import InterceptionStatus
 from sockaccel.core.listing import Connections, Filter, Viewer
 from sockaccel.core.policies import Settings
 from sockaccel.core.programs import Row as Program
@@ -69,6 +70,16 @@ class Core(Protocol):
     def reason(self, index: int) -> Counter | None: ...
 
 
+class Interceptions(Protocol):
+    """The same for what is led to proxies (sockaccel.core.interceptions)."""
+
+    async def intercept(
+        self, target: str, proxy: str, options: Mapping[str, Any], *, by: str = ''
+    ) -> InterceptionStatus: ...
+    async def release(self, target: str, *, by: str = '') -> None: ...
+    def rows(self) -> list[InterceptionStatus]: ...
+
+
 class Manager(Interface):
     """reload: reads the configuration anew, for the caller that it is told. settings: what is in force.
 
@@ -82,6 +93,7 @@ class Manager(Interface):
         self,
         connection: Connection,
         core: Core,
+        interceptions: Interceptions,
         connections: Connections,
         streams: Streams,
         reload: Callable[[str], Awaitable[None]],
@@ -92,6 +104,7 @@ class Manager(Interface):
         super().__init__(words.MANAGER)
         self._connection = connection
         self._core = core
+        self._interceptions = interceptions
         self._connections = connections
         self._streams = streams
         self._reload = reload
@@ -136,6 +149,20 @@ class Manager(Interface):
     @method('', 'aa{sv} targets', action=None)
     def ListTargets(self) -> list[Row]:
         return [encoding.target(status) for status in self._core.targets()]
+
+    @method('s target, s proxy, a{sv} options', 'a{sv} row', action=polkit.INTERCEPT)
+    async def Intercept(self, target: str, proxy: str, options: Options) -> Row:
+        chosen = encoding.options(options, **encoding.INTERCEPTION_OPTIONS)
+        status = await self._interceptions.intercept(target, proxy, chosen, by=await self._caller())
+        return encoding.interception(status)
+
+    @method('s target', action=polkit.INTERCEPT)
+    async def Release(self, target: str) -> None:
+        await self._interceptions.release(target, by=await self._caller())
+
+    @method('', 'aa{sv} interceptions', action=None)
+    def ListInterceptions(self) -> list[Row]:
+        return [encoding.interception(status) for status in self._interceptions.rows()]
 
     @method('a{sv} filter, t listing, t offset', 'aa{sv} connections, t total, t listing', action=None)
     async def ListConnections(self, wanted: Options, listing: int, offset: int) -> tuple[list[Row], int, int]:

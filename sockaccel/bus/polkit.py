@@ -22,6 +22,7 @@ RELOAD = 'org.sockaccel1.reload'
 FORGET_PROGRAM = 'org.sockaccel1.forget-program'
 SET_LOG_LEVEL = 'org.sockaccel1.set-log-level'
 INSPECT = 'org.sockaccel1.inspect'
+INTERCEPT = 'org.sockaccel1.intercept'
 
 _NAME = 'org.freedesktop.PolicyKit1'
 _PATH = '/org/freedesktop/PolicyKit1/Authority'
@@ -132,7 +133,7 @@ def _details(request: Request) -> dict[str, str]:
 
     A caller must not put words of its own into the question that somebody answers with a password.
     """
-    if request.action not in (ENABLE, DISABLE):
+    if request.action not in (ENABLE, DISABLE, INTERCEPT):
         return {}
     name = Target.parse(request.subject).name
     return {'target': name if len(name) <= _MAXIMUM_SHOWN else f'{name[:_MAXIMUM_SHOWN]}…'}

@@ -6,7 +6,7 @@ from typing import Self
 
 from sockaccel.bus import logcontrol, polkit
 from sockaccel.bus.logcontrol import Log, LogControl
-from sockaccel.bus.manager import Core, Manager
+from sockaccel.bus.manager import Core, Interceptions, Manager
 from sockaccel.bus.streams import Streams
 from sockaccel.core import words
 from sockaccel.core.config import Config
@@ -45,6 +45,7 @@ class Service:
     async def export(
         self,
         core: Core,
+        interceptions: Interceptions,
         connections: Connections,
         reload: Callable[[str], Awaitable[None]],
         settings: Callable[[], Config],
@@ -59,6 +60,7 @@ class Service:
         self._manager = manager = Manager(
             self.connection,
             core,
+            interceptions,
             connections,
             Streams(connections.sight),
             reload,

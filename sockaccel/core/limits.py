@@ -15,6 +15,12 @@ MAX_LISTENERS = 16384
 MAX_SERVED = 1024
 # Cgroups of targets.
 MAX_CGROUPS = 1024
+# Slots of interceptions. Slot 0 belongs to none.
+MAX_INTERCEPTIONS = 33
+# Connections that were led and that their proxy has not accepted yet.
+MAX_LED_WAITING = 65536
+# Bytes of a cgroup's own name by which a target or a proxy of an interception is found, with the NUL.
+MAX_PLACE_NAME = 248
 # Executables that are known, because a watcher has seen them or because programs.conf names their paths.
 MAX_PROGRAMS = 1024
 # Names of programs in programs.conf.

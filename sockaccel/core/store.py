@@ -8,6 +8,10 @@ from typing import Protocol
 class Store(Protocol):
     """Names have letters, digits, `_` and `-` alone: bpffs reserves the dot, systemd the colon."""
 
+    @property
+    def keeps(self) -> bool:
+        """Whether objects outlive the process, as far as is known."""
+
     def take(self) -> dict[str, int]:
         """The fds that an earlier process kept, by name. They are the caller's, so this can be called once."""
 

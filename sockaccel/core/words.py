@@ -84,6 +84,18 @@ COUNTERS = {
     ),
 }  # fmt: skip
 
+# What happened to connections that an interception concerns, by the names of bpf/abi/lead.h.
+LEAD_COUNTERS = {
+    'led': 'connections that were led to the proxy',
+    'excepted': 'connections that went direct because an exception fits them',
+    'own_listener': "connections that went direct because the target's own listener, or the proxy's, answers",
+    'proxy_down': 'connections that were refused because the proxy did not listen',
+    'bypassed': 'connections that went direct because the proxy did not listen',
+    'origin_given': 'times that the proxy asked where a connection wanted to go, and was told',
+    'mptcp': 'connections that went direct because they are of Multipath TCP',
+    'no_room': 'connections that the proxy could not be told of, for want of memory',
+}
+
 # What follows "org.sockaccel1.Error." in the name of an error. Errors of other classes are named "Failed".
 ERRORS: dict[type[errors.SockaccelError], str] = {
     errors.InvalidTarget: 'InvalidTarget',

@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from sockaccel import __version__
 from sockaccel.core.auditing import DEFAULT_S, LONGEST_S, SHORTEST_S
+from sockaccel.core.interception import WhenDown
 from sockaccel.core.keys import POLICY_KEYS, PolicyKey
 from sockaccel.core.target import UNIT_SUFFIXES
 from sockaccel.core.words import EVENT_KINDS, PATHS
-from sockaccel.ctl import audit, commands
+from sockaccel.ctl import audit, commands, intercept
 from sockaccel.ctl.bench import bench
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.connections import connections
@@ -59,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     _set(add('set', commands.set_policy, 'change the policy of an enabled target'))
     _audit(with_json('audit', audit.audit, 'watch a target on plain TCP, and say what acceleration would change'))
     _disable(add('disable', commands.disable, "let a target's connections go back to TCP"))
+    sentence = 'lead the connections that a target makes to a proxy, or list what is led'
+    _intercept(with_json('intercept', intercept.intercept, sentence))
+    _release(add('release', intercept.release, "lead a target's connections to a proxy no more"))
     _targets(with_json('targets', commands.targets, 'list the targets with their state'))
     sentence = 'list the connections that targets cover, the busiest first'
     _connections(with_json('connections', connections, sentence))
@@ -140,6 +144,27 @@ def _disable(command: argparse.ArgumentParser) -> None:
     command.add_argument('target', type=_text, metavar='TARGET', help=_TARGET)
     runtime = 'until the daemon is stopped; what is remembered comes back'
     command.add_argument('--runtime', action='store_true', help=runtime)
+
+
+def _intercept(command: argparse.ArgumentParser) -> None:
+    whose = 'whose connections; without it, list what is led'
+    command.add_argument('target', nargs='?', type=_text, metavar='TARGET', help=whose)
+    command.add_argument('--proxy', type=_text, metavar='PROXY', help='the unit or cgroup that takes them')
+    port = 'the port at which the proxy takes them, on 127.0.0.1 and ::1 (default: 15001)'
+    command.add_argument('--outbound', type=_number(1, 65535), metavar='PORT', help=port)
+    direct = {
+        '--except-port': ('PORTS', 'a port, or a range such as 8000-8999, to which connections go direct'),
+        '--except': ('ADDRESSES', 'an address, or a range such as 10.0.0.0/8, to which they go direct'),
+        '--except-user': ('USER', 'a user whose connections go direct: that of a proxy inside of the unit'),
+    }
+    for option, (name, sentence) in direct.items():
+        command.add_argument(option, action='append', default=[], type=_text, metavar=name, help=sentence)
+    down = 'what happens to connections while the proxy does not listen (default: refuse)'
+    command.add_argument('--when-down', choices=[each.value for each in WhenDown], help=down)
+
+
+def _release(command: argparse.ArgumentParser) -> None:
+    command.add_argument('target', type=_text, metavar='TARGET', help='what "intercept" was given')
 
 
 def _targets(command: argparse.ArgumentParser) -> None:

@@ -148,3 +148,8 @@ def count(value: int) -> Variant:
 def boolean(value: bool) -> Variant:  # noqa: FBT001
     """Yes or no for an option."""
     return Variant('b', value)
+
+
+def short(value: int) -> Variant:
+    """A port for an option."""
+    return Variant('q', value)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the commands of sockaccelctl print for people. Rows are those of org.sockaccel1(5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,22 @@ def targets(rows: list[Row]) -> None:
     for row, line in zip(rows, lines, strict=True):
         print(line)
         policy([each for each in row['policy'] if each['source']], '  ')
+
+
+def interceptions(rows: Sequence[Row]) -> None:
+    """What is led to proxies."""
+    cells = [['LED TARGET', 'PROXY', 'STATE', 'LED', 'REFUSED', 'DIRECT', 'DETAIL']]
+    styles = ['bold']
+    for row in rows:
+        counts, is_down = row['counters'], row['proxy_is_down']
+        direct = sum(counts[name] for name in ('excepted', 'own_listener', 'bypassed', 'mptcp'))
+        state = f'{row["state"]}, proxy down' if is_down else row['state']
+        proxy = f'{row["proxy"]} port {row["outbound"]}'
+        numbers = [str(number) for number in (counts['led'], counts['proxy_down'], direct)]
+        cells.append([row['target'], proxy, state, *numbers, row['detail']])
+        styles.append('red' if is_down else show.STATE_STYLES.get(row['state'], ''))
+    for line in show.table(cells, styles=styles):
+        print(line)
 
 
 class ConnectionTable:

@@ -20,6 +20,7 @@ _ALARMING = ('splice_unread', 'map_full', 'not_kept')
 async def status(client: Client, options: argparse.Namespace) -> int:
     properties = await client.properties()
     targets = await client.call('ListTargets')
+    led = await client.call('ListInterceptions')
     stats = await client.call('Stats')
     counters = await client.call('DescribeCounters')
     busiest, total = await listing.busiest(client, Filter(), _CONNECTIONS)
@@ -28,11 +29,14 @@ async def status(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         show.print_json({
             **properties, 'TargetStates': targets, 'Connections': total, 'Stats': stats,
-            'Verdict': verdict(targets, stats)[0], 'Attention': notable,
+            'Verdict': verdict(targets, stats)[0], 'Attention': notable, 'Interceptions': led,
         })  # fmt: skip
         return EX_OK
     _head(properties, issues, targets, stats, notable)
     printing.targets(targets)
+    if led:
+        print()
+        printing.interceptions(led)
     print(f'\nConnections now: {total}')
     for line in printing.ConnectionTable('  ').lines(busiest):
         print(line)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter
 
+LEAD_COUNTERS = 8
 # Names of directories on the way to an executable that are read, and bytes of each.
 PATH_PARTS = 16
 PATH_PART = 64
@@ -73,6 +74,52 @@ class EventKind(IntEnum):
     SWEEP_WANTED = 5
     CONNECTION = 6
     BROKEN = 7
+
+
+class InterceptionFlag(IntFlag):
+    """`enum interception_flag`."""
+
+    ON = 1
+    BYPASS = 2
+
+
+class OwnerKind(IntEnum):
+    """`enum owner_kind`.
+
+    Whose a cgroup is: a kind in the upper 16 bits, and in the lower ones the slot of a target, or the number of a
+    proxy. 0 is nobody's.
+    """
+
+    NOBODY = 0
+    TARGET = 1
+    PROXY = 2
+
+
+class LeadCounter(IntEnum):
+    """`enum lead_counter`.
+
+    What happened to the connections of a slot.
+    """
+
+    LED = 0
+    EXCEPTED = 1
+    OWN_LISTENER = 2
+    PROXY_DOWN = 3
+    BYPASSED = 4
+    ORIGIN_GIVEN = 5
+    MPTCP = 6
+    NO_ROOM = 7
+
+
+class LeadHappening(IntEnum):
+    """`enum lead_happening`.
+
+    Down and back: the proxy of a slot. Drained: no led connection waits any more for its proxy.
+    """
+
+    DOWN = 0
+    BACK = 1
+    DRAINED = 2
 
 
 class KnowledgeFlag(IntFlag):
@@ -264,6 +311,62 @@ class KeptRecord(NamedTuple):
 
 
 KEPT = struct.Struct('=4Q')
+
+
+class InterceptionRecord(NamedTuple):
+    """`struct interception`, 16 bytes: `INTERCEPTION` packs it.
+
+    What a slot holds. proxy: the owner whose listener takes the connections. outbound: its port, in host order.
+    """
+
+    flags: int
+    proxy: int
+    outbound: int
+    pad: int
+
+
+INTERCEPTION = struct.Struct('=4I')
+
+
+class PlaceRecord(NamedTuple):
+    """`struct place`, 256 bytes: `PLACE` packs it.
+
+    A cgroup by the id of the one above it and by its own name. systemd makes the cgroup of a unit anew at each
+    start; this key is then the same, so that the first connection of the new one is led too.
+    """
+
+    parent: int
+    name: bytes
+
+
+PLACE = struct.Struct('=Q248s')
+
+
+class OriginRecord(NamedTuple):
+    """`struct origin`, 40 bytes: `ORIGIN` packs it.
+
+    Where an application wanted to go. Addresses are as in struct flow, the port is in host order.
+    """
+
+    address: bytes
+    port: int
+    slot: int
+    accepted: int
+    sequence: int
+    cookie: int
+
+
+ORIGIN = struct.Struct('=16s4IQ')
+
+
+class LeadEventRecord(NamedTuple):
+    """`struct lead_event`, 8 bytes: `LEAD_EVENT` packs it."""
+
+    slot: int
+    happening: int
+
+
+LEAD_EVENT = struct.Struct('=2I')
 
 
 class ExecutableRecord(NamedTuple):

@@ -139,6 +139,16 @@ def load_tracing(name: bytes, code: bytes, attach_type: int, function: int) -> i
     )
 
 
+def load(name: bytes, code: bytes, *, program_type: int, attach_type: int) -> int:
+    """Load a program of a type that depends on where it will be attached. code: instructions. Returns its fd."""
+    options = _ProgLoadOpts(size=ctypes.sizeof(_ProgLoadOpts), expected_attach_type=attach_type)
+    return _check(
+        _libbpf.bpf_prog_load(
+            program_type, name, b'GPL', code, len(code) // _INSTRUCTION.size, ctypes.byref(options)
+        )
+    )
+
+
 def attach_function(program: int, attach_type: int) -> int:
     """Let a program run at each call of the function for which it was loaded. Returns the link's fd.
 

@@ -105,7 +105,7 @@ def _name_kernel_functions(bcc: Any, module: Any, name: bytes, function: int | N
             instruction.raw = _INSTRUCTION.pack(code, _KERNEL_FUNCTION << 4, offset, immediate)
 
 
-def _import_bcc() -> Any:
+def import_bcc() -> Any:
     """Raises MissingDependency, LoaderEnded."""
     try:
         import bcc
@@ -121,7 +121,7 @@ def _import_bcc() -> Any:
     return bcc
 
 
-def _what_it_lacks() -> str:
+def what_it_lacks() -> str:
     """BCC does not tell with which error the kernel said no: whether for a capability is looked up here."""
     needed = 'the daemon needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root'
     if missing := capabilities.missing('CAP_BPF', 'CAP_NET_ADMIN', 'CAP_PERFMON'):
@@ -154,7 +154,7 @@ class Compiled:
             )
         except Exception as exc:
             raise KernelRefused(
-                f'cannot compile the BPF programs or make their maps ({exc}): {_what_it_lacks()}'
+                f'cannot compile the BPF programs or make their maps ({exc}): {what_it_lacks()}'
             ) from exc
         fds = {name: bcc.lib.bpf_table_fd(self._module.module, name.encode()) for name in MAPS}
         self.maps = {name: fd for name, fd in fds.items() if fd >= 0}
@@ -176,7 +176,7 @@ class Compiled:
                     return self._load_without_cast()
                 raise UnsupportedKernel(
                     f'kernel {os.uname().release} does not take the BPF program "{name}" ({exc}): sockaccel needs '
-                    f'kernel 6.1.123 or newer; {_what_it_lacks()}'
+                    f'kernel 6.1.123 or newer; {what_it_lacks()}'
                 ) from exc
         return fds | self._load_watchers()
 
@@ -262,7 +262,7 @@ def _load_alone(bcc: Any, values: Mapping[str, int], old_maps: Mapping[str, int]
 
 def _load(maximum_connections: int, old_maps: Mapping[str, int]) -> dict[str, int]:
     """Make programs and, without old maps, maps. Returns their fds by name. Raises SockaccelError."""
-    bcc = _import_bcc()
+    bcc = import_bcc()
     values = defines(maximum_connections)
     load = _load_by_two if len(os.sched_getaffinity(0)) > 1 else _load_alone
     fds = load(bcc, values, old_maps)

@@ -44,6 +44,10 @@ class Pins:
             return
         lock(self._fd, directory)
 
+    @property
+    def keeps(self) -> bool:
+        return self._fd >= 0
+
     def take(self) -> dict[str, int]:
         held = {}
         for name in self._names():

@@ -38,13 +38,13 @@ def text(names: Iterable[str], source: Path) -> str:
     return ''.join(f'#line 1 "{name}"\n{(source / name).read_text()}' for name in names)
 
 
-def layout_text(source: Path) -> str:
+def layout_text(source: Path, maps: str = MAPS) -> str:
     """The source that declares the maps and all that it includes, without comments and the counters' sentences.
 
     Nothing else can shape a map but the values of -D options (loader.map_defines()).
     """
     found: list[str] = []
-    _collect(source / MAPS, source, set(), found)
+    _collect(source / maps, source, set(), found)
     return re.sub(r'\s+', ' ', _COUNTER.sub(r'\1)', _COMMENT.sub(' ', '\n'.join(found))))
 
 

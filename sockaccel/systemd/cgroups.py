@@ -144,6 +144,14 @@ class Cgroups:
         """Where a followed target is now."""
         return self._followed[name].place
 
+    def path(self, name: str) -> str:
+        """Where the cgroup of a followed target is, or will be; '' while that is unknown."""
+        return self._followed[name].path
+
+    def find(self, path: str) -> Cgroup | None:
+        """The cgroup that has a path now."""
+        return self._stat(path)
+
     def forget(self, name: str) -> None:
         """Follow a target no longer. A repeated call is no error."""
         followed = self._followed.pop(name, None)

@@ -22,6 +22,11 @@ class SystemdStore:
         self._notify = notify
         self._listens = True
 
+    @property
+    def keeps(self) -> bool:
+        # Set since systemd 254; older ones say nothing.
+        return self._listens and os.environ.get('FDSTORE') != '0'
+
     def take(self) -> dict[str, int]:
         given = {name: os.environ.pop(name, '') for name in ('LISTEN_PID', 'LISTEN_FDS', 'LISTEN_FDNAMES')}
         if given['LISTEN_PID'] != str(os.getpid()) or not given['LISTEN_FDS'].isdigit():

@@ -134,7 +134,12 @@ class SystemdUnits:
         await self._bus.match(
             f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='Reloading'"
         )
-        await self._bus.ask(_NAME, _PATH, _MANAGER, 'Subscribe')
+        try:
+            await self._bus.ask(_NAME, _PATH, _MANAGER, 'Subscribe')
+        except AskFailed as exc:
+            # Another object of this class has asked by the same connection.
+            if exc.name != f'{_NAME}.AlreadySubscribed':
+                raise
         self._subscribed = True
 
     def _receive(self, message: Message) -> None:

@@ -24,7 +24,8 @@ ROOMS: dict[str, set[str]] = {
     'systemd': {'core', 'dbus', 'errors'},
     'bus': {'', 'core', 'dbus', 'errors'},
     'ctl': {'', 'core', 'dbus', 'errors'},
-    'daemon': {'', 'bus', 'core', 'dbus', 'errors', 'kernel', 'systemd'},
+    'daemon': {'', 'bus', 'core', 'dbus', 'errors', 'kernel', 'leading', 'systemd'},
+    'leading': {'core', 'errors', 'kernel', 'systemd'},
     '__main__': {'daemon'},
 }
 # Outside of the standard library; the others may import none.
@@ -35,6 +36,7 @@ PACKAGES: dict[str, set[str]] = {
     'systemd': {'sdnotify', 'structlog'},
     'bus': {'structlog'},
     'daemon': {'structlog'},
+    'leading': {'structlog'},
 }
 
 

@@ -34,6 +34,7 @@ FILES = {
     '/usr/share/doc/sockaccel/NEWS',
     '/usr/share/doc/sockaccel/grafana.json',
     '/usr/share/doc/sockaccel/SECURITY.md',
+    '/usr/share/doc/sockaccel/sidecar.md',
     '/usr/share/man/man1/sockaccelctl.1',
     '/usr/share/man/man5/org.sockaccel1.5',
     '/usr/share/man/man5/sockaccel.conf.5',

@@ -68,8 +68,8 @@ def test_every_method_is_in_the_man_page_with_its_arguments(name: str) -> None:
 def test_every_limit_is_in_the_man_page() -> None:
     section = text_of('sockaccel.8').partition('.SH LIMITS')[2].partition('.SH')[0]
     named = re.findall(r'^\.TP\n\.B (\S+)$', section, re.MULTILINE)
-    # Slot 0 is no target's, and the root of the tree is a level.
-    fewer = {'MAX_TARGETS': 1, 'MAX_TARGET_LEVELS': 1}
+    # Slot 0 is no target's, the root of the tree is a level, and a name ends with a NUL.
+    fewer = dict.fromkeys(('MAX_TARGETS', 'MAX_TARGET_LEVELS', 'MAX_INTERCEPTIONS', 'MAX_PLACE_NAME'), 1)
     numbers = [value - fewer.get(name, 0) for name, value in vars(limits).items() if name.startswith('MAX_')]
     assert sorted(int(name) for name in named if name.isdigit()) == sorted(numbers)
     assert {name.rstrip('=') for name in named if not name.isdigit()} <= set(keys.KEYS)

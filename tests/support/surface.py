@@ -18,6 +18,7 @@ from sockaccel.kernel.ends import Ends
 from sockaccel.systemd import journal
 from tests.support.harness import ROOT, stop
 from tests.support.memory_kernel import ISSUE, defaults, packed_ends, world
+from tests.support.memory_lead import LeadWorld
 from tests.support.patience import PATIENCE_S
 
 
@@ -44,7 +45,14 @@ async def run(count: int) -> None:
         loop,
     )
     manager = await service.export(
-        engine, Connections(sight, loop), _reload, lambda: settings, journal, lambda: None, netns=1
+        engine,
+        LeadWorld().all,
+        Connections(sight, loop),
+        _reload,
+        lambda: settings,
+        journal,
+        lambda: None,
+        netns=1,
     )
     engine.on_change, engine.on_event = manager.targets_changed, manager.publish
     ended = asyncio.Event()

@@ -38,7 +38,7 @@ class Log:
 
 
 def manager() -> Manager:
-    return Manager(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 1)
+    return Manager(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 1)
 
 
 def members(interface: ET.Element) -> dict[tuple[str, str | None], list[dict[str, str]]]:

@@ -8,7 +8,7 @@ from sockaccel.core import words
 from sockaccel.core.connection import ConnectionState, EventKind
 from sockaccel.core.target import State
 from sockaccel.core.watch import Traffic
-from sockaccel.kernel.abi import COUNTERS
+from sockaccel.kernel.abi import COUNTERS, LeadCounter
 
 # Errors that no caller of the bus is told of: they end the daemon, or become another one.
 _INSIDE = {
@@ -40,6 +40,11 @@ def test_every_member_of_an_enum_has_a_word() -> None:
     assert words.CONNECTION_STATES.keys() == set(ConnectionState)
     assert words.TRAFFIC.keys() == set(Traffic)
     assert set(EventKind) - words.EVENT_KINDS.keys() == {EventKind.SWEEP_WANTED, EventKind.CONNECTION}
+
+
+def test_counters_of_what_is_led() -> None:
+    names = ['led', 'excepted', 'own_listener', 'proxy_down', 'bypassed', 'origin_given', 'mptcp', 'no_room']
+    assert [each.name.lower() for each in LeadCounter] == list(words.LEAD_COUNTERS) == names
 
 
 def test_errors() -> None:

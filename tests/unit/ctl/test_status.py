@@ -35,6 +35,7 @@ class Daemon(Client):
         findings = [{'name': 'ktls', 'severity': 'ok'}, {'name': issue, 'severity': 'issue' if issue else 'note'}]
         self.answers = {
             'ListTargets': targets, 'Stats': ZEROS | stats, 'DescribeCounters': ROWS, 'ListFindings': findings,
+            'ListInterceptions': [],
         }  # fmt: skip
 
     async def call(self, member: str, signature: str = '', *arguments: Any) -> Any:

@@ -7,7 +7,7 @@ from enum import IntEnum
 import pytest
 
 from sockaccel.core import connection, protocols, rules
-from sockaccel.kernel import abi, loader, sources
+from sockaccel.kernel import abi, lead_programs, loader, sources
 
 SOURCE = sources.directory()
 
@@ -46,8 +46,12 @@ def test_the_first_counter_is_no_reason() -> None:
 def test_every_map_is_declared_in_one_place() -> None:
     declared = r'(?:BPF_\w+\(|struct \w+ )(?:"\w+", )?(?:struct \w+, |u\w\w, )*(sa_\w+)'
     everywhere = set(re.findall(rf'^(?:__attribute.*\)\)\) )?{declared}', _all_sources(), re.MULTILINE))
-    assert everywhere == set(loader.MAPS)
-    assert everywhere == set(re.findall(r'\bsa_\w+', sources.layout_text(SOURCE)))
+    assert everywhere == {*loader.MAPS, *lead_programs.MAPS}
+    for names, text in (
+        (loader.MAPS, sources.layout_text(SOURCE)),
+        (lead_programs.MAPS, sources.layout_text(SOURCE, lead_programs.LAYOUT)),
+    ):
+        assert set(names) == set(re.findall(r'\bsa_\w+', text))
 
 
 def _all_sources() -> str:

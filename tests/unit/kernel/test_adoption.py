@@ -20,6 +20,8 @@ class Store:
     def __init__(self, names: Iterable[str]) -> None:
         self.fds = {name: os.eventfd(0) for name in names}
 
+    keeps = True
+
     def take(self) -> dict[str, int]:
         return dict(self.fds)
 

@@ -46,13 +46,13 @@ def test_one_that_ends_for_another_reason(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_capabilities_are_named_only_where_they_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capabilities, 'missing', lambda *_names: ['CAP_PERFMON'])
-    assert 'and has no CAP_PERFMON' in loader._what_it_lacks()
+    assert 'and has no CAP_PERFMON' in loader.what_it_lacks()
     monkeypatch.setattr(capabilities, 'missing', lambda *_names: [])
     monkeypatch.setattr(capabilities, 'in_first_user_namespace', lambda: False)
-    assert 'in the first user namespace' in loader._what_it_lacks()
+    assert 'in the first user namespace' in loader.what_it_lacks()
     monkeypatch.setattr(capabilities, 'in_first_user_namespace', lambda: True)
-    assert 'CAP_' not in loader._what_it_lacks()
-    assert 'memory' in loader._what_it_lacks()
+    assert 'CAP_' not in loader.what_it_lacks()
+    assert 'memory' in loader.what_it_lacks()
 
 
 def test_a_process_without_capabilities_misses_them() -> None:

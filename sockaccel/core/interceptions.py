@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which interceptions are in force, and what has to be in the kernel for them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+
+from sockaccel.core import messages
+from sockaccel.core.cgroup import Cgroup, Place
+from sockaccel.core.interception import Interception, WhenDown
+from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_PLACE_NAME
+from sockaccel.core.target import State, Target, quote
+from sockaccel.errors import InvalidArgument, InvalidTarget, LimitExceeded, SockaccelError, UnknownTarget
+
+log = structlog.stdlib.get_logger()
+
+# A place in the tree of cgroups: the id of the one above, and the name below it.
+Spot = tuple[int, str]
+
+
+class Tree(Protocol):
+    """Where cgroups are (sockaccel.systemd.cgroups)."""
+
+    def when_moved(self, tell: Callable[[str], None]) -> None: ...
+    async def follow(self, target: Target, *, must_exist: bool = True) -> Place: ...
+    def place(self, name: str) -> Place: ...
+    def forget(self, name: str) -> None: ...
+    def path(self, name: str) -> str:
+        """Where the cgroup of a followed target is, or will be; '' while that is unknown."""
+
+    def find(self, path: str) -> Cgroup | None:
+        """The cgroup that has a path now."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose a cgroup is: the target's in a slot, or that of the proxy with a number."""
+
+    is_proxy: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be in the kernel.
+
+    owners: of each cgroup that exists, by id. proxies: the paths of those whose getsockopt() is answered, by id.
+    spots: the owner of each place.
+    """
+
+    owners: dict[int, Owner]
+    proxies: dict[int, str]
+    spots: dict[Spot, Owner]
+
+
+class LeadKernel(Protocol):
+    """The programs that lead (sockaccel.kernel.lead). Any method may raise OSError."""
+
+    def set_slot(self, slot: int, interception: Interception | None, proxy: Owner | None) -> None:
+        """Write what a slot does; nothing leads to it yet. None: it is off."""
+
+    def put(self, wanted: Wanted) -> None:
+        """Let all of this be there, and then nothing else, but for proxies. Raises KernelRefused."""
+
+    def attach(self) -> None:
+        """Lead from now on. A repeated call is no error. Raises KernelRefused."""
+
+    def settle(self, proxies: Mapping[int, str], *, leads: bool) -> bool:
+        """Detach from all other proxies, and, unless it leads on, from everything.
+
+        False if led connections are on their way to their proxies: `drained` is told when that is over.
+        """
+
+    def release(self) -> None:
+        """Detach everything at once, and keep nothing for the next daemon."""
+
+    def counters(self, slot: int) -> dict[str, int]: ...
+
+    def is_down(self, slot: int) -> bool:
+        """Whether the proxy was not there when it was last needed."""
+
+
+class Memory(Protocol):
+    """What outlives the process (sockaccel.systemd.leadfile)."""
+
+    def write(self, entries: list[dict[str, Any]]) -> None:
+        """From any thread. Raises StateNotSaved."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """slot: of the target. number: of its proxy, which several entries can share."""
+
+    interception: Interception
+    slot: int
+    number: int
+
+    @property
+    def target(self) -> Owner:
+        return Owner(is_proxy=False, number=self.slot)
+
+    @property
+    def proxy(self) -> Owner:
+        if self.interception.proxy == self.interception.target:
+            return self.target
+        return Owner(is_proxy=True, number=self.number)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.interception.to_json(), 'slot': self.slot, 'number': self.number}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> 'Entry':
+        """Raises KeyError, TypeError, ValueError, SockaccelError."""
+        slot, number = int(entry['slot']), int(entry['number'])
+        if not 0 < slot < MAX_INTERCEPTIONS or not 0 < number < MAX_INTERCEPTIONS:
+            raise ValueError(f'there is no slot {slot}, or no proxy {number}')
+        return cls(Interception.from_json(entry), slot, number)
+
+
+@dataclass(frozen=True)
+class InterceptionStatus:
+    """An interception as users see it. proxy_is_down: since the last connection that wanted it."""
+
+    interception: Interception
+    state: State
+    detail: str
+    proxy_is_down: bool = False
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+class Interceptions:
+    """One lock around every change.
+
+    load: makes the kernel side when it is first needed; raises SockaccelError. keeps: whether links outlive the
+    process. remembered: what an earlier daemon wrote. on_change: called when `rows` gives another answer.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[LeadKernel]],
+        tree: Tree,
+        memory: Memory,
+        remembered: list[Entry],
+        *,
+        keeps: Callable[[], bool],
+    ) -> None:
+        self.on_change: Callable[[], None] = lambda: None
+        self._load = load
+        self._tree = tree
+        self._memory = memory
+        self._keeps = keeps
+        self._entries = {entry.interception.target: entry for entry in remembered}
+        self._refused: dict[str, str] = {}
+        self._followed: set[str] = set()
+        self._kernel: LeadKernel | None = None
+        self._down: dict[int, bool] = {}
+        self._lock = asyncio.Lock()
+
+    async def start(self, kernel: LeadKernel | None, failure: str = '') -> None:
+        """Go on with what is remembered. kernel: with its programs; None if nothing needs it, or for a failure.
+
+        failure: why the programs could not be loaded. What an earlier daemon has attached then stays as it is.
+        """
+        async with self._lock:
+            self._tree.when_moved(self._moved)
+            if kernel is None:
+                self._refused = dict.fromkeys(self._entries, failure)
+                for name in self._entries:
+                    log.error(f'"{name}" is not led anew: {failure}', message_id=messages.NOT_LED, target=name)
+                return
+            self._kernel = kernel
+            for entry in self._entries.values():
+                for name in _names(entry):
+                    try:
+                        await self._follow(name, must_exist=False)
+                    except SockaccelError as exc:
+                        target = entry.interception.target
+                        self._refused[target] = str(exc)
+                        log.error(f'"{target}" is not led: {exc}', message_id=messages.NOT_LED, target=target)
+                kernel.set_slot(entry.slot, entry.interception, entry.proxy)
+                self._down[entry.slot] = kernel.is_down(entry.slot)
+            kernel.put(self._wanted())
+            if self._entries:
+                kernel.attach()
+            self._settle()
+
+    async def intercept(
+        self, target: str, proxy: str, options: Mapping[str, Any], *, by: str = ''
+    ) -> InterceptionStatus:
+        """Lead the connections of a target from now on. A repeated call changes the options. by: for the journal.
+
+        Raises InvalidTarget, InvalidArgument, LimitExceeded, KernelRefused, StateNotSaved, and what `load` raises.
+        """
+        wanted = Interception.parse(target, proxy, options)
+        async with self._lock:
+            self._check(wanted)
+            if self._kernel is None:
+                self._kernel = await self._load()
+            before = self._entries.get(wanted.target)
+            try:
+                await self._put(wanted, self._kernel)
+            except BaseException:
+                await self._restore(wanted.target, before)
+                raise
+            self._refused.pop(wanted.target, None)
+        told = f' on port {wanted.outbound}; while it is down: {wanted.when_down.value}'
+        log.info(
+            f'Leads "{wanted.target}" to "{wanted.proxy}"{told}{_asked_by(by)}',
+            message_id=messages.LED,
+            target=wanted.target,
+            proxy=wanted.proxy,
+            caller=by,
+        )
+        self.on_change()
+        return self._status(self._entries[wanted.target])
+
+    async def release(self, target: str, *, by: str = '') -> None:
+        """Lead no new connection of a target. Those that were led stay with the proxy.
+
+        Raises InvalidTarget, UnknownTarget, StateNotSaved.
+        """
+        name = Target.parse(target).name
+        async with self._lock:
+            if name not in self._entries:
+                raise UnknownTarget(
+                    f'the connections of {quote(name)} are not led to a proxy: nothing was changed'
+                )
+            entries = {other: entry for other, entry in self._entries.items() if other != name}
+            # First: a target that is released now must not be led again by the next start.
+            await self._remember(entries)
+            await self._restore(name, None)
+            self._refused.pop(name, None)
+        log.info(f'Leads "{name}" no more{_asked_by(by)}', message_id=messages.RELEASED, target=name, caller=by)
+        self.on_change()
+
+    async def stop(self) -> None:
+        """Detach everything; what is remembered is led again by the next start."""
+        async with self._lock:
+            if self._kernel:
+                self._kernel.release()
+                self._kernel = None
+
+    def rows(self) -> list[InterceptionStatus]:
+        return [self._status(entry) for entry in self._entries.values()]
+
+    def happened(self, slot: int, *, down: bool) -> None:
+        """The proxy of a slot was not there when a connection wanted it, or is there again."""
+        entry = next((each for each in self._entries.values() if each.slot == slot), None)
+        if entry is None or self._down.get(slot, False) == down:
+            return
+        self._down[slot] = down
+        wanted = entry.interception
+        where = f'The proxy "{wanted.proxy}" of "{wanted.target}"'
+        fields = {'target': wanted.target, 'proxy': wanted.proxy}
+        if not down:
+            log.info(f'{where} listens again: connections are led', message_id=messages.PROXY_BACK, **fields)
+        elif wanted.when_down is WhenDown.REFUSE:
+            log.error(
+                f'{where} does not listen on port {wanted.outbound}: connections are refused',
+                message_id=messages.PROXY_DOWN,
+                **fields,
+            )
+        else:
+            log.error(
+                f'{where} does not listen on port {wanted.outbound}: connections pass it by',
+                message_id=messages.PROXY_DOWN,
+                **fields,
+            )
+        self.on_change()
+
+    def drained(self) -> None:
+        """No led connection is on its way to its proxy."""
+        self._settle()
+
+    def _check(self, wanted: Interception) -> None:
+        for entry in self._entries.values():
+            other = entry.interception
+            if other.target == wanted.target:
+                continue
+            if wanted.target == other.proxy or wanted.proxy == other.target:
+                raise InvalidTarget(
+                    f'"{wanted.target}" cannot be led to "{wanted.proxy}": "{other.target}" is led to '
+                    f'"{other.proxy}", and a proxy is never led itself'
+                )
+        if wanted.when_down is WhenDown.REFUSE and not self._keeps():
+            raise InvalidArgument(
+                'nothing would keep the programs attached if sockaccel ended unexpectedly, and connections would '
+                'pass the proxy by: let sockaccel pin them in /sys/fs/bpf, start it by systemd, or accept that by '
+                '--when-down bypass'
+            )
+
+    async def _put(self, wanted: Interception, kernel: LeadKernel) -> None:
+        entry = Entry(wanted, *self._numbers(wanted))
+        for name in _names(entry):
+            await self._follow(name, must_exist=True)
+        self._check_paths(entry)
+        kernel.set_slot(entry.slot, entry.interception, entry.proxy)
+        self._entries = {**self._entries, wanted.target: entry}
+        kernel.put(self._wanted())
+        kernel.attach()
+        await self._remember(self._entries)
+        self._settle()
+
+    async def _restore(self, target: str, before: Entry | None) -> None:
+        """Let a target be led as it was before, or no more."""
+        kernel, now = self._kernel, self._entries.get(target)
+        self._entries = {name: entry for name, entry in self._entries.items() if name != target}
+        if before:
+            self._entries[target] = before
+        self._forget_others()
+        if not kernel:
+            return
+        if before:
+            kernel.set_slot(before.slot, before.interception, before.proxy)
+        kernel.put(self._wanted())
+        if now and not before:
+            kernel.set_slot(now.slot, None, None)
+            self._down.pop(now.slot, None)
+        self._settle()
+
+    def _numbers(self, wanted: Interception) -> tuple[int, int]:
+        """The slot, and the number of the proxy. Raises LimitExceeded."""
+        slots, numbers = set(), set()
+        slot = number = 0
+        for entry in self._entries.values():
+            slots.add(entry.slot)
+            numbers.add(entry.number)
+            if entry.interception.target == wanted.target:
+                slot = entry.slot
+            if entry.interception.proxy == wanted.proxy:
+                number = entry.number
+        free = [each for each in range(1, MAX_INTERCEPTIONS) if each not in slots]
+        if not slot and not free:
+            raise LimitExceeded(
+                f'{MAX_INTERCEPTIONS - 1} targets are led to proxies, which is the limit: release one first'
+            )
+        # There are no more proxies than targets; the one that is replaced may still have its number.
+        unused = [each for each in range(1, MAX_INTERCEPTIONS) if each not in numbers]
+        return slot or free[0], number or (unused or [slot])[0]
+
+    async def _follow(self, name: str, *, must_exist: bool) -> None:
+        if name in self._followed:
+            return
+        await self._tree.follow(Target.parse(name), must_exist=must_exist)
+        self._followed.add(name)
+
+    def _forget_others(self) -> None:
+        """Follow no longer what no entry names."""
+        named = {name for entry in self._entries.values() for name in _names(entry)}
+        for name in self._followed - named:
+            self._tree.forget(name)
+        self._followed &= named
+
+    def _check_paths(self, entry: Entry) -> None:
+        """Raises InvalidTarget, LimitExceeded."""
+        wanted = entry.interception
+        target, proxy = (self._tree.path(name) for name in (wanted.target, wanted.proxy))
+        if target != proxy and target and proxy and target.startswith(f'{proxy}/'):
+            raise InvalidTarget(
+                f'"{wanted.target}" is inside of its proxy "{wanted.proxy}", and a proxy is never led itself'
+            )
+        for name in self._followed - {wanted.target, wanted.proxy}:
+            if self._tree.path(name) in (target, proxy) and self._tree.path(name):
+                raise InvalidTarget(f'{quote(name)} has the same cgroup, and is led or leads already')
+        for path in (target, proxy):
+            if len(path.rpartition('/')[2].encode()) >= MAX_PLACE_NAME:
+                raise LimitExceeded(f'the cgroup "{path}" has a name longer than {MAX_PLACE_NAME - 1} bytes')
+
+    def _wanted(self) -> Wanted:
+        owners: dict[int, Owner] = {}
+        proxies: dict[int, str] = {}
+        spots: dict[Spot, Owner] = {}
+        for entry in self._entries.values():
+            for name, owner in zip(_names(entry), (entry.target, entry.proxy), strict=True):
+                path = self._tree.path(name) if name in self._followed else ''
+                if not path:
+                    continue
+                above, _slash, last = path.rpartition('/')
+                if parent := self._tree.find(above or '/'):
+                    spots[parent.id, last] = owner
+                if cgroup := self._tree.place(name).cgroup:
+                    owners[cgroup.id] = owner
+                    if name == entry.interception.proxy:
+                        proxies[cgroup.id] = cgroup.path
+        return Wanted(owners, proxies, spots)
+
+    def _moved(self, _name: str) -> None:
+        """A followed cgroup was made or removed."""
+        if not self._kernel:
+            return
+        try:
+            self._kernel.put(self._wanted())
+        except (SockaccelError, OSError) as exc:
+            # A proxy that is not entered gets no connection; a target has its place by name.
+            log.error(f'A cgroup cannot be taken into account, and its connections may be refused: {exc}')
+        self._settle()
+        self.on_change()
+
+    def _settle(self) -> None:
+        if self._kernel:
+            self._kernel.settle(self._wanted().proxies, leads=bool(self._entries))
+
+    async def _remember(self, entries: Mapping[str, Entry]) -> None:
+        """Raises StateNotSaved."""
+        # A disk may take a while.
+        await asyncio.to_thread(self._memory.write, [entry.to_json() for entry in entries.values()])
+
+    def _status(self, entry: Entry) -> InterceptionStatus:
+        wanted = entry.interception
+        if why := self._refused.get(wanted.target):
+            return InterceptionStatus(wanted, State.REFUSED, why)
+        counters = self._kernel.counters(entry.slot) if self._kernel else {}
+        place, proxy = self._tree.place(wanted.target), self._tree.place(wanted.proxy)
+        down = proxy.cgroup is None or self._down.get(entry.slot, False)
+        if place.cgroup:
+            return InterceptionStatus(
+                wanted, State.ACTIVE, f'cgroup {place.cgroup.path}', proxy_is_down=down, counters=counters
+            )
+        return InterceptionStatus(wanted, State.WAITING, place.why, proxy_is_down=down, counters=counters)
+
+
+def _names(entry: Entry) -> tuple[str, str]:
+    return entry.interception.target, entry.interception.proxy
+
+
+def _asked_by(by: str) -> str:
+    return f', asked by {by}' if by else ''

@@ -1,0 +1,578 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Connections that are led to a proxy, next to netfilter's REDIRECT, which does the same in the same run."""
+
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from sockaccel.ctl.client import Refused, short, string, strings
+from tests.support import harness
+from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
+from tests.support.led import (
+    ADDRESS,
+    ADDRESS6,
+    BEHIND,
+    OTHER,
+    OUTBOUND,
+    PORT,
+    Place,
+    foreign_connect,
+    original,
+    place,
+)
+from tests.support.patience import PATIENCE_S
+
+WANTED = (ADDRESS, PORT)
+MPTCP = 262
+MSG_FASTOPEN, TCP_FASTOPEN = 0x20000000, 23
+
+
+@pytest.fixture(scope='module')
+def root() -> Iterator[Cgroup]:
+    with PrivateBus(), Cgroup(f'sockaccel-intercept-{os.getpid()}') as cgroup:
+        yield cgroup
+
+
+@pytest.fixture(scope='module')
+def daemon(root: Cgroup) -> Iterator[Daemon]:
+    with FdStore() as store, Daemon(root.path, store=store) as daemon:
+        yield daemon.ready()
+    assert 'Traceback' not in daemon.log_text
+
+
+@pytest.fixture(scope='module')
+def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
+    return Cgroup('app', root), Cgroup('proxy', root)
+
+
+@pytest.fixture(scope='module')
+def redirected(root: Cgroup, daemon: Daemon) -> Iterator[Place]:
+    """Cgroups of its own, which no interception concerns."""
+    with place(Cgroup('plain-app', root), Cgroup('plain-proxy', root), netfilter=True) as made:
+        yield made
+
+
+@pytest.fixture
+def led(cgroups: tuple[Cgroup, Cgroup]) -> Iterator[Place]:
+    """A target that is led to a proxy while the test runs."""
+    app, proxy = cgroups
+    with place(app, proxy) as made:
+        intercept(app, proxy)
+        yield made
+    with contextlib.suppress(Refused):
+        harness.call('Release', 's', app.path)
+
+
+def intercept(app: Cgroup, proxy: Cgroup, **options: Any) -> dict[str, Any]:
+    return dict(harness.call('Intercept', 'ssa{sv}', app.path, proxy.path, options))
+
+
+def counters(app: Cgroup) -> dict[str, int]:
+    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == app.path]
+    return dict(row['counters'])
+
+
+def error_of(work: Callable[[], object]) -> str:
+    """The name of the error that a call ends with, '' for none."""
+    try:
+        work()
+    except OSError as exc:
+        return errno.errorcode[exc.errno or errno.ETIMEDOUT]
+    return ''
+
+
+def meet(listener: socket.socket, client: socket.socket) -> dict[str, Any]:
+    """Take what a client has just connected; what both ends see, and whether bytes pass."""
+    accepted, _address = listener.accept()
+    with accepted:
+        client.setblocking(True)
+        client.settimeout(PATIENCE_S)
+        client.send(b'ping')
+        passed = accepted.recv(4)
+        accepted.send(b'pong')
+        return {
+            'peer': client.getpeername()[:2],
+            'original': original(accepted),
+            'passed': passed + client.recv(4),
+            'same port': client.getsockname()[1] == accepted.getpeername()[1],
+        }
+
+
+Row = Callable[[Place], dict[str, Any]]
+
+
+def plain(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make() as client:
+        client.connect(WANTED)
+        return meet(listener, client)
+
+
+def ipv6(where: Place) -> dict[str, Any]:
+    with where.listener('::1') as listener, where.make(socket.AF_INET6) as client:
+        client.connect((ADDRESS6, PORT))
+        return meet(listener, client)
+
+
+def mapped(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make(socket.AF_INET6) as client:
+        client.connect((f'::ffff:{ADDRESS}', PORT))
+        return meet(listener, client)
+
+
+def one_listener_for_both(where: Place) -> dict[str, Any]:
+    found = {}
+    with where.listener('::', dual=True) as listener:
+        for family, address in ((socket.AF_INET, ADDRESS), (socket.AF_INET6, ADDRESS6)):
+            with where.make(family) as client:
+                client.connect((address, PORT))
+                found[address] = meet(listener, client)
+    return found
+
+
+def non_blocking(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make() as client:
+        client.setblocking(False)
+        first = errno.errorcode[client.connect_ex(WANTED)]
+        assert select.select([], [client], [], PATIENCE_S)[1]
+        second = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return {'first': first, 'second': second, **meet(listener, client)}
+
+
+def connected_again(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make() as client:
+        client.connect(WANTED)
+        again = error_of(lambda: client.connect(WANTED))
+        return {'again': again, **meet(listener, client)}
+
+
+def reconnected(where: Place) -> dict[str, Any]:
+    """Disconnected by AF_UNSPEC, then connected to the proxy itself: the first destination is forgotten."""
+    with where.listener() as listener, where.make() as client:
+        client.connect(WANTED)
+        first = meet(listener, client)
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.connect(client.fileno(), struct.pack('H14x', socket.AF_UNSPEC), 16) == 0
+        client.connect(('127.0.0.1', OUTBOUND))
+        second = meet(listener, client)
+        return {'first': first, 'second peer': second['peer'], 'passed': second['passed']}
+
+
+def fast_open(where: Place) -> dict[str, Any]:
+    found = {}
+    with where.listener() as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
+        # The first brings the cookie, the second sends its bytes in the SYN.
+        for turn in ('first', 'second'):
+            with where.make() as client:
+                client.sendto(b'hello', MSG_FASTOPEN, WANTED)
+                accepted, _address = listener.accept()
+                with accepted:
+                    said = accepted.recv(5)
+                    found[turn] = said, client.getpeername(), original(accepted)
+                    accepted.send(b'hello')
+                    client.recv(5)
+    return found
+
+
+def bound(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make() as client:
+        client.bind((OTHER, 0))
+        client.connect(WANTED)
+        return {'own': client.getsockname()[0], **meet(listener, client)}
+
+
+def bound_to_loopback_device(where: Place) -> dict[str, Any]:
+    with where.listener() as listener, where.make() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo\0')
+        client.connect(WANTED)
+        return meet(listener, client)
+
+
+def bound_to_another_device(where: Place) -> dict[str, Any]:
+    """There is no way to the proxy by this device: as TCP, both wait for an answer that never comes."""
+    found = {}
+    for address in (ADDRESS, BEHIND):
+        with where.listener(), where.make() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'd0\0')
+            client.setblocking(False)
+            found[address] = error_of(partial(client.connect, (address, PORT)))
+    return found
+
+
+def broadcast_and_multicast(where: Place) -> dict[str, Any]:
+    found = {}
+    with where.listener():
+        for address in ('255.255.255.255', '224.0.0.1'):
+            with where.make() as client:
+                found[address] = error_of(partial(client.connect, (address, PORT)))
+    return found
+
+
+def port_of_nobody(where: Place) -> dict[str, Any]:
+    """A proxy that does not listen."""
+    with where.make() as client:
+        return {'error': error_of(lambda: client.connect(WANTED))}
+
+
+def rewritten_below(where: Place) -> dict[str, Any]:
+    """A program of somebody else on the target's cgroup runs before ours, and before netfilter's rules."""
+    with foreign_connect(where.app, 6999, PORT), where.listener() as listener, where.make() as client:
+        client.connect((ADDRESS, 6999))
+        return meet(listener, client)
+
+
+ROWS = [
+    plain, ipv6, mapped, one_listener_for_both, non_blocking, connected_again, reconnected, fast_open, bound,
+    bound_to_loopback_device, bound_to_another_device, broadcast_and_multicast, port_of_nobody, rewritten_below,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.__name__)
+def test_as_netfilter_does(row: Row, redirected: Place, led: Place) -> None:
+    assert row(led) == row(redirected)
+
+
+def test_a_destination_is_given_once_and_nothing_stays(led: Place) -> None:
+    before = counters(led.app)
+    for _turn in range(20):
+        assert plain(led)['original'] == WANTED
+    after = counters(led.app)
+    assert after['led'] - before['led'] == after['origin_given'] - before['origin_given'] == 20
+    harness.call('Release', 's', led.app.path)
+    # What waits for its proxy would keep the programs attached.
+    assert not [name for name in harness.call('ListInterceptions') if name['target'] == led.app.path]
+
+
+def test_own_name_of_a_led_socket(redirected: Place, led: Place) -> None:
+    """A difference (docs/sidecar.md): the route to the proxy chooses the source, and no other one is known."""
+    own = {}
+    for where in (led, redirected):
+        with where.listener() as listener, where.make() as client:
+            client.connect((BEHIND, PORT))
+            own[where] = client.getsockname()[0]
+            listener.accept()[0].close()
+    assert own == {led: '127.0.0.1', redirected: OTHER}
+
+
+def test_without_blocking_while_the_proxy_is_down(redirected: Place, led: Place) -> None:
+    """A difference: the refusal needs no SYN, so connect() itself tells of it."""
+    first = {}
+    for where in (led, redirected):
+        with where.make() as client:
+            client.setblocking(False)
+            first[where] = error_of(partial(client.connect, WANTED))
+    assert first == {led: 'ECONNREFUSED', redirected: 'EINPROGRESS'}
+
+
+def test_a_program_above_sees_the_proxy(led: Place, root: Cgroup) -> None:
+    """A difference: netfilter's rules run after every program, and see what the last one has made of it."""
+    with foreign_connect(root, PORT, 9), led.listener() as listener, led.make() as client:
+        client.connect(WANTED)
+        assert meet(listener, client)['original'] in (WANTED, (ADDRESS, 9))
+
+
+def test_sockets_made_elsewhere(led: Place, root: Cgroup) -> None:
+    """The cgroup in which a socket was made counts, as it does for every program on a cgroup."""
+    outside = Cgroup('outside', root)
+    with led.listener(ADDRESS, PORT, of=outside) as served:
+        # Made outside, used by the target: direct.
+        with led.make(of=outside) as client, led.listener():
+            client.connect(WANTED)
+            assert client.getpeername() == served.accept()[0].getsockname() == WANTED
+        # The proxy's port is somebody else's: its getsockopt() would have no answer, and it is no proxy.
+        with led.listener(of=outside), led.make() as client:
+            assert error_of(lambda: client.connect(WANTED)) == 'ECONNREFUSED'
+    outside.remove()
+
+
+def test_mptcp_and_udp_go_direct(led: Place, root: Cgroup) -> None:
+    outside = Cgroup('beside', root)
+    with led.listener(), led.listener(ADDRESS, PORT, of=outside) as served:
+        try:
+            client = led.make(protocol=MPTCP)
+        except OSError:
+            pytest.skip('this kernel has no Multipath TCP')
+        with client:
+            client.connect(WANTED)
+            assert client.getpeername() == served.accept()[0].getsockname() == WANTED
+        assert counters(led.app)['mptcp'] == 1
+        with led.app.inside():
+            datagrams = led.run(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        with datagrams:
+            datagrams.connect(WANTED)
+            assert datagrams.getpeername() == WANTED
+    outside.remove()
+
+
+def test_the_targets_own_listener_is_direct(led: Place) -> None:
+    for address in ('127.0.0.1', ADDRESS):
+        with led.listener(), led.listener(address, PORT, of=led.app) as served, led.make() as client:
+            client.connect((address, PORT))
+            assert client.getpeername() == served.accept()[0].getsockname() == (address, PORT)
+    assert counters(led.app)['own_listener'] == 2
+    assert counters(led.app)['led'] == 0
+
+
+def test_loopback_to_others_is_led(led: Place, root: Cgroup) -> None:
+    outside = Cgroup('other', root)
+    with led.listener() as listener, led.listener('127.0.0.1', PORT, of=outside), led.make() as client:
+        client.connect(('127.0.0.1', PORT))
+        assert meet(listener, client)['original'] == ('127.0.0.1', PORT)
+    outside.remove()
+
+
+def test_the_proxy_is_never_led(led: Place) -> None:
+    with led.listener(), led.listener(ADDRESS, PORT, of=led.app) as served, led.make(of=led.proxy) as client:
+        client.connect(WANTED)
+        assert client.getpeername() == served.accept()[0].getsockname() == WANTED
+
+
+def test_exceptions(led: Place, root: Cgroup) -> None:
+    outside = Cgroup('away', root)
+    for options, is_led in (
+        ({'except_ports': strings([f'{PORT}'])}, False),
+        ({'except_ports': strings(['1-6999', '7001-65535'])}, True),
+        ({'except_addresses': strings(['10.77.0.0/16'])}, False),
+        ({'except_addresses': strings(['10.78.0.0/16', 'fd77::/64'])}, True),
+        ({'except_users': strings(['root'])}, False),
+        ({'except_users': strings(['1-1000'])}, True),
+    ):
+        assert intercept(led.app, led.proxy, **options)['state'] == 'active'
+        with led.listener() as listener, led.listener(ADDRESS, PORT, of=outside) as served, led.make() as client:
+            client.connect(WANTED)
+            (listener if is_led else served).accept()[0].close()
+    assert counters(led.app)['excepted'] == counters(led.app)['led'] == 3
+    outside.remove()
+
+
+def test_bypass(led: Place, root: Cgroup, daemon: Daemon) -> None:
+    outside = Cgroup('reached', root)
+    intercept(led.app, led.proxy, when_down=string('bypass'))
+    with led.listener(ADDRESS, PORT, of=outside) as served, led.make() as client:
+        client.connect(WANTED)
+        assert served.accept()[0].getsockname() == WANTED
+    assert counters(led.app)['bypassed'] == 1
+    harness.wait_until(lambda: 'connections pass it by' in daemon.log_text, 'the journal says so')
+    outside.remove()
+
+
+def test_the_journal_says_once_that_the_proxy_is_down_and_once_that_it_is_back(led: Place, daemon: Daemon) -> None:
+    def lines(words: str) -> int:
+        return sum(words in line and led.app.path in line for line in daemon.log_text.splitlines())
+
+    down, back = lines('connections are refused'), lines('listens again')
+    for _turn in range(5):
+        assert port_of_nobody(led)['error'] == 'ECONNREFUSED'
+    for _turn in range(5):
+        plain(led)
+    harness.wait_until(lambda: lines('listens again') == back + 1, 'the journal says that it is back')
+    assert lines('connections are refused') == down + 1
+    assert counters(led.app)['proxy_down'] == 5
+
+
+def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Place, daemon: Daemon) -> None:
+    """Its cgroup is another one, and the daemon, which would learn of that, is stopped."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        led.app.remove()
+        led.app.directory.mkdir()
+        assert plain(led)['original'] == WANTED
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_a_proxy_that_starts_anew(led: Place) -> None:
+    """Nothing passes it by meanwhile, and it is used again when its getsockopt() is answered."""
+    led.proxy.remove()
+    assert port_of_nobody(led)['error'] == 'ECONNREFUSED'
+    led.proxy.directory.mkdir()
+    with led.listener() as listener:
+
+        def connects() -> bool:
+            with led.make() as client:
+                if error_of(lambda: client.connect(WANTED)) == 'ECONNREFUSED':
+                    return False
+                assert meet(listener, client)['original'] == WANTED
+                return True
+
+        harness.wait_until(connects, 'the new proxy takes connections')
+
+
+def test_what_cannot_be(led: Place, root: Cgroup) -> None:
+    app, proxy = led.app, led.proxy
+    for target, by, options, error, said in (
+        ('*', proxy.path, {}, 'InvalidTarget', 'all of this host'),
+        (app.path, '/', {}, 'InvalidTarget', 'all of this host'),
+        (app.path, app.path, {}, 'InvalidArgument', 'its own proxy'),
+        (f'{root.path}/nowhere', proxy.path, {}, 'InvalidTarget', 'does not exist'),
+        (proxy.path, app.path, {}, 'InvalidTarget', 'a proxy is never led itself'),
+        (app.path, proxy.path, {'outbound': short(0)}, 'InvalidArgument', 'outbound port 0'),
+        (app.path, proxy.path, {'when_down': string('x')}, 'InvalidArgument', '"refuse", "bypass"'),
+        (app.path, proxy.path, {'except_ports': strings(['x'])}, 'InvalidArgument', '"x"'),
+        (app.path, proxy.path, {'inbound': string('x')}, 'InvalidArgument', 'option "inbound" is unknown'),
+    ):
+        with pytest.raises(Refused, match=said) as raised:
+            harness.call('Intercept', 'ssa{sv}', target, by, options)
+        assert raised.value.name == f'org.sockaccel1.Error.{error}'
+    with pytest.raises(Refused, match='are not led'):
+        harness.call('Release', 's', f'{root.path}/nowhere')
+    # And nothing of all that has changed anything.
+    assert plain(led)['original'] == WANTED
+
+
+def test_by_the_command_line(led: Place) -> None:
+    app, proxy = led.app.path, led.proxy.path
+    answer = harness.control('intercept', app, '--proxy', proxy, '--except-port', '22', '--when-down', 'bypass')
+    assert answer.returncode == 0
+    assert f'"{app}" makes from now on are led to "{proxy}", port {OUTBOUND}' in answer.stdout
+    assert app in harness.control('intercept').stdout
+    assert app in harness.control('status').stdout
+    assert harness.control('intercept', app).returncode == 2
+    answer = harness.control('release', app)
+    assert answer.returncode == 0
+    assert 'go direct' in answer.stdout
+    assert harness.control('release', app).returncode == 1
+    assert app not in harness.control('intercept').stdout
+
+
+# Connects for ever, and writes a letter for each connection: what it was told, R for refused, X for anything else.
+_CONNECTS = """
+import socket, sys
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as client:
+            said = client.recv(1) or b'X'
+    except ConnectionRefusedError:
+        said = b'R'
+    except OSError:
+        said = b'X'
+    sys.stdout.buffer.write(said)
+    sys.stdout.buffer.flush()
+"""
+
+
+class Traffic:
+    """An application that connects again and again; a context manager.
+
+    told: how often what happened, by letter.
+    """
+
+    def __init__(self, where: Place) -> None:
+        self.told: Counter[str] = Counter()
+        self._process = where.start(sys.executable, '-S', '-c', _CONNECTS, ADDRESS, str(PORT), of=where.app)
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        while letters := os.read(self._process.stdout.fileno(), 65536):
+            self.told.update(letters.decode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        harness.stop(self._process)
+        self._thread.join()
+        assert self._process.stdout
+        self._process.stdout.close()
+
+    def goes_on(self, letter: str, count: int) -> None:
+        """Wait for so many more of these."""
+        seen = self.told[letter]
+        harness.wait_until(lambda: self.told[letter] >= seen + count, f'{count} more of "{letter}": {self.told}')
+
+
+@contextlib.contextmanager
+def serving(listener: socket.socket, said: bytes, *, asks: bool) -> Iterator[None]:
+    """Say a byte to each client; if it asks, only after it was told what the client wanted."""
+
+    def work() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _address = listener.accept()
+                with accepted:
+                    accepted.send(said if not asks or original(accepted) == WANTED else b'X')
+
+    thread = threading.Thread(target=work)
+    listener.settimeout(None)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()
+
+
+def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> None:
+    """Killed, restarted, and replaced by one with other code. The target could reach what it wants."""
+    with PrivateBus(), Cgroup(f'sockaccel-going-{os.getpid()}') as root, FdStore() as store:
+        app, proxy, outside = (Cgroup(name, root) for name in ('app', 'proxy', 'outside'))
+        upgrade = tmp_path / 'upgrade'
+        for part in ('sockaccel', 'bpf'):
+            shutil.copytree(harness.ROOT / part, upgrade / part)
+        with (upgrade / 'bpf/lead.c').open('a') as source:
+            source.write('\n/* Another version. */\n')
+        with contextlib.ExitStack() as stack:
+            where = stack.enter_context(place(app, proxy))
+            daemon = Daemon(root.path, state=tmp_path, store=store).ready()
+            intercept(app, proxy)
+            stack.enter_context(serving(where.listener(), b'P', asks=True))
+            stack.enter_context(serving(where.listener(ADDRESS, PORT, of=outside), b'D', asks=False))
+            traffic = stack.enter_context(Traffic(where))
+            for directory in (harness.ROOT, upgrade, harness.ROOT):
+                daemon.stop(signal.SIGKILL)
+                daemon.close()
+                traffic.goes_on('P', 1000)
+                daemon = Daemon(root.path, state=tmp_path, store=store, directory=directory)
+                traffic.goes_on('P', 1000)
+                daemon.ready()
+                traffic.goes_on('P', 1500)
+            told = traffic.told['P']
+            assert counters(app)['led'] >= told >= 10_000
+            assert traffic.told.keys() == {'P'}
+            harness.call('Release', 's', app.path)
+            traffic.goes_on('D', 20)
+            assert traffic.told.keys() == {'P', 'D'}
+            harness.wait_until(lambda: not _links(daemon, store), 'nothing is attached any more')
+            daemon.stop()
+            daemon.close()
+
+
+def _links(daemon: Daemon, store: FdStore) -> list[str]:
+    daemon.heard()
+    return [name for name in store.fds if name.startswith('lead-link')]
+
+
+def test_a_stop_leads_no_more_and_the_next_start_does(tmp_path: Path) -> None:
+    with PrivateBus(), Cgroup(f'sockaccel-stopped-{os.getpid()}') as root:
+        app, proxy = Cgroup('app', root), Cgroup('proxy', root)
+        with place(app, proxy) as where, FdStore() as store:
+            with Daemon(root.path, state=tmp_path, store=store) as first:
+                first.ready()
+                intercept(app, proxy, outbound=short(OUTBOUND), except_users=strings(['nobody']))
+                before = harness.call('ListInterceptions')
+            assert not [name for name in store.fds if name.startswith('lead-')]
+            with where.listener(), where.make() as client:
+                assert error_of(lambda: client.connect(WANTED)) == 'ECONNREFUSED'
+                assert error_of(lambda: client.connect(('127.0.0.1', OUTBOUND))) == ''
+            with Daemon(root.path, state=tmp_path, store=store) as second:
+                second.ready()
+                assert harness.call('ListInterceptions') == before
+                assert plain(where)['original'] == WANTED

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A network namespace in which an application is led to a proxy: by sockaccel, or by netfilter's REDIRECT."""
+
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sockaccel.kernel import libbpf
+from tests.support.harness import Cgroup
+from tests.support.network import namespace
+from tests.support.patience import PATIENCE_S
+
+OUTBOUND = 15001
+# What the application wants: a port of these addresses, at which nobody listens.
+PORT = 7000
+ADDRESS, ADDRESS6 = '10.77.0.2', 'fd77::2'
+# An address of another interface, and one on the network behind it.
+OTHER, BEHIND = '10.78.0.1', '10.78.0.99'
+SO_ORIGINAL_DST = 80
+_RULES = """
+table {family} led {{
+  chain output {{
+    type nat hook output priority -100
+    tcp dport {port} redirect to :{outbound}
+  }}
+}}
+"""
+_T = TypeVar('_T')
+
+
+class Place:
+    """app: whose connections are led. proxy: what takes them. Made by `place()`."""
+
+    def __init__(self, pool: ThreadPoolExecutor, app: Cgroup, proxy: Cgroup) -> None:
+        self._pool = pool
+        self.app = app
+        self.proxy = proxy
+        thread = self.run(threading.get_native_id)
+        self._network = f'/proc/{os.getpid()}/task/{thread}/ns/net'
+
+    def start(self, *words: str, of: Cgroup) -> 'subprocess.Popen[bytes]':
+        """A program of a cgroup there, whose output can be read."""
+        return subprocess.Popen(
+            ['nsenter', f'--net={self._network}', *words], stdout=subprocess.PIPE, preexec_fn=of.enter
+        )
+
+    def run(self, work: Callable[[], _T]) -> _T:
+        """In the network namespace."""
+        return self._pool.submit(work).result()
+
+    def command(self, *words: str, text: str | None = None) -> None:
+        """Run a program there."""
+        subprocess.run(['nsenter', f'--net={self._network}', *words], input=text, text=True, check=True)
+
+    def make(
+        self, family: socket.AddressFamily = socket.AF_INET, protocol: int = 0, *, of: Cgroup | None = None
+    ) -> socket.socket:
+        """A socket of the application, or of another cgroup."""
+        with (of or self.app).inside():
+            return self.run(lambda: socket.socket(family, socket.SOCK_STREAM, protocol))
+
+    def listener(
+        self, address: str = '127.0.0.1', port: int = OUTBOUND, *, of: Cgroup | None = None, dual: bool = False
+    ) -> socket.socket:
+        """A listener of the proxy, or of another cgroup."""
+        family = socket.AF_INET6 if ':' in address else socket.AF_INET
+        with (of or self.proxy).inside():
+            made = self.run(
+                lambda: socket.create_server((address, port), family=family, dualstack_ipv6=dual, backlog=64)
+            )
+        made.settimeout(PATIENCE_S)
+        return made
+
+
+@contextlib.contextmanager
+def place(app: Cgroup, proxy: Cgroup, *, netfilter: bool = False) -> Iterator[Place]:
+    """netfilter: whether REDIRECT leads; otherwise nobody does yet."""
+    with namespace() as pool:
+        made = Place(pool, app, proxy)
+        for words in (
+            f'ip addr add {ADDRESS}/32 dev lo', f'ip addr add {ADDRESS6}/128 dev lo nodad',
+            'ip link add d0 type veth peer name d1', f'ip addr add {OTHER}/24 dev d0', 'ip link set d0 up',
+            'ip link set d1 up', 'sysctl -qw net.ipv4.tcp_fastopen=3',
+        ):  # fmt: skip
+            made.command(*words.split())
+        if netfilter:
+            for family in ('ip', 'ip6'):
+                rules = _RULES.format(family=family, port=PORT, outbound=OUTBOUND)
+                made.command('nft', '-f', '-', text=rules)
+        yield made
+
+
+def original(accepted: socket.socket) -> Any:
+    """What SO_ORIGINAL_DST says of an accepted socket: address and port, or the error."""
+    v4 = accepted.family == socket.AF_INET or accepted.getpeername()[0].startswith('::ffff:')
+    try:
+        if v4:
+            answer = accepted.getsockopt(socket.SOL_IP, SO_ORIGINAL_DST, 16)
+            return socket.inet_ntoa(answer[4:8]), struct.unpack_from('!H', answer, 2)[0]
+        answer = accepted.getsockopt(socket.IPPROTO_IPV6, SO_ORIGINAL_DST, 28)
+    except OSError as exc:
+        return os.strerror(exc.errno or 0)
+    return socket.inet_ntop(socket.AF_INET6, answer[8:24]), struct.unpack_from('!H', answer, 2)[0]
+
+
+@contextlib.contextmanager
+def foreign_connect(cgroup: Cgroup, port: int, instead: int) -> Iterator[None]:
+    """A connect4 program of somebody else on a cgroup, which rewrites a port."""
+    # r2 = ctx->user_port; if r2 != htons(port) goto out; ctx->user_port = htons(instead); out: r0 = 1; exit
+    at = 24
+    program = (
+        (0x61, 0x12, at, 0), (0x55, 0x02, 2, socket.htons(port)), (0xB7, 0x02, 0, socket.htons(instead)),
+        (0x63, 0x21, at, 0), (0xB7, 0x00, 0, 1), (0x95, 0, 0, 0),
+    )  # fmt: skip
+    code = b''.join(struct.pack('=BBhi', *instruction) for instruction in program)
+    loaded = libbpf.load(b'foreign_connect', code, program_type=18, attach_type=10)
+    directory = os.open(cgroup.directory, os.O_RDONLY | os.O_DIRECTORY)
+    link = libbpf.attach_cgroup(loaded, directory, 10)
+    os.close(directory)
+    try:
+        yield
+    finally:
+        os.close(link)
+        os.close(loaded)
