@@ -65,8 +65,8 @@ class _Text:
         self._shown = 0
 
     def add(self, rows: list[Row]) -> None:
-        for line in self._table.lines(rows):
-            print(line, flush=False)
+        if rows:
+            print('\n'.join(self._table.lines(rows)), flush=True)
         self._shown += len(rows)
         self._reasons.update(row[f'{end}_reason'] for row in rows for end in ('client', 'server'))
 
