@@ -123,6 +123,10 @@ POLICY_KEYS = {
         'exclude_users', partial(users, exclude=True), 'as', '--exclude-user', '',
         'no connection that this user makes, or a range of uids',
     ),
+    'OtherNamespaces': PolicyKey(
+        'other_namespaces', _boolean, 'b', '--other-namespaces', 'yes',
+        'also connections between network namespaces, such as between containers',
+    ),
     'JoinDelayMs': PolicyKey(
         'join_delay_ms', _number(0, 60_000), 'u', '--join-delay-ms', '',
         'the age in milliseconds at which a connection may be accelerated',

@@ -20,12 +20,14 @@ class Policy:
     """What is in force for a target.
 
     accepted_issues: names of findings that do not keep it from being enabled. blocking_readers: whether
-    connections may join whose ends block in recv(). join_delay_ms: how old a connection must be to join. sources:
+    connections may join whose ends block in recv(). other_namespaces: whether ends in different network namespaces
+    may meet, if both belong to the target. join_delay_ms: how old a connection must be to join. sources:
     where each key's value is from; a key that has its default is not there.
     """
 
     accepted_issues: frozenset[str] = frozenset()
     blocking_readers: bool = False
+    other_namespaces: bool = False
     include_ports: tuple[Rule, ...] = ()
     exclude_ports: tuple[Rule, ...] = ()
     include_addresses: tuple[Rule, ...] = ()

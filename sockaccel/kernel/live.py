@@ -214,6 +214,8 @@ class Kernel:
             flags, join_after_ns = TargetFlag.ON, int(policy.join_after_s * 1e9)
             if policy.blocking_readers:
                 flags |= TargetFlag.BLOCKING_READERS
+            if policy.other_namespaces:
+                flags |= TargetFlag.OTHER_NAMESPACES
             # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
             if RECV_WATCHER in self._fds:
                 flags |= TargetFlag.RECV_WATCHED
