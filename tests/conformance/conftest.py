@@ -3,6 +3,7 @@
 
 The way sockaccel needs two fixtures from outside: accelerated_cgroup, the directory of a cgroup that an
 enabled target of a running daemon covers, and sockaccel_stats, a callable that gives the daemon's counters.
+accelerated_containers is a cgroup of a target that allows other network namespaces.
 Without a daemon, SOCKACCEL_WAYS=plain,unchecked leaves that way out. SOCKACCEL_RESULTS names a directory
 that takes the results for the table of docs/compatibility.md. SOCKACCEL_WORKER_OPTIONS are passed to the worker,
 such as '--quick' on an emulated machine.
@@ -80,5 +81,6 @@ def measurements(request: pytest.FixtureRequest) -> Iterator[Measurements]:
             if way == 'sockaccel':
                 supplied = request.getfixturevalue('accelerated_cgroup')
                 stats = request.getfixturevalue('sockaccel_stats')
+                cgroups[ACROSS_NETWORKS] = request.getfixturevalue('accelerated_containers')
             cgroups[way] = stack.enter_context(runner.prepared(way, supplied))
         yield Measurements(cgroups, stats)

@@ -69,6 +69,14 @@ def accelerated_cgroup(target: Cgroup) -> Path:
 
 
 @pytest.fixture(scope='session')
+def accelerated_containers(target: Cgroup, root_cgroup: Cgroup) -> Path:
+    """A cgroup whose connections are accelerated, whatever network namespaces their ends are in."""
+    cgroup = Cgroup('containers', root_cgroup)
+    harness.enable(cgroup.path, *harness.every_issue(), OtherNamespaces='yes')
+    return cgroup.directory
+
+
+@pytest.fixture(scope='session')
 def sockaccel_stats(daemon: Daemon) -> Callable[[], dict[str, int]]:
     return lambda: dict(harness.call('Stats'))
 

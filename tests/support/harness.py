@@ -397,10 +397,11 @@ def call(member: str, signature: str = '', *arguments: Any) -> Any:
     return asyncio.run(once())
 
 
-def enable(target: str, *issues: str, wait: bool = False) -> None:
-    call(
-        'EnableWithOptions', 'sa{sv}', target, {'AcceptKernelIssues': strings(list(issues)), 'wait': boolean(wait)}
-    )
+def enable(target: str, *issues: str, wait: bool = False, **policy: str) -> None:
+    """policy: keys of the target's policy, with values as a file has them."""
+    chosen = {key: Variant('s', value) for key, value in policy.items()}
+    accepted = strings(list(issues))
+    call('EnableWithOptions', 'sa{sv}', target, {'AcceptKernelIssues': accepted, 'wait': boolean(wait), **chosen})
 
 
 def every_issue() -> list[str]:
