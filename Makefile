@@ -30,8 +30,8 @@ UNITDIR = $(or $(if $(filter /usr,$(PREFIX)),$(shell pkg-config --variable=syste
 # Whether "systemctl reload" can wait for the end of a reload: systemd 253 and newer.
 NOTIFY_RELOAD = $(shell pkg-config --atleast-version=253 systemd 2>/dev/null && echo yes || echo no)
 
-.PHONY: help demo check test test-apps test-cockpit test-system test-kernels soak bench compatibility lint format deb \
-    clean completions install install-cockpit uninstall
+.PHONY: help demo check test test-apps test-cockpit test-containers test-system test-kernels soak bench compatibility \
+    lint format deb clean completions install install-cockpit uninstall
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
@@ -41,6 +41,7 @@ help:
 	@echo 'sudo make test-kernels        the package on other kernels, under QEMU'
 	@echo 'sudo make test-apps           Redis, PostgreSQL, nginx and others, plain and accelerated'
 	@echo 'sudo make test-cockpit        the page for Cockpit in a browser, on Debian 12 and 13'
+	@echo 'sudo make test-containers     containers of Docker and Podman, on this kernel'
 	@echo 'sudo make soak                an hour of compared streams and floods while targets and daemons come and go'
 	@echo 'sudo make bench               docs/benchmarks, measured on this machine; a quarter of an hour'
 	@echo 'sudo make compatibility       docs/compatibility.md, measured on this kernel'
@@ -85,6 +86,10 @@ test-apps:
 	@tools/setup apps
 	.venv/bin/python -m pytest tests/apps $(ARGS)
 
+test-containers:
+	@tools/setup containers
+	.venv/bin/python -m pytest tests/containers $(ARGS)
+
 # Streams that are compared byte by byte while targets and daemons come and go, and a daemon that everybody floods.
 soak:
 	@tools/setup test
@@ -104,7 +109,8 @@ compatibility:
 	@tools/setup test
 	rm -rf build/conformance
 	mkdir -p build/conformance
-	SOCKACCEL_RESULTS=build/conformance .venv/bin/python -m pytest tests/conformance/test_behaviours.py
+	SOCKACCEL_RESULTS=build/conformance SOCKACCEL_NETWORKS=all .venv/bin/python -m pytest \
+	    tests/conformance/test_behaviours.py tests/conformance/test_networks.py
 	.venv/bin/python -m tests.conformance.table build/conformance docs/compatibility.md
 
 lint:
