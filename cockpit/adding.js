@@ -9,7 +9,7 @@ import * as units from './units.js';
 import { variants } from './values.js';
 import { _ } from './words.js';
 
-const OPTIONS = { accept: 'as', runtime: 'b', wait: 'b' };
+const OPTIONS = { AcceptKernelIssues: 'as', runtime: 'b', wait: 'b' };
 
 export class Adding {
     /** added: is called after a target was added. */
@@ -71,7 +71,7 @@ export class Adding {
             return;
         }
         const options = {
-            accept: this.issues.length ? this.issues.map(issue => issue.name) : undefined,
+            AcceptKernelIssues: this.issues.length ? this.issues.map(issue => issue.name) : undefined,
             runtime: this.runtime.box.checked || undefined,
             wait: this.wait.box.checked || undefined,
         };

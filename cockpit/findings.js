@@ -18,9 +18,8 @@ export const sorted = findings => findings.slice().sort((one, other) => place(on
 
 /** The names of the targets for which an issue was accepted. */
 export function acceptedFor(issue, targets) {
-    return targets.filter(row => row.accepted?.includes(issue)
-        || row.policy?.some(([key, value]) => key === 'AcceptKernelIssues' && value.split(' ').includes(issue)))
-            .map(({ name }) => name);
+    const accepts = ({ key, value }) => key === 'AcceptKernelIssues' && value.split(' ').includes(issue);
+    return targets.filter(({ policy }) => policy?.some(accepts)).map(({ name }) => name);
 }
 
 export class Findings {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // Pages of a long list of which the daemon hands out one part at a time.
 
-/** Rows that this page shows at a time, and those in one answer of the daemon. */
+/** Rows that this page shows at a time, those in one answer of the daemon, and those that it keeps of a listing. */
 export const SHOWN = 32;
 export const ANSWERED = 256;
+export const KEPT = 8192;
 
 export class Paging {
     constructor() {
@@ -19,7 +20,7 @@ export class Paging {
     /** Take how many rows there are now. Returns whether the first row is still one of them. */
     count(total) {
         this.total = total;
-        const last = Math.max(0, Math.ceil(total / SHOWN) - 1) * SHOWN;
+        const last = Math.max(0, Math.ceil(this.reachable / SHOWN) - 1) * SHOWN;
         const before = this.first;
         this.first = Math.min(this.first, last);
         return this.first === before;
@@ -41,11 +42,16 @@ export class Paging {
         this.first = 0;
     }
 
+    /** How many of the rows can be shown. */
+    get reachable() {
+        return Math.min(this.total, KEPT);
+    }
+
     get hasPrevious() {
         return this.first > 0;
     }
 
     get hasNext() {
-        return this.first + SHOWN < this.total;
+        return this.first + SHOWN < this.reachable;
     }
 }

@@ -4,20 +4,20 @@
 import { element, fillWith } from './element.js';
 import { _, counted, fill } from './words.js';
 
+// Where a value is from that was chosen for this target alone: by Enable or SetPolicy.
+const CHOSEN = 'set';
+
 /** What differs from the default, as sentences. row: of ListTargets. */
 export function decisions(row) {
-    const chosen = (row.policy ?? []).map(setting).filter(({ source }) => source)
-            .map(({ key, value, source }) => fill(_("$0=$1 (from $2)"), key, value, source));
-    const accepted = (row.accepted ?? []).map(issue => fill(_("accepts the kernel issue $0"), issue));
+    const settings = (row.policy ?? []).filter(({ source }) => source).map(({ key, value, source }) => source === CHOSEN
+        ? fill(_("$0=$1, set for this target"), key, value)
+        : fill(_("$0=$1, from $2"), key, value, source));
     return [
-        ...chosen,
-        ...accepted,
+        ...settings,
         ...(row.file ? [fill(_("enabled by $0"), row.file)] : []),
         ...(row.runtime ? [_("until the daemon stops")] : []),
     ];
 }
-
-const setting = each => Array.isArray(each) ? { key: each[0], value: each[1], source: each[2] } : each;
 
 /** The same as an element that opens. */
 export class Policy {

@@ -116,8 +116,11 @@ export class Targets {
 
     /** Switch one on or off. */
     async turn(row, toggle) {
+        // Not by the attribute "disabled", which would take the focus away.
+        if (toggle.hasAttribute('aria-disabled'))
+            return;
         this.alert.clear();
-        toggle.disabled = true;
+        set(toggle, 'aria-disabled', 'true');
         try {
             if (toggle.getAttribute('aria-checked') === 'true') {
                 const [now] = await this.daemon.call('DisableWithOptions', 'sa{sv}', row.name, {});
@@ -132,7 +135,7 @@ export class Targets {
             else
                 this.alert.say(refusal.message, refusal.hint && element('p', {}, refusal.hint));
         } finally {
-            toggle.disabled = false;
+            set(toggle, 'aria-disabled', null);
         }
     }
 }

@@ -41,7 +41,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        self._home = tempfile.TemporaryDirectory(prefix='sockaccel-browser-')
+        self._home = tempfile.TemporaryDirectory(prefix='sockaccel-browser-', ignore_cleanup_errors=True)
         orders, self._to = os.pipe()
         self._from, answers = os.pipe()
         log = Path(self._home.name, 'log')
@@ -172,6 +172,10 @@ class Tab:
         """What a person reads there, '' where nothing is."""
         return str(self.evaluate(f'$({json.dumps(selector)})?.innerText ?? ""'))
 
+    def finds(self, selector: str) -> None:
+        """Wait until there is such an element."""
+        self.wait(f'$({json.dumps(selector)})')
+
     def reads(self, selector: str, text: str) -> None:
         """Wait until the text is in the element."""
         self.wait(f'$({json.dumps(selector)})?.innerText.includes({json.dumps(text)})')
@@ -186,8 +190,9 @@ class Tab:
             const x = box.x + box.width / 2, y = box.y + box.height / 2;
             const top = page.document.elementFromPoint(x, y);
             if (!top || !(found.contains(top) || top.contains(found))) return null;
-            const outer = page.frameElement?.getBoundingClientRect() ?? {{ x: 0, y: 0 }};
-            return [x + outer.x, y + outer.y];
+            const frame = page.frameElement, outer = frame?.getBoundingClientRect() ?? {{ x: 0, y: 0 }};
+            const place = [x + outer.x, y + outer.y];
+            return !frame || document.elementFromPoint(...place) === frame ? place : null;
         }})()"""
         self.wait(place)
         x, y = self.evaluate(place)
@@ -196,7 +201,7 @@ class Tab:
 
     def type(self, selector: str, text: str) -> None:
         """In place of what stands in a field."""
-        self.wait(f'$({json.dumps(selector)})')
+        self.finds(selector)
         self.evaluate(f'($({json.dumps(selector)}).focus(), $({json.dumps(selector)}).select())')
         self.command('Input.insertText', text=text)
 
@@ -223,17 +228,49 @@ class Tab:
         path.write_bytes(base64.b64decode(self.command('Page.captureScreenshot', format='png')['data']))
 
     def complaints(self) -> list[str]:
-        """What went wrong in the pages so far: exceptions, errors on the console, what the CSP forbade."""
-        self.evaluate('0')
-        said = []
-        for event in self.browser.events:
-            if event.get('sessionId') != self.session:
-                continue
-            found = event.get('params', {})
-            if event['method'] == 'Runtime.exceptionThrown':
-                said.append(json.dumps(found['exceptionDetails']))
-            elif event['method'] == 'Log.entryAdded' and found['entry']['level'] == 'error':
-                said.append(f'{found["entry"]["text"]} {found["entry"].get("url", "")}')
-            elif event['method'] == 'Runtime.consoleAPICalled' and found['type'] in ('error', 'assert'):
-                said.append(' '.join(str(each.get('value', each.get('description'))) for each in found['args']))
-        return said
+        """What went wrong in the pages: exceptions, errors on the console, what a policy forbade."""
+        return [text for event in self._events() if (text := _complaint(event))]
+
+    def frames(self, way: str) -> list[str]:
+        """What the pages exchanged with the server by a WebSocket. way: `Sent` or `Received`."""
+        method = f'Network.webSocketFrame{way}'
+        return [
+            event['params']['response']['payloadData'] for event in self._events() if event['method'] == method
+        ]
+
+    def forget(self) -> None:
+        """What `complaints` and `frames` would tell until now."""
+        self._events()
+        self.browser.events.clear()
+
+    def _events(self) -> list[dict[str, Any]]:
+        # What was told before the answer has been read with it.
+        self.command('Runtime.evaluate', expression='0')
+        return [event for event in self.browser.events if event.get('sessionId') == self.session]
+
+    def accessible(self) -> list[tuple[str, str]]:
+        """Role and name of what a screen reader finds in the frame."""
+        frames = self.command('Page.getFrameTree')['frameTree']
+        inner = [
+            child['frame']['id']
+            for child in frames.get('childFrames', [])
+            if '/sockaccel/' in child['frame']['url']
+        ]
+        nodes = self.command('Accessibility.getFullAXTree', frameId=inner[0])['nodes']
+        return [
+            (node['role']['value'], node.get('name', {}).get('value', '').strip())
+            for node in nodes
+            if not node['ignored']
+        ]
+
+
+def _complaint(event: dict[str, Any]) -> str:
+    """'' for an event that is none."""
+    told = event['params']
+    if event['method'] == 'Runtime.exceptionThrown':
+        return json.dumps(told['exceptionDetails'])
+    if event['method'] == 'Log.entryAdded' and told['entry']['level'] == 'error':
+        return f'{told["entry"]["text"]} {told["entry"].get("url", "")}'
+    if event['method'] == 'Runtime.consoleAPICalled' and told['type'] in ('error', 'assert'):
+        return ' '.join(str(each.get('value', each.get('description'))) for each in told['args'])
+    return ''

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from tests.system.container import Container
 
+PACKAGES = ('cockpit-bridge', 'cockpit-system', 'cockpit-ws', 'libpam-systemd', 'sudo')
 ADDRESS = 'http://127.0.0.1:9090'
 # root is a user of Cockpit like others here; "admin" may become root by sudo; "reader" may not.
 ADMIN, READER, ROOT_USER = 'admin', 'reader', 'root'
@@ -67,6 +68,14 @@ class Machine(Container):
         self.run('sh', '-euc', 'dpkg --install /out/sockaccel_*.deb /out/sockaccel-cockpit_*.deb')
         self.run('systemctl', 'enable', '--now', 'sockaccel.service')
 
+    def reset(self) -> None:
+        """As it was after install()."""
+        self.run('systemctl', 'stop', TARGET, check=False)
+        self.run('systemctl', 'start', 'sockaccel.service')
+        for row in self.targets():
+            if row['state'] != 'draining':
+                self.control('disable', row['name'])
+
     def chatter(self, connections: int = 4) -> None:
         """Start the service with traffic. Its connections are new."""
         self.run('sh', '-euc', f"cat >/run/chatter.py <<'END'\n{_CHATTER}\nEND")
@@ -81,8 +90,8 @@ class Machine(Container):
         return self.run('sockaccelctl', *arguments).stdout
 
     def enable(self, target: str = TARGET) -> None:
-        """In spite of what this kernel does."""
-        self.control('enable', *(f'--accept={issue}' for issue in self.issues()), target)
+        """In spite of what this kernel does, and whether it exists or not."""
+        self.control('enable', '--wait', *(f'--accept={issue}' for issue in self.issues()), target)
 
     def issues(self) -> list[str]:
         """The names of this kernel's issues."""

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Fixtures: for each Debian release a root, and the package as built there."""
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.harness import ROOT
-from tests.system import roots
+from tests.system import package, roots
 from tests.system.container import Container
 
 OUTPUT = ROOT / 'build' / 'system'
@@ -19,13 +17,7 @@ OUTPUT = ROOT / 'build' / 'system'
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tracked files as a Debian source tree."""
     tree = tmp_path_factory.mktemp('source')
-    names = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, check=True).stdout
-    subprocess.run(
-        ['cp', '--parents', '--target-directory', tree, '--', *names.decode().rstrip('\0').split('\0')],
-        cwd=ROOT,
-        check=True,
-    )
-    shutil.copytree(tree / 'packaging' / 'debian', tree / 'debian')
+    package.copy_source(tree)
     return tree
 
 
@@ -39,10 +31,7 @@ def release(request: pytest.FixtureRequest) -> roots.Release:
 def packages(release: roots.Release, source: Path) -> Path:
     """A directory with the package and its .changes, built on a machine of the release."""
     directory = OUTPUT / release.name
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    with Container(roots.root(release), {'/src': source, '/out': directory}, frozenset({'/out'})) as machine:
-        machine.run('/src/packaging/build-deb', '--output', '/out')
+    package.build(roots.root(release), source, directory)
     return directory
 
 

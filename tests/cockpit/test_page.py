@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people do with the page: an administrator, and somebody who may only look."""
+
+import json
+
+import pytest
+
+from tests.cockpit.conftest import OUTPUT, Visit
+from tests.cockpit.machine import ADMIN, READER, ROOT_USER, TARGET, Machine
+from tests.cockpit.person import (
+    add,
+    another_page,
+    become_administrator,
+    begin_to_add,
+    confirm,
+    open_view,
+    switch_of,
+)
+from tests.support.harness import wait_until
+from tests.support.patience import LONG_S
+from tests.system.roots import Release
+
+# The first test of a release builds the packages, and may make the release's root before.
+pytestmark = pytest.mark.timeout(3 * LONG_S)
+# Roles that mean nothing to a listener without a name.
+NAMED = {
+    'button',
+    'checkbox',
+    'combobox',
+    'image',
+    'link',
+    'navigation',
+    'spinbutton',
+    'switch',
+    'table',
+    'textbox',
+}
+VIEWS = ('', 'connections', 'reasons', 'kernel')
+SHARE = r'/\d%/.test($("#content table tbody").innerText)'
+
+
+def test_an_administrator_enables_sees_traffic_and_disables(machine: Machine, visit: Visit) -> None:
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content', 'Nothing is accelerated yet')
+        machine.chatter()
+        add(tab, TARGET, machine.issues())
+        tab.reads('#content table', TARGET)
+        tab.reads('#content table', 'Active')
+        assert [row['name'] for row in machine.targets()] == [TARGET]
+        # The connections of before stay with TCP.
+        machine.chatter()
+        tab.wait(SHARE)
+        tab.wait(r'$("path.line.redirected").getAttribute("d").startsWith("M")')
+        tab.wait(r'/[1-9]/.test($("figcaption strong").innerText)')
+        open_view(tab, 'connections')
+        tab.reads('#content table', 'python3[')
+        tab.reads('#content table', 'Redirected')
+        open_view(tab, 'reasons')
+        tab.reads('#content', 'order')
+        tab.reads('#content', 'What to do')
+        open_view(tab, '')
+        tab.click(switch_of(TARGET))
+        tab.wait(f'$({json.dumps(switch_of(TARGET))}).getAttribute("aria-checked") === "false"')
+        tab.reads('#content table', 'Off')
+        assert [row['name'] for row in machine.targets() if row['state'] != 'draining'] == []
+
+
+def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
+    """At two sizes, light and dark; nothing is wider than the screen."""
+    machine.enable()
+    machine.chatter(40)
+    with visit(ROOT_USER) as tab:
+        tab.wait(SHARE)
+        for scheme, width, height in (
+            ('light', 1200, 900),
+            ('dark', 1200, 900),
+            ('light', 400, 800),
+            ('dark', 400, 800),
+        ):
+            tab.prefer(scheme)
+            tab.resize(width, height)
+            for view in VIEWS:
+                open_view(tab, view)
+                tab.wait('$("#content table tbody").children.length')
+                name = f'{release.name}-{view or "overview"}-{width}-{scheme}.png'
+                tab.picture(OUTPUT / name)
+                assert tab.evaluate('page.document.documentElement.scrollWidth <= page.innerWidth'), name
+                assert tab.evaluate('page.document.documentElement.classList.contains("dark")') == (
+                    scheme == 'dark'
+                )
+
+
+@pytest.mark.parametrize(
+    ('name', 'sentence'),
+    [
+        ('nosuch.service', 'nosuch.service'),
+        ('/no/such/path', '/no/such/path'),
+        ('', 'target'),
+        ('not a unit', 'not a unit'),
+    ],
+)
+def test_a_wrong_target_is_refused_with_the_sentence_of_the_daemon(
+    machine: Machine, visit: Visit, name: str, sentence: str
+) -> None:
+    issues = machine.issues()
+    said = machine.run('sockaccelctl', 'enable', *(f'--accept={issue}' for issue in issues), name, check=False)
+    expected = said.stdout.strip().removeprefix('sockaccelctl: ')
+    with visit(ROOT_USER) as tab:
+        begin_to_add(tab, name)
+        tab.wait('!$("#adding .alert.danger").hidden')
+        if 'I accept' in tab.text('#adding'):
+            confirm(tab, issues)
+        tab.reads('#adding .alert.danger', sentence)
+        assert tab.evaluate('$("#adding .alert.danger .alert-title").lastChild.textContent') in expected
+        assert tab.evaluate('$("#adding").open')
+    assert machine.targets() == []
+
+
+def test_a_wrong_filter_is_refused_with_the_sentence_of_the_daemon(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter()
+    with visit(ROOT_USER) as tab:
+        open_view(tab, 'connections')
+        tab.reads('#content table', 'python3[')
+        tab.type('#filter-address', 'nowhere')
+        tab.press('Enter')
+        tab.reads('#content .alert.danger', 'nowhere')
+        tab.type('#filter-address', '127.0.0.1')
+        tab.press('Enter')
+        tab.wait('$("#content .alert.danger").hidden')
+        tab.reads('#content table', 'python3[')
+
+
+def test_an_issue_of_the_kernel_must_be_confirmed(machine: Machine, visit: Visit) -> None:
+    issues = machine.issues()
+    if not issues:
+        pytest.skip('this kernel has no issue')
+    machine.chatter()
+    with visit(ROOT_USER) as tab:
+        tab.reads('#degraded', 'This kernel limits')
+        begin_to_add(tab, TARGET)
+        tab.reads('#adding', 'I accept')
+        tab.click('#adding button[type=submit]')
+        tab.reads('#adding .alert.danger', 'Confirm each issue')
+        assert machine.targets() == []
+        confirm(tab, issues)
+        tab.reads('#content table', TARGET)
+        open_view(tab, 'kernel')
+        tab.reads('#content table', f'Accepted for: {TARGET}')
+        open_view(tab, '')
+        # One that is switched on again is asked for again.
+        tab.click(switch_of(TARGET))
+        tab.reads('#content table', 'Off')
+        tab.click(switch_of(TARGET))
+        tab.reads('#adding', 'I accept')
+
+
+def test_who_may_not_change_anything_looks_and_reads_why(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter()
+    with visit(READER) as tab:
+        tab.reads('#content table', TARGET)
+        tab.click(switch_of(TARGET))
+        tab.reads('#content .alert.danger', 'administrative access')
+        begin_to_add(tab, 'system.slice')
+        tab.reads('#adding .alert.danger', 'administrative access')
+        tab.press('Escape')
+        tab.wait('!$("#adding").open')
+        open_view(tab, 'connections')
+        tab.reads('#no-programs', 'You do not see whose')
+        tab.reads('#content table', '127.0.0.1:')
+        assert 'python3' not in tab.text('#content table')
+        assert not tab.evaluate('$("#filter-program").offsetParent')
+    assert [row['name'] for row in machine.targets()] == [TARGET]
+
+
+def test_a_daemon_that_was_stopped_stays_so_and_comes_back(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content table', TARGET)
+        machine.run('systemctl', 'stop', 'sockaccel.service')
+        tab.reads('#stopped', 'sockaccel is not running')
+        # Somebody else opens the page.
+        with visit(READER) as other:
+            other.reads('#stopped', 'sockaccel is not running')
+        assert machine.run('systemctl', 'is-active', 'sockaccel.service', check=False).stdout.strip() == 'inactive'
+        machine.run('systemctl', 'start', 'sockaccel.service')
+        tab.reads('#state', 'Running')
+        tab.reads('#content table', TARGET)
+        machine.run('systemctl', 'kill', '--signal=KILL', 'sockaccel.service')
+        machine.run('sh', '-c', 'until sockaccelctl targets; do sleep 0.1; done')
+        tab.reads('#state', 'Running')
+        tab.reads('#content table', TARGET)
+
+
+def test_what_others_change_is_seen_without_asking(machine: Machine, visit: Visit) -> None:
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content', 'Nothing is accelerated yet')
+        machine.control('enable', '--wait', *(f'--accept={issue}' for issue in machine.issues()), 'later.service')
+        tab.reads('#content table', 'later.service')
+        tab.reads('#content table', 'Waiting')
+
+
+def test_a_page_that_nobody_sees_asks_nothing(machine: Machine, visit: Visit) -> None:
+    machine.chatter()
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content', 'Nothing is accelerated yet')
+        with another_page(tab):
+            tab.forget()
+            machine.enable()
+            # Where the page is visible, it asks what is different.
+            wait_until(lambda: 'TargetChanged' in ''.join(tab.frames('Received')), 'the signal reaches the page')
+            assert [frame for frame in tab.frames('Sent') if 'org.sockaccel1.Manager' in frame] == []
+        tab.reads('#content table', TARGET)
+
+
+def test_text_of_programs_is_text(machine: Machine, visit: Visit) -> None:
+    evil = '/<img src=x onerror=alert(1)>'
+    machine.run('mkdir', f'/sys/fs/cgroup{evil}')
+    machine.shell('systemd-run --quiet --unit=evil.service --description="<b>bold</b>" sleep infinity')
+    machine.enable(evil)
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content table', evil)
+        tab.click('#add')
+        tab.wait('$("#units option[value=\\"evil.service\\"]")?.textContent === "<b>bold</b>"')
+        assert tab.evaluate('page.document.querySelectorAll("#page img, #page b").length') == 0
+    machine.control('disable', evil)
+    machine.run('rmdir', f'/sys/fs/cgroup{evil}')
+    machine.run('systemctl', 'stop', 'evil.service')
+
+
+def test_what_runs_is_offered(machine: Machine, visit: Visit) -> None:
+    machine.chatter()
+    with visit(READER) as tab:
+        tab.click('#add')
+        for unit in (TARGET, 'system.slice'):
+            tab.finds(f'#units option[value="{unit}"]')
+        assert not tab.evaluate('$("#units option[value$=\\".mount\\"]")')
+
+
+def test_pages_and_filters_of_connections(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter(100)
+    with visit(ROOT_USER) as tab:
+        open_view(tab, 'connections')
+        tab.reads('#range', '1–32 of 100')
+        first = tab.text('#content tbody tr .address')
+        tab.click('button[aria-label="Next page"]')
+        tab.reads('#range', '33–64 of 100')
+        assert tab.evaluate('page.document.querySelectorAll("#content tbody tr").length') == 32
+        tab.choose('#filter-target', TARGET)
+        tab.reads('#range', '1–32 of 100')
+        tab.type('#filter-port', first.rpartition(':')[2])
+        tab.press('Enter')
+        tab.reads('#range', '1–1 of 1')
+        tab.reads('#content tbody', first)
+        tab.type('#filter-program', 'nobody')
+        tab.press('Enter')
+        tab.reads('#content', 'No connection of a target is like that')
+
+
+def test_everything_is_done_by_the_keyboard(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    with visit(ROOT_USER) as tab:
+        tab.reads('#content table', TARGET)
+        tab.evaluate('($("#add").focus(), 0)')
+        tab.press('Enter')
+        tab.wait('$("#adding").open && page.document.activeElement === $("#target")')
+        tab.press('Escape')
+        tab.wait('!$("#adding").open && page.document.activeElement === $("#add")')
+        switch = json.dumps(switch_of(TARGET))
+        for _ in range(3):
+            tab.press('Tab')
+            if tab.evaluate(f'page.document.activeElement === $({switch})'):
+                break
+        tab.press(' ')
+        tab.wait(f'$({switch}).getAttribute("aria-checked") === "false"')
+        # The row is another one now, and the focus still there.
+        tab.wait(f'page.document.activeElement === $({switch})')
+    assert [row for row in machine.targets() if row['state'] != 'draining'] == []
+
+
+def test_a_screen_reader_finds_names(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter()
+    with visit(ROOT_USER) as tab:
+        for width in (1200, 400):
+            tab.resize(width, 900)
+            for view in VIEWS:
+                open_view(tab, view)
+                tab.wait('$("#content table tbody").children.length')
+                found = tab.accessible()
+                roles = {role for role, _name in found}
+                assert {'heading', 'link', 'button', 'table', 'row', 'columnheader', 'cell'} <= roles, (
+                    width,
+                    view,
+                )
+                assert [role for role, name in found if role in NAMED and not name] == [], (width, view)
+        open_view(tab, '')
+        assert ('switch', f'Accelerate {TARGET}') in tab.accessible()
+        tab.click('#add')
+        assert ('combobox', 'Service, container, slice or cgroup path') in tab.accessible()
+
+
+def test_links_lead_to_the_unit_and_its_journal(machine: Machine, visit: Visit) -> None:
+    with visit(ROOT_USER) as tab:
+        page = tab.frame
+        for number, place in ((1, '/system/services#/sockaccel.service'), (2, '/system/logs#/')):
+            tab.click(f'.links button:nth-child({number})')
+            tab.frame = 'window'
+            tab.wait(f'(location.pathname + location.hash).startsWith({json.dumps(place)})')
+            tab.click('a[href^="/sockaccel"]')
+            tab.frame = page
+
+
+def test_administrative_access_is_taken_up(machine: Machine, visit: Visit) -> None:
+    """A user of sudo, who has it only after giving the password once more."""
+    machine.enable()
+    with visit(ADMIN) as tab:
+        tab.reads('#content table', TARGET)
+        become_administrator(tab)
+        tab.click(switch_of(TARGET))
+        tab.reads('#content table', 'Off')
