@@ -4,7 +4,7 @@
 import { Alert } from './alert.js';
 import { AuditReport } from './audit.js';
 import { choice, Dialog } from './dialog.js';
-import { element, fillWith, say } from './element.js';
+import { element, fillWith, say, set } from './element.js';
 import * as units from './units.js';
 import { variants } from './values.js';
 import { _ } from './words.js';
@@ -75,7 +75,9 @@ export class Adding {
             runtime: this.runtime.box.checked || undefined,
             wait: this.wait.box.checked || undefined,
         };
-        this.submit.disabled = true;
+        if (this.submit.hasAttribute('aria-disabled'))
+            return;
+        set(this.submit, 'aria-disabled', 'true');
         this.alert.clear();
         try {
             await this.daemon.call('EnableWithOptions', 'sa{sv}', name, variants(options, OPTIONS));
@@ -84,7 +86,7 @@ export class Adding {
         } catch (refusal) {
             await this.refused(refusal);
         } finally {
-            this.submit.disabled = false;
+            set(this.submit, 'aria-disabled', null);
         }
     }
 
@@ -118,8 +120,10 @@ export class Adding {
     }
 
     async ask() {
-        this.audit.disabled = true;
+        if (this.audit.hasAttribute('aria-disabled'))
+            return;
+        set(this.audit, 'aria-disabled', 'true');
         await this.report.run(this.name.value.trim());
-        this.audit.disabled = false;
+        set(this.audit, 'aria-disabled', null);
     }
 }

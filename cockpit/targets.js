@@ -11,6 +11,7 @@ const STATES = {
     active: () => _("Active"),
     waiting: () => _("Waiting"),
     refused: () => _("Refused"),
+    probation: () => _("On probation"),
     draining: () => _("Draining"),
     probation: () => _("On probation"),
     disabled: () => _("Off"),

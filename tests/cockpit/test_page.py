@@ -321,3 +321,19 @@ def test_administrative_access_is_taken_up(machine: Machine, visit: Visit) -> No
         become_administrator(tab)
         tab.click(switch_of(TARGET))
         tab.reads('#content table', 'Off')
+
+
+def test_an_audit_says_what_acceleration_would_bring(machine: Machine, visit: Visit) -> None:
+    machine.chatter()
+    with visit(ROOT_USER) as tab:
+        tab.click('#add')
+        tab.type('#target', TARGET)
+        tab.click('#audit')
+        tab.reads('#report', 'Watching it')
+        tab.reads('#report', 'python3 to python3')
+        assert tab.evaluate('$("#adding").open')
+        tab.type('#target', 'nosuch.service')
+        tab.wait('$("#report").innerText === ""')
+        tab.click('#audit')
+        tab.reads('#audit-failed', 'nosuch.service')
+    assert machine.targets() == []
