@@ -24,7 +24,7 @@ export class Adding {
         });
         this.runtime = choice('runtime', _("Only until the daemon stops"));
         this.wait = choice('wait', _("It need not exist yet"), _("It is accelerated as soon as it starts."));
-        this.alert = new Alert('danger');
+        this.alert = new Alert('danger', { id: 'adding-failed' });
         this.confirmations = element('fieldset', { hidden: true });
         this.report = new AuditReport(daemon);
         this.submit = element('button', { type: 'submit', class: 'button primary' });

@@ -93,6 +93,17 @@ class Machine(Container):
         """In spite of what this kernel does, and whether it exists or not."""
         self.control('enable', '--wait', *(f'--accept={issue}' for issue in self.issues()), target)
 
+    def refusal(self, target: str) -> str:
+        """What the daemon says to root who enables a target, in spite of all issues of the kernel."""
+        issues = self.issues()
+        said = self.run(
+            'busctl', 'call', 'org.sockaccel1', '/org/sockaccel1', 'org.sockaccel1.Manager', 'EnableWithOptions',
+            'sa{sv}', target, '1', 'AcceptKernelIssues', 'as', str(len(issues)), *issues,
+            check=False,
+        )  # fmt: skip
+        assert said.returncode, said.stdout
+        return said.stdout.strip().removeprefix('Call failed: ')
+
     def issues(self) -> list[str]:
         """The names of this kernel's issues."""
         rows = json.loads(self.run('sockaccelctl', 'doctor', '--json', check=False).stdout)
