@@ -72,6 +72,7 @@ def become_administrator(tab: Tab) -> None:
     tab.type('[role=dialog] input[type=password]', PASSWORD)
     tab.click('[role=dialog] button.pf-m-primary')
     tab.reads('#super-user-indicator', 'Administrative access')
+    tab.wait('!$("[role=dialog]")')
     tab.frame = page
 
 
