@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 // A question that is asked again and again, because counters have no signals; and only while somebody looks.
 
-// The daemon may be busy with the answers for no more than a hundredth of the time. Of a machine that takes so long
-// for other reasons there is still an answer each minute.
-const PAUSE_PER_ANSWER = 99;
-const LONGEST_MS = 60000;
+// The daemon may be busy with the answers for no more than a fiftieth of the time. An answer that takes so long may be
+// late for other reasons too, so there is one each 20 seconds in any case.
+const PAUSE_PER_ANSWER = 49;
+const LONGEST_MS = 20000;
 
 /** How long to wait for the next question, in ms. took: how long the answer to the last one took. */
 export const pause = (every, took) => Math.max(every, Math.min(took * PAUSE_PER_ANSWER, LONGEST_MS));

@@ -166,6 +166,8 @@ class Tab:
         try:
             wait_until(lambda: self.holds(expression), expression)
         except AssertionError as exc:
+            if not self.holds('page'):
+                self.frame = 'window'
             raise AssertionError(f'{exc}; the page says: {self.text()}') from exc
 
     def text(self, selector: str = 'body') -> str:
