@@ -348,6 +348,12 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	} else if (!find_generation(&new_end)) {
 		return NULL;
 	}
+	/*
+	 * Read onto themselves: the verifier forgets on which of many paths they were written, and explores what
+	 * follows, with the loop of is_excluded(), for fewer of them.
+	 */
+	probe_read(&new_end, sizeof(new_end), &new_end);
+	probe_read(&answering, sizeof(answering), &answering);
 	if (!counted && !reason)
 		reason = new_end.active ? reason_against_connecting(&new_end, &answering) : reason_against(sock);
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
