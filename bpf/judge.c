@@ -49,6 +49,13 @@ static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
 	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
 }
 
+/* Whether the ends are in different network namespaces, which the target keeps apart by now. */
+static inline int is_kept_apart(struct target *target, u64 sock, u64 peer_sock)
+{
+	return !(target->flags & TARGET_OTHER_NAMESPACES) && peer_sock &&
+	       READ_U64(sock, OFFSET_sock_net) != READ_U64(peer_sock, OFFSET_sock_net);
+}
+
 /* What may still change: programs accept late, and set O_NONBLOCK after that. */
 static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer_sock)
 {
@@ -119,6 +126,8 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	reason = reason_for_good(visit);
 	if (reason)
 		return reason;
+	if (is_kept_apart(target, visit->sock, visit->peer_sock))
+		return OTHER_NAMESPACE;
 	reason = reason_to_wait(target, visit->sock, visit->peer_entry ? visit->peer_sock : 0);
 	/* Addresses that do not say that the other end is on this host: most such connections go to another one. */
 	if (reason == LONELY && !is_local(&end->own_flow))
@@ -273,6 +282,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 		return SPLICE_END;
 	if (visit->excluded)
 		return EXCLUDED;
+	if (is_kept_apart(target, visit->sock, visit->peer_sock))
+		return OTHER_NAMESPACE;
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;

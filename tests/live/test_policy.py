@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import harness, traffic
+from tests.support import harness, topology, traffic
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus, control, wait_until
 
 AT_ONCE = 'JoinDelayMs=0'
@@ -171,6 +171,46 @@ def test_a_target_of_a_file_comes_and_goes(root: Cgroup, daemon: Daemon) -> None
         assert answer.returncode == 1
         assert f'{daemon.config}:4: IncludePorts= "x" has "x", which is no port' in answer.stderr
         assert harness.targets() == []
+
+
+def test_network_namespaces_are_kept_apart_unless_the_policy_says_otherwise(root: Cgroup, daemon: Daemon) -> None:
+    def connect() -> traffic.Pair:
+        with topology.inside(net.neighbour):
+            client = socket.create_connection(address)
+        server, _peer = listener.accept()
+        for end in (client, server):
+            end.setblocking(False)
+        return traffic.Pair(client, server)
+
+    def is_accelerated() -> bool:
+        """A new connection from one namespace to the other; otherwise it counts as one to another host."""
+        before = harness.call('TargetStats', 's', root.path)['connection_reason_not_local']
+        with contextlib.closing(connect()) as made:
+            if harness.call('TargetStats', 's', root.path)['connection_reason_not_local'] > before:
+                return False
+            return decided(made.client.getsockname()[1]) == ''
+
+    def kept_apart() -> int:
+        return int(harness.call('TargetStats', 's', root.path)['connection_reason_other_namespace'])
+
+    with root.inside(), topology.Topology() as net:
+        with topology.inside(net.server):
+            listener = socket.create_server((topology.SERVER[0], 0))
+        address = listener.getsockname()
+        with listener:
+            enable(root.path)
+            assert not is_accelerated()
+            change(root.path, 'OtherNamespaces=yes')
+            assert is_accelerated()
+            with contextlib.closing(connect()) as made:
+                assert decided(made.client.getsockname()[1]) == ''
+                before = kept_apart()
+                change(root.path, 'OtherNamespaces=')
+                wait_until(lambda: not traffic.is_member(made.client), 'what is open leaves too')
+                assert kept_apart() == before + 1
+                made.client.sendall(b'by TCP')
+                assert traffic.read(made.server, 6) == b'by TCP'
+            assert not is_accelerated()
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])

@@ -293,8 +293,8 @@ def test_targets_outlive_the_daemon(root: Cgroup, tmp_path: Path, number: int) -
     [
         ('', 'Expecting value'),
         ('{"version": 1, "targets": [{"name": "/x", ', 'Expecting'),
-        ('{"version": 1}', "no 'targets' in it"),
-        ('{"version": 2, "targets": []}', 'version 2'),
+        ('{"version": 2}', "no 'targets' in it"),
+        ('{"version": 1, "targets": []}', 'version 1'),
         ('{"version": 2, "targets": [{"name": 5, "policy": {}}]}', 'not a text'),
         ('[]', 'indices'),
         ('[' * 100_000, 'recursion'),
