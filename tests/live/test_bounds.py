@@ -2,50 +2,26 @@
 """What anybody can make grow has a limit; what is used again takes nothing of its earlier user along."""
 
 import contextlib
-import ctypes
-import json
 import os
 import re
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from sockaccel.core.limits import MAX_LISTENERS, MAX_TARGET_LEVELS
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.abi import FLOW, LISTENER_KEY, MAX_WALKED, FlowRecord, ListenerKeyRecord
+from sockaccel.kernel.abi import LISTENER_KEY, MAX_WALKED, PAIR_KEY, ListenerKeyRecord
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
+from tests.support.maps import map_of
 from tests.support.memory_kernel import NAMES
 from tests.support.traffic import Pair, accelerate, is_member, members, pair
 
-_HASH = '1'
+# asm-generic/socket.h
+SO_COOKIE = 57
 _DEEPER = 40
-
-
-@contextlib.contextmanager
-def map_of(daemon: Daemon, name: str) -> Iterator[int]:
-    """An fd of a hash map of the daemon's."""
-    libbpf_so = ctypes.CDLL('libbpf.so.1', use_errno=True)
-    for path in Path(f'/proc/{daemon.process.pid}/fdinfo').iterdir():
-        said = dict(line.split(':\t', 1) for line in path.read_text().splitlines() if ':\t' in line)
-        if said.get('map_type') != _HASH:
-            continue
-        number = said['map_id']
-        command = ['bpftool', '--json', 'map', 'show', 'id', number]
-        if json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)['name'] != name[:15]:
-            continue
-        fd = libbpf_so.bpf_map_get_fd_by_id(int(number))
-        assert fd >= 0
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-        return
-    raise AssertionError(f'the daemon has no map "{name}"')
 
 
 def entry_layout() -> tuple[struct.Struct, list[str]]:
@@ -64,15 +40,15 @@ def test_a_note_that_was_meant_for_an_earlier_entry_is_not_believed(
     """As from a walk that still held the entry when the kernel gave it to this connection."""
     layout, names = entry_layout()
     with pair(target) as made, map_of(daemon, 'sa_peers') as entries:
-        for key in libbpf.map_keys(entries, FLOW.size):
-            flow = FlowRecord._make(FLOW.unpack(key))
-            if (flow.local_port, flow.remote_port) == traffic.ports(made.client):
+        (own,) = struct.unpack('=Q', made.client.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))
+        for key in libbpf.map_keys(entries, PAIR_KEY.size):
+            value = libbpf.map_lookup(entries, key, layout.size)
+            assert value
+            entry = dict(zip(names, layout.unpack(value), strict=True))
+            if entry['cookie'] == own:
                 break
         else:
             raise AssertionError('the client left no entry')
-        value = libbpf.map_lookup(entries, key, layout.size)
-        assert value
-        entry = dict(zip(names, layout.unpack(value), strict=True))
         cookie = entry['cookie'] if whose == 'its own' else entry['cookie'] + 1000
         entry[name] = cookie << 8 | NAMES.index('lonely')
         libbpf.map_update(entries, key, layout.pack(*entry.values()))
