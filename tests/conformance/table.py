@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.conformance import results
 from tests.conformance.catalogue import BOTH, FAMILIES, Behaviour, Case, catalogue
 from tests.conformance.differences import declared
+from tests.conformance.networks import LOOPBACK
 from tests.conformance.results import Result, Results
 
 TITLES = {
@@ -31,7 +32,15 @@ TITLES = {
     'restriction': 'Restrictions set on a connection in use',
     'send': 'Sending',
 }
-COLUMNS = {'plain': 'plain TCP', 'sockaccel': 'sockaccel', 'unchecked': 'unchecked redirect'}
+COLUMNS = {
+    'plain': 'plain TCP',
+    'sockaccel': 'sockaccel',
+    'sockaccel-bridge': 'between containers',
+    'sockaccel-dnat': 'by a published port',
+    'unchecked': 'unchecked redirect',
+}
+# What each is compared with: plain TCP in the same network.
+CONTROLS = {'sockaccel-bridge': 'plain-bridge', 'sockaccel-dnat': 'plain-dnat'}
 FAMILY_NAMES = {'ipv4': 'IPv4', 'ipv6': 'IPv6', 'mapped': 'IPv4 to [::]'}
 READER_NAMES = {'blocking': 'blocking', 'nonblocking': 'non-blocking'}
 
@@ -118,6 +127,12 @@ def page(measured: dict[str, Results]) -> Iterator[str]:
         'the measurement would see the fault. A non-blocking reader is one whose socket is O_NONBLOCK, and only '
         'those are accelerated by default. Numbers in brackets lead to what to do about a difference.'
     )
+    yield ''
+    yield (
+        'Between containers means: the ends are in two network namespaces on a bridge. By a published port: the '
+        'same, and the client connects to a port of the host, so that both addresses and a port are translated. '
+        'Both are compared with plain TCP there. See [containers.md](containers.md).'
+    )
     notes: Notes = {}
     for module in sorted(
         {behaviour.module for behaviour in register.values()}, key=lambda name: TITLES.get(name, name)
@@ -129,16 +144,18 @@ def page(measured: dict[str, Results]) -> Iterator[str]:
         yield f'## {TITLES.get(module, module)}'
         yield ''
         yield '| behaviour | ' + ' | '.join(COLUMNS.values()) + ' |'
-        yield '|---|---|---|---|'
+        yield '|---' * (1 + len(COLUMNS)) + '|'
         for entry in behaviours:
             first = next((plain[case] for case in entry.cases() if case in plain), None)
             if not first:
                 continue
             cells = [summary(first, first.seen)]
-            for way in ('sockaccel', 'unchecked'):
-                cells.append(cell(entry, plain, measured.get(way, {})))
-            if cells[1] not in ('same', 'not run'):
-                cells[1] += _note(notes, entry, plain, measured['sockaccel'])
+            for way in list(COLUMNS)[1:]:
+                control, accelerated = measured.get(CONTROLS.get(way, 'plain'), {}), measured.get(way, {})
+                seen = cell(entry, control, accelerated)
+                if way != 'unchecked' and seen not in ('same', 'not run'):
+                    seen += _note(notes, entry, control, accelerated, way.partition('-')[2] or LOOPBACK)
+                cells.append(seen)
             yield '| ' + ' | '.join([entry.name, *cells]) + ' |'
     yield ''
     yield '## What to do about the differences'
@@ -150,10 +167,10 @@ def page(measured: dict[str, Results]) -> Iterator[str]:
         yield f'{number}. {advice} ({"; ".join(seen_in)}; in the kernel: {causes})'
 
 
-def _note(notes: Notes, behaviour: Behaviour, plain: Results, accelerated: Results) -> str:
+def _note(notes: Notes, behaviour: Behaviour, plain: Results, accelerated: Results, network: str) -> str:
     """The number of the advice for a behaviour that differs."""
     differing = (case for case in behaviour.cases() if results.differences(plain[case], accelerated[case]))
-    entry = declared(next(differing))
+    entry = declared(next(differing), network)
     advice = entry.advice if entry else 'Report it as a defect of sockaccel: this difference is not expected.'
     notes.setdefault(advice, {})[behaviour.name] = entry.cause if entry else 'unknown'
     return f' [{list(notes).index(advice) + 1}]'

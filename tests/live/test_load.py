@@ -14,11 +14,12 @@ from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.support.load import Load
 from tests.support.patience import LONG_S, PATIENCE_S
 from tests.support.systemd import Systemd
+from tests.support.topology import Topology
 
 # make soak asks for more.
 ROUNDS = int(os.environ.get('SOCKACCEL_ROUNDS', '3'))
 ECHOING, IDLE = 200, 50
-SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread splice\n'
+SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread splice\nOtherNamespaces=yes\n'
 UNIT = 'sockaccel.service'
 pytestmark = pytest.mark.timeout(LONG_S + ROUNDS * PATIENCE_S)
 
@@ -112,7 +113,7 @@ def _grown(before: dict[str, set[int]]) -> dict[str, int]:
 
 @pytest.mark.parametrize('event', EVENTS, ids=lambda event: event.__name__)
 def test_busy_connections_do_not_notice(life: Life, event: Callable[[Life], None]) -> None:
-    with Load(life.root, ECHOING, IDLE) as load:
+    with Topology() as towns, Load(life.root, ECHOING, IDLE, towns) as load:
         load.accelerate_idle()
         load.go_on()
         objects = harness.objects()

@@ -9,8 +9,9 @@ import threading
 from collections.abc import Sequence
 from typing import Self
 
-from tests.support import harness, traffic
+from tests.support import harness, topology, traffic
 from tests.support.harness import Cgroup
+from tests.support.topology import GATEWAY, PUBLISHED_ABOVE, SERVER, Topology
 
 NOISE = random.Random(7).randbytes(1 << 20)
 LARGEST = 32768
@@ -87,12 +88,14 @@ class _Client(_End):
 
 
 class Load:
-    """A context manager; at its end every byte has been compared, or it raises AssertionError."""
+    """A context manager; at its end every byte has been compared, or it raises AssertionError.
 
-    def __init__(self, cgroup: Cgroup, echoing: int, idle: int) -> None:
-        with cgroup.inside(), traffic.listen() as listener:
-            self._pairs = [traffic.connect(listener) for _connection in range(echoing)]
-            self._idle = [traffic.connect(listener) for _connection in range(idle)]
+    towns: where two thirds of the connections cross network namespaces, half of these by a published port.
+    """
+
+    def __init__(self, cgroup: Cgroup, echoing: int, idle: int, towns: Topology | None = None) -> None:
+        with cgroup.inside():
+            self._pairs, self._idle = (_connections(count, towns) for count in (echoing, idle))
         self._faults: list[str] = []
         self._stopping = threading.Event()
         self._clients = [_Client(pair.client, number) for number, pair in enumerate(self._pairs)]
@@ -106,7 +109,7 @@ class Load:
 
     def accelerate_idle(self) -> None:
         """Leave redirected bytes unread on each idle connection, which must have joined."""
-        traffic.accelerate(*self._idle)
+        traffic.join(*self._idle)
         for number, pair in enumerate(self._idle):
             traffic.write(pair.client, _unread(number))
 
@@ -145,6 +148,21 @@ class Load:
                     except (AssertionError, OSError) as exc:
                         self._faults.append(f'{type(by_number[number]).__name__}: {exc!r}')
                         epoll.unregister(number)
+
+
+def _connections(count: int, towns: Topology | None) -> list[traffic.Pair]:
+    with traffic.listen() as listener:
+        made = [traffic.connect(listener) for _connection in range(count // 3 if towns else count)]
+    if not towns:
+        return made
+    with topology.inside(towns.server):
+        listener = socket.create_server(('', 0))
+    port = listener.getsockname()[1]
+    addresses = ((SERVER[0], port), (GATEWAY[0], port + PUBLISHED_ABOVE))
+    with listener, topology.inside(towns.neighbour):
+        while len(made) < count:
+            made.append(traffic.connect_to(addresses[len(made) % 2], listener))
+    return made
 
 
 def _unread(number: int) -> bytes:
