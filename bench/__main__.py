@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import daemon, results, samples, tools, ways, workload
+from bench import containers, daemon, results, samples, tools, ways, workload
 from bench.samples import Case
 from sockaccel.ctl.client import NotRunning, Refused
 from tests.support import harness
@@ -28,7 +28,7 @@ OWN: dict[str, Callable[[int], list[Case]]] = {
     'connects': workload.connects,
     'bystanders': workload.bystanders,
 }
-DAEMON = 'daemon'
+CONTAINERS, DAEMON = 'containers', 'daemon'
 # Of a program that was started, of what it printed, of the daemon.
 FAILURES = (
     AssertionError,
@@ -60,7 +60,7 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for; the results are there after each group, what failed among them."""
-    wanted = options.group or [*OWN, *tools.ALL_TOOLS, DAEMON]
+    wanted = options.group or [*OWN, *tools.ALL_TOOLS, CONTAINERS, DAEMON]
     found: dict[str, Any] = {
         'machine': machine(),
         'rounds': options.rounds,
@@ -70,11 +70,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
     begun = time.monotonic()
     if any(name != DAEMON for name in wanted):
-        with ways.all_ways() as there, tools.opened(options.seconds) as opened:
+        with (
+            ways.all_ways() as there,
+            tools.opened(options.seconds) as opened,
+            containers.opened(opened) as towns,
+        ):
             for name in wanted:
                 cases = OWN[name](options.milliseconds) if name in OWN else []
                 if name in tools.ALL_TOOLS:
                     cases = tools.ALL_TOOLS[name](opened)
+                elif name == CONTAINERS:
+                    cases = containers.cases(towns, options.milliseconds)
                 for case in cases:
                     full = f'{case.group}, {case.name}'
                     if options.match not in full:
@@ -115,7 +121,7 @@ def save(path: Path | None, found: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    groups = [*OWN, *tools.ALL_TOOLS, DAEMON]
+    groups = [*OWN, *tools.ALL_TOOLS, CONTAINERS, DAEMON]
     parser = argparse.ArgumentParser(prog='bench', description=__doc__)
     parser.add_argument('group', nargs='*', help=f'{", ".join(groups)}; all by default')
     parser.add_argument('--rounds', type=int, default=5)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.samples import Case, Sample
-from bench.ways import PLAIN, SOCKACCEL, UNCHECKED, UNIX, Way
+from bench.ways import CONTAINERS, PLAIN, SOCKACCEL, UNCHECKED, UNIX, Way
 from tests.apps import test_nginx as nginx
 from tests.apps import test_postgresql as postgresql
 from tests.apps.place import NOBODY, Place, Results, free_port
@@ -64,8 +64,9 @@ class Tools:
     def close(self) -> None:
         self._stack.close()
 
-    def server(self, way: Way, start: Callable[[Place], Server]) -> Server:
-        key = way.cgroup.path, start.__name__
+    def server(self, way: Way, start: Callable[[Place], Server], name: str = '') -> Server:
+        """name: of what start starts, by default its own."""
+        key = way.cgroup.path, name or start.__name__
         if key not in self._servers:
             self._servers[key] = start(self._place(way, 'server'))
         return self._servers[key]
@@ -84,7 +85,7 @@ class Tools:
         found = rate(printed)
         operations = found * elapsed
         share = None
-        if way.name == SOCKACCEL:
+        if way.name in (SOCKACCEL, CONTAINERS):
             now = harness.call('Stats')
             redirected, tcp = (now[name] - counted[name] for name in ('redirected_bytes', 'tcp_bytes'))
             share = redirected / ((redirected + tcp) or 1)
@@ -118,7 +119,7 @@ def _cpu_us(cgroup: Cgroup) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith('usage_usec')))
 
 
-def _number(pattern: str) -> Callable[[str], float]:
+def number(pattern: str) -> Callable[[str], float]:
     def read(printed: str) -> float:
         found = re.search(pattern, printed)
         assert found, f'no "{pattern}" in: {printed[-2000:]}'
@@ -133,7 +134,7 @@ def _iperf(place: Place) -> Server:
     return Server(place, port, Path())
 
 
-def _gigabits(printed: str) -> float:
+def gigabits(printed: str) -> float:
     return float(json.loads(printed)['end']['sum_received']['bits_per_second']) / 1e9
 
 
@@ -152,7 +153,7 @@ def iperf(tools: Tools) -> list[Case]:
             size,
             '--json',
         ]
-        return tools.measure(way, command, _gigabits)
+        return tools.measure(way, command, gigabits)
 
     goals = {'64k': 2.2, '128k': 1.5}
     return [
@@ -175,10 +176,10 @@ def sockperf(tools: Tools) -> list[Case]:
         command = ['sockperf', kind, '-f', server.unix, '-F', 'epoll', '--nonblocked', '-t', str(tools.seconds),
                    '-m', str(size)]  # fmt: skip
         if kind == 'throughput':
-            return tools.measure(way, command, _number(r'Message Rate is (\d+)'))
+            return tools.measure(way, command, number(r'Message Rate is (\d+)'))
         received, took = (
-            _number(r'Valid Duration.*ReceivedMessages=(\d+)'),
-            _number(r'Valid Duration. RunTime=([\d.]+)'),
+            number(r'Valid Duration.*ReceivedMessages=(\d+)'),
+            number(r'Valid Duration. RunTime=([\d.]+)'),
         )
         return tools.measure(way, command, lambda printed: received(printed) / took(printed))
 
@@ -205,7 +206,7 @@ def redis(tools: Tools) -> list[Case]:
         address = server.address(way, ('-s', '{path}'), ('-h', '127.0.0.1', '-p', '{port}'))
         command = ['redis-benchmark', *address, '-t', 'get', '-d', '64', '--csv',
                    '-n', requests * tools.seconds, *options]  # fmt: skip
-        return tools.measure(way, command, _number(r'"GET","([\d.]+)"'))
+        return tools.measure(way, command, number(r'"GET","([\d.]+)"'))
 
     works = (
         ('-c1', 30000, ('-c', '1'), 1.15),
@@ -252,7 +253,7 @@ def pgbench(tools: Tools) -> list[Case]:
         command = [postgresql.programs() / 'pgbench', *host, f'--port={server.port}',
                    f'--username={postgresql.USER}', '--select-only', '--no-vacuum', f'--client={clients}',
                    f'--time={tools.seconds}', 'postgres']  # fmt: skip
-        return tools.measure(way, command, _number(r'tps = ([\d.]+)'), user=postgresql.USER)
+        return tools.measure(way, command, number(r'tps = ([\d.]+)'), user=postgresql.USER)
 
     return [
         Case('pgbench -S', f'-c{clients}', 'transactions/s', ALL,
@@ -271,7 +272,7 @@ def proxy(tools: Tools) -> list[Case]:
         server = tools.server(way, _proxy)
         command = ['wrk', '--threads', '1', '--connections', str(CLIENTS), '--duration', str(tools.seconds),
                    f'http://127.0.0.1:{server.port}/one']  # fmt: skip
-        return tools.measure(way, command, _number(r'Requests/sec: *([\d.]+)'))
+        return tools.measure(way, command, number(r'Requests/sec: *([\d.]+)'))
 
     name = f'keep-alive, {CLIENTS} connections, FIONREAD mended'
     return [Case('wrk, nginx, nginx', name, 'requests/s', PAIR, run, {PLAIN: 1.1})]
@@ -289,7 +290,7 @@ def memcached(tools: Tools) -> list[Case]:
         count = 15000 * tools.seconds
         command = ['memcslap', f'--servers=127.0.0.1:{server.port}', '--concurrency=1',
                    f'--execute-number={count}', '--test=get', '--non-blocking', '--tcp-nodelay']  # fmt: skip
-        keys, took = _number(r'Time to get +(\d+)'), _number(r'Time to get .*: +([\d.]+)')
+        keys, took = number(r'Time to get +(\d+)'), number(r'Time to get .*: +([\d.]+)')
         return tools.measure(way, command, lambda printed: keys(printed) / took(printed))
 
     return [Case('memcached', 'memcslap, GET', 'GET/s', TCP, run, {PLAIN: 1.1, UNCHECKED: 0.98})]

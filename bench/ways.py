@@ -12,12 +12,14 @@ from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, PrivateBus
 
 PLAIN, UNIX, UNCHECKED, SOCKACCEL, BYSTANDER = 'plain', 'unix', 'unchecked', 'sockaccel', 'bystander'
+CONTAINERS = 'containers'
 SENTENCES = {
     PLAIN: 'TCP over loopback, in a cgroup that sockaccel does not see',
     UNIX: 'a Unix stream socket',
     UNCHECKED: 'a sockmap redirect without any check, as the well-known examples have it',
     SOCKACCEL: 'TCP over loopback, in a target of sockaccel',
     BYSTANDER: 'TCP over loopback, outside every target, where sockaccel is attached',
+    CONTAINERS: 'TCP between two network namespaces, in a target of sockaccel that allows it',
 }
 
 
@@ -42,14 +44,16 @@ def all_ways(settings: str = '') -> Iterator[dict[str, Way]]:
         daemon = stack.enter_context(Daemon(root.path, f'EventsPerSecond=0\n{settings}'))
         daemon.ready()
         stack.enter_context(unchecked.attached(bare.directory))
-        target, bystander = Cgroup('target', root), Cgroup('bystander', root)
+        target, bystander, containers = (Cgroup(name, root) for name in (SOCKACCEL, BYSTANDER, CONTAINERS))
         harness.enable(target.path, *harness.every_issue())
+        harness.enable(containers.path, *harness.every_issue(), OtherNamespaces='yes')
         yield {
             PLAIN: Way(PLAIN, plain),
             UNIX: Way(UNIX, plain),
             UNCHECKED: Way(UNCHECKED, bare, redirects=True),
             SOCKACCEL: Way(SOCKACCEL, target, redirects=True),
             BYSTANDER: Way(BYSTANDER, bystander),
+            CONTAINERS: Way(CONTAINERS, containers, redirects=True),
         }
 
 

@@ -37,13 +37,16 @@ enum work { REQUESTS, STREAM, CONNECTS, HOLD };
 /*
  * size: bytes per message; milliseconds: of the measurement; warm: until redirected, at most; spin: what the reader of
  * a stream computes after each read, in microseconds; before: milliseconds of streaming that do not count; rate: of
- * new connections per second, 0 for as many as possible.
+ * new connections per second, 0 for as many as possible; network: a descriptor of the server's network namespace, -1 for
+ * the client's; bound_to: the server's address there; reached_at: where the client finds it, and port_above: by how much
+ * the port is higher there.
  */
 static struct {
 	enum work work;
 	int unix_socket, size, milliseconds, connections, client_cpu, server_cpu, no_delay, warm, spin, before,
-		rate;
-} options = {.size = 64, .milliseconds = 300, .connections = 1, .client_cpu = -1, .server_cpu = -1};
+		rate, network, port_above;
+	const char *bound_to, *reached_at;
+} options = {.size = 64, .milliseconds = 300, .connections = 1, .client_cpu = -1, .server_cpu = -1, .network = -1};
 
 struct end {
 	int fd;
@@ -158,12 +161,37 @@ static void watch(int epoll, int fd, void *data)
 		fail("epoll_ctl");
 }
 
-static int listener(void)
+/* A socket keeps the network namespace in which it was made, and so do those that it accepts. */
+static int server_socket(void)
 {
-	int fd = socket(options.unix_socket ? AF_UNIX : AF_INET, SOCK_STREAM, 0), on = 1;
+	int fd, here = -1;
 
+	if (options.network >= 0) {
+		here = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);
+		if (here < 0 || setns(options.network, CLONE_NEWNET))
+			fail("setns");
+	}
+	fd = socket(options.unix_socket ? AF_UNIX : AF_INET, SOCK_STREAM, 0);
 	if (fd < 0)
 		fail("socket");
+	if (here >= 0 && setns(here, CLONE_NEWNET))
+		fail("setns");
+	return fd;
+}
+
+static in_addr_t parsed(const char *text)
+{
+	struct in_addr found;
+
+	if (!inet_aton(text, &found))
+		fail("inet_aton");
+	return found.s_addr;
+}
+
+static int listener(void)
+{
+	int fd = server_socket(), on = 1;
+
 	if (options.unix_socket) {
 		/* Bound to no name of ours, the kernel chooses an abstract one. */
 		address.ss_family = AF_UNIX;
@@ -173,7 +201,8 @@ static int listener(void)
 
 		in->sin_family = AF_INET;
 		/* Another address for each run: the last one's TIME_WAIT sockets keep their ports. */
-		in->sin_addr.s_addr = htonl(0x7f000001 + getpid() % 65000);
+		in->sin_addr.s_addr =
+			options.bound_to ? parsed(options.bound_to) : htonl(0x7f000001 + getpid() % 65000);
 		address_length = sizeof(*in);
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	}
@@ -182,6 +211,12 @@ static int listener(void)
 	address_length = sizeof(address);
 	if (getsockname(fd, (struct sockaddr *)&address, &address_length))
 		fail("getsockname");
+	if (options.reached_at) {
+		struct sockaddr_in *in = (struct sockaddr_in *)&address;
+
+		in->sin_addr.s_addr = parsed(options.reached_at);
+		in->sin_port = htons(ntohs(in->sin_port) + options.port_above);
+	}
 	return fd;
 }
 
@@ -446,7 +481,7 @@ int main(int argc, char **argv)
 	int option, listening;
 	pid_t server;
 
-	while ((option = getopt(argc, argv, "rsxhunb:t:c:p:q:w:z:R:S:")) != -1) {
+	while ((option = getopt(argc, argv, "rsxhunb:t:c:p:q:w:z:R:S:N:B:A:P:")) != -1) {
 		switch (option) {
 		case 'r':
 			options.work = REQUESTS;
@@ -489,6 +524,18 @@ int main(int argc, char **argv)
 			break;
 		case 'R':
 			options.rate = atoi(optarg);
+			break;
+		case 'N':
+			options.network = atoi(optarg);
+			break;
+		case 'B':
+			options.bound_to = optarg;
+			break;
+		case 'A':
+			options.reached_at = optarg;
+			break;
+		case 'P':
+			options.port_above = atoi(optarg);
 			break;
 		case 'z':
 			options.spin = atoi(optarg);

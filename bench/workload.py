@@ -32,13 +32,15 @@ def build() -> None:
     subprocess.run(command, check=True)
 
 
-def start(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> subprocess.Popen[bytes]:
-    """Begin one measurement; `finish()` has what was found."""
+def start(
+    way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS, keeps: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Begin one measurement; `finish()` has what was found. keeps: descriptors that its arguments name."""
     command = [str(PROGRAM), *map(str, arguments), '-t', str(milliseconds)]
     if way.name == UNIX:
         command.append('-u')
     command += ['-w', str(warm if way.redirects else PLAIN_WARM_MS)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=way.cgroup.enter)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=way.cgroup.enter, pass_fds=keeps)
 
 
 def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -49,9 +51,9 @@ def finish(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return dict(json.loads(printed))
 
 
-def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) -> Sample:
+def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS, keeps: Sequence[int] = ()) -> Sample:
     """One measurement. Raises CalledProcessError."""
-    found = finish(start(way, *arguments, milliseconds=milliseconds, warm=warm))
+    found = finish(start(way, *arguments, milliseconds=milliseconds, warm=warm, keeps=keeps))
     operations = found['operations'] or 1
     share = None
     if way.name != UNIX and '-x' not in arguments:
@@ -62,7 +64,7 @@ def run(way: Way, *arguments: object, milliseconds: int, warm: int = WARM_MS) ->
     return Sample(rate, 1e6 * found['client_cpu'] / operations, 1e6 * found['server_cpu'] / operations, share)
 
 
-def _cpus() -> tuple[int, int]:
+def cpus() -> tuple[int, int]:
     available = sorted(os.sched_getaffinity(0))
     return available[-1], available[0]
 
@@ -77,7 +79,7 @@ def _case(
 
 
 def requests(milliseconds: int) -> list[Case]:
-    one, other = _cpus()
+    one, other = cpus()
     cases = []
     for place, server in (('same CPU', one), ('two CPUs', other)):
         for size, name in SIZES.items():
@@ -94,7 +96,7 @@ def requests(milliseconds: int) -> list[Case]:
 
 
 def many(milliseconds: int) -> list[Case]:
-    one, other = _cpus()
+    one, other = cpus()
     return [
         _case(f'{connections} connections at once', '64 B', 'per second', ALL,
               ['-r', '-n', '-S', 64, '-c', connections, '-p', one, '-q', other], milliseconds,
@@ -104,7 +106,7 @@ def many(milliseconds: int) -> list[Case]:
 
 
 def streams(milliseconds: int) -> list[Case]:
-    one, other = _cpus()
+    one, other = cpus()
     cases = []
     for option, flags, ways in (('TCP_NODELAY', ('-n',), ALL), ('Nagle', ('-b', SETTLE_MS), ATTACHED)):
         for size, name in STREAM_SIZES.items():
@@ -115,14 +117,14 @@ def streams(milliseconds: int) -> list[Case]:
 
 
 def slow_reader(milliseconds: int) -> list[Case]:
-    one, other = _cpus()
+    one, other = cpus()
     arguments = ['-s', '-n', '-S', 65536, '-z', 100, '-p', one, '-q', other]
     # Unchecked has no goal: it is fast because it lets unread bytes grow without limit.
     return [_case('slow reader', '64 KB, 100 µs each', 'MB/s', ALL, arguments, milliseconds, {PLAIN: 0.97})]
 
 
 def connects(milliseconds: int) -> list[Case]:
-    one, _other = _cpus()
+    one, _other = cpus()
     arguments = ['-x', '-n', '-S', 64, '-p', one, '-q', one]
     # Unchecked has no goal: it redirects to a socket that is not accepted yet, whose bytes may be lost.
     group, unit = 'connect-request-close', 'per second'
@@ -133,7 +135,7 @@ def connects(milliseconds: int) -> list[Case]:
 
 
 def bystanders(milliseconds: int) -> list[Case]:
-    one, other = _cpus()
+    one, other = cpus()
     works = (('request/response 64 B', ['-r', '-n', '-S', 64, '-p', one, '-q', one], 'per second'),
              ('request/response 16 KB', ['-r', '-n', '-S', 16384, '-p', one, '-q', one], 'per second'),
              ('stream 64 KB', ['-s', '-n', '-S', 65536, '-p', one, '-q', other], 'MB/s'))  # fmt: skip
