@@ -19,6 +19,7 @@ import java.util.Random;
 public final class Echo {
     private static final InetAddress HOST = InetAddress.getLoopbackAddress();
     private static final long PATIENCE_MS = 10_000;
+    private static final int SLOW_BYTES = 100_000, MESSAGE_BYTES = 1000;
 
     public static void main(String[] arguments) throws Exception {
         int port = Integer.parseInt(arguments[1]);
@@ -77,6 +78,7 @@ public final class Echo {
         final ByteBuffer unsent;
         final MessageDigest received;
         final byte[] expected;
+        final int size;
         long missing;
 
         Stream(int seed, int size) throws Exception {
@@ -85,7 +87,30 @@ public final class Echo {
             unsent = ByteBuffer.wrap(content);
             received = MessageDigest.getInstance("SHA-256");
             expected = MessageDigest.getInstance("SHA-256").digest(content);
+            this.size = size;
             missing = size;
+        }
+
+        private long came() {
+            return size - missing;
+        }
+
+        /** A message at a time at first: of a stream whose reader never catches up nothing is redirected. */
+        private boolean isSlow() {
+            return came() < SLOW_BYTES;
+        }
+
+        void write(SocketChannel channel) throws IOException {
+            if (isSlow()) {
+                unsent.limit(Math.min(size, unsent.position() + MESSAGE_BYTES));
+            }
+            channel.write(unsent);
+            unsent.limit(size);
+        }
+
+        int interest() {
+            boolean writes = unsent.hasRemaining() && (!isSlow() || unsent.position() == came());
+            return writes ? SelectionKey.OP_READ | SelectionKey.OP_WRITE : SelectionKey.OP_READ;
         }
     }
 
@@ -110,10 +135,8 @@ public final class Echo {
                 SocketChannel channel = (SocketChannel) key.channel();
                 Stream stream = (Stream) key.attachment();
                 if (key.isWritable()) {
-                    channel.write(stream.unsent);
-                    if (!stream.unsent.hasRemaining()) {
-                        key.interestOps(SelectionKey.OP_READ);
-                    }
+                    stream.write(channel);
+                    key.interestOps(stream.interest());
                 }
                 if (key.isReadable()) {
                     buffer.clear();
@@ -129,6 +152,8 @@ public final class Echo {
                         }
                         channel.close();
                         open--;
+                    } else {
+                        key.interestOps(stream.interest());
                     }
                 }
             }

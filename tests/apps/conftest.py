@@ -9,7 +9,8 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tests.apps.place import ACCELERATED, WAYS, Place, Results, opened
-from tests.support.harness import Cgroup
+from tests.support import harness
+from tests.support.harness import Cgroup, Daemon
 from tests.support.patience import LONG_S
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +52,17 @@ def sources(pytestconfig: pytest.Config) -> Path:
     cache = pytestconfig.cache
     assert cache
     return cache.mkdir('sources')
+
+
+@pytest.fixture
+def nothing_listed(daemon: Daemon) -> Iterator[None]:
+    """No program is kept out by its name: for those of the shipped list, which are to be accelerated here."""
+    shipped = daemon.programs.read_text()
+    daemon.programs.write_text('[Programs]\n')
+    harness.call('Reload')
+    yield
+    daemon.programs.write_text(shipped)
+    harness.call('Reload')
 
 
 @pytest.fixture(params=WAYS)

@@ -5,6 +5,8 @@ nginx asks FIONREAD how much there is before it reads again (since 1.17.5, with 
 that wrongly, which the daemon finds out at its start (`fionread`), it waits for bytes that are there. That is why
 Enable refuses on such a kernel. With the answer mended (fionread.c), and behind a proxy that does not ask, all
 must be as it is without sockaccel.
+
+nginx and haproxy are on the list of programs that are left alone, which is empty here.
 """
 
 import hashlib
@@ -21,6 +23,8 @@ from sockaccel.ctl.exits import EX_REFUSED
 from tests.apps.place import ACCELERATED, Place, free_port
 from tests.support import harness
 from tests.support.patience import PATIENCE_S
+
+pytestmark = pytest.mark.usefixtures('nothing_listed')
 
 SIZES = {'one': 1, 'medium': 100_000, 'large': 50_000_000}
 REQUESTS = {'one': 300, 'medium': 100, 'large': 2}
