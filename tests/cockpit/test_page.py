@@ -81,7 +81,7 @@ def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
             tab.resize(width, height)
             for view in VIEWS:
                 open_view(tab, view)
-                tab.wait('$("#content table tbody").children.length')
+                tab.finds('#content tbody tr')
                 name = f'{release.name}-{view or "overview"}-{width}-{scheme}.png'
                 tab.picture(OUTPUT / name)
                 assert tab.evaluate('page.document.documentElement.scrollWidth <= page.innerWidth'), name
@@ -287,7 +287,7 @@ def test_a_screen_reader_finds_names(machine: Machine, visit: Visit) -> None:
             tab.resize(width, 900)
             for view in VIEWS:
                 open_view(tab, view)
-                tab.wait('$("#content table tbody").children.length')
+                tab.finds('#content tbody tr')
                 found = tab.accessible()
                 roles = {role for role, _name in found}
                 assert {'heading', 'link', 'button', 'table', 'row', 'columnheader', 'cell'} <= roles, (
