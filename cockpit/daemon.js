@@ -55,8 +55,15 @@ export class Daemon extends EventTarget {
             this.absent(error.problem || error.message);
         }
         // With administrative access the daemon sees root, so a new connection to the bus is needed.
+        // It is null until Cockpit knows, and then what was opened before is right already.
         const permission = cockpit.permission({ admin: true });
-        permission.addEventListener('changed', () => this.present && this.appeared());
+        let { allowed } = permission;
+        permission.addEventListener('changed', () => {
+            const before = allowed;
+            ({ allowed } = permission);
+            if (before !== null && before !== allowed && this.present)
+                this.appeared();
+        });
     }
 
     async appeared() {
