@@ -12,7 +12,10 @@ export class Plot {
     constructor() {
         this.lines = Object.fromEntries(PATHS.map(path => [path, drawn('path', { class: `line ${path}` })]));
         this.drawing = drawn(
-            'svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', class: 'plot', preserveAspectRatio: 'none' },
+            'svg', {
+                viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', class: 'plot', preserveAspectRatio: 'none',
+                'aria-label': _("Throughput over the last five minutes; nothing is measured yet"),
+            },
             [0, 0.5, 1].map(part => {
                 const y = TOP + part * (HEIGHT - TOP - BOTTOM);
                 return drawn('line', { class: 'grid', x1: LEFT, x2: WIDTH, y1: y, y2: y });

@@ -196,8 +196,14 @@ class Tab:
             const place = [x + outer.x, y + outer.y];
             return !frame || document.elementFromPoint(...place) === frame ? place : null;
         }})()"""
-        self.wait(place)
-        x, y = self.evaluate(place)
+        found: list[float] = []
+
+        def there() -> bool:
+            found[:] = (self.evaluate(place) if self.holds(place) else None) or []
+            return bool(found)
+
+        wait_until(there, f'{selector} can be clicked')
+        x, y = found
         for kind in ('mousePressed', 'mouseReleased'):
             self.command('Input.dispatchMouseEvent', type=kind, x=x, y=y, button='left', clickCount=1)
 
