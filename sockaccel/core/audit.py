@@ -137,7 +137,7 @@ def _reason(connection: Observed, terms: Terms) -> tuple[str, list[str]]:
         return 'excluded', everybody
     if client and client.alone:
         return 'self_connect', everybody
-    if len({end.netns for end in ends}) > 1:
+    if len({end.netns for end in ends}) > 1 and not terms.policy.other_namespaces:
         return 'other_namespace', everybody
     for end in ends:
         if end.reason:

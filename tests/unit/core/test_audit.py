@@ -89,11 +89,15 @@ def test_a_server_that_has_not_accepted() -> None:
     assert exchange.reason == 'unaccepted'
 
 
-def test_another_network_namespace() -> None:
+@pytest.mark.parametrize(
+    ('policy', 'expected'), [(Policy(), 'other_namespace'), (Policy(other_namespaces=True), '')]
+)
+def test_another_network_namespace(policy: Policy, expected: str) -> None:
     client, server = both()
-    (exchange,) = report(replace(client, local=False), replace(server, netns=7, local=False)).exchanges
+    ends = replace(client, local=False), replace(server, netns=7, local=False)
+    (exchange,) = report(*ends, terms=replace(TERMS, policy=policy)).exchanges
     assert exchange.local
-    assert exchange.reason == 'other_namespace'
+    assert exchange.reason == expected
 
 
 def test_one_that_is_connected_to_itself() -> None:
