@@ -43,10 +43,15 @@ static inline u32 reason_against_pair(struct end *end, u64 sock, u64 peer_sock)
 	return reason;
 }
 
-static inline int pair_blocks(struct target *target, u64 file, u64 peer_file)
+/* Whether one of two ends reads in blocking mode, and was not seen to do it in such a way that it never waits. */
+static inline int pair_blocks(struct visit *visit, struct target *target, u64 file, u64 peer_file)
 {
-	return !(target->flags & TARGET_BLOCKING_READERS) &&
-	       ((file && file_blocks(file)) || (peer_file && file_blocks(peer_file)));
+	if (target->flags & TARGET_BLOCKING_READERS)
+		return 0;
+	if (file && file_blocks(file) && visit->end->reads != DONTWAIT_READS)
+		return 1;
+	return peer_file && file_blocks(peer_file) &&
+	       !never_waits(visit->peer_entry ? visit->peer_entry->end : 0, visit->peer_cookie);
 }
 
 /* Whether the ends are in different network namespaces, which the target keeps apart by now. */
@@ -57,15 +62,15 @@ static inline int is_kept_apart(struct target *target, u64 sock, u64 peer_sock)
 }
 
 /* What may still change: programs accept late, and set O_NONBLOCK after that. */
-static inline u32 reason_to_wait(struct target *target, u64 sock, u64 peer_sock)
+static inline u32 reason_to_wait(struct visit *visit, struct target *target, u64 peer_sock)
 {
-	u64 file = sock_file(sock), peer_file = peer_sock ? sock_file(peer_sock) : 0;
+	u64 file = sock_file(visit->sock), peer_file = peer_sock ? sock_file(peer_sock) : 0;
 
 	if (!peer_sock)
 		return LONELY;
 	if (!file || !peer_file)
 		return UNACCEPTED;
-	if (pair_blocks(target, file, peer_file))
+	if (pair_blocks(visit, target, file, peer_file))
 		return BLOCKING_END;
 	return NO_REASON;
 }
@@ -76,8 +81,8 @@ static inline u32 reason_for_good(struct visit *visit)
 	struct end *end = visit->end;
 	u32 reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 
-	if (end->spliced)
-		return SPLICE_END;
+	if (end->seen)
+		return end->seen;
 	if (visit->excluded)
 		return EXCLUDED;
 	if (reason)
@@ -128,7 +133,7 @@ static inline u32 examine(struct visit *visit, struct target *target)
 		return reason;
 	if (is_kept_apart(target, visit->sock, visit->peer_sock))
 		return OTHER_NAMESPACE;
-	reason = reason_to_wait(target, visit->sock, visit->peer_entry ? visit->peer_sock : 0);
+	reason = reason_to_wait(visit, target, visit->peer_entry ? visit->peer_sock : 0);
 	/* Addresses that do not say that the other end is on this host: most such connections go to another one. */
 	if (reason == LONELY && !is_local(&end->own_flow))
 		return NOT_LOCAL;
@@ -172,6 +177,7 @@ static inline u32 join(struct visit *visit)
 	end->receive_maximum = sock_receive_maximum(visit->peer_sock);
 	end->memory_pressure = sock_memory_pressure(visit->sock);
 	end->received = 0;
+	end->odd_sender = 0;
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
 	if (sock_cookie(visit->sock) != end->cookie)
@@ -241,6 +247,15 @@ static inline void give_up(struct visit *visit)
 	sa_peers.delete(visit->own_key);
 }
 
+/* Whether it is worth while to watch how a candidate reads: only its blocking mode keeps it out so far. */
+static inline int may_be_seen_not_to_wait(struct visit *visit)
+{
+	u64 file = sock_file(visit->sock);
+
+	return visit->end->reason == BLOCKING_END && visit->end->reads != READS_BLOCKED && file &&
+	       file_blocks(file);
+}
+
 static inline void judge_candidate(struct visit *visit)
 {
 	struct target *target = target_of(visit->end);
@@ -253,6 +268,8 @@ static inline void judge_candidate(struct visit *visit)
 	}
 	reason = examine(visit, target);
 	if (reason == NOT_YET) {
+		if (may_be_seen_not_to_wait(visit))
+			visit->settings->blocking++;
 		walk_at(visit->settings, end->due_ns);
 		return;
 	}
@@ -278,8 +295,8 @@ static inline u32 reason_to_leave(struct visit *visit)
 
 	if (!is_enabled(target, visit->end))
 		return DRAINED;
-	if (visit->end->spliced)
-		return SPLICE_END;
+	if (visit->end->seen)
+		return visit->end->seen;
 	if (visit->excluded)
 		return EXCLUDED;
 	if (is_kept_apart(target, visit->sock, visit->peer_sock))
@@ -287,7 +304,7 @@ static inline u32 reason_to_leave(struct visit *visit)
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;
-	if (pair_blocks(target, sock_file(visit->sock), visit->peer_sock ? sock_file(visit->peer_sock) : 0))
+	if (pair_blocks(visit, target, sock_file(visit->sock), visit->peer_sock ? sock_file(visit->peer_sock) : 0))
 		return BLOCKING_END;
 	if (visit->end->behind >= PAUSE_MESSAGES)
 		return PAUSED;

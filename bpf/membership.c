@@ -22,10 +22,10 @@ struct answer {
 	u32 pad;
 };
 
-/* What a listener says of those who will answer: an MPTCP socket; a program that acceleration would hurt. */
+/* What a listener says of those who will answer. knowledge: of their program, enum knowledge_flag. */
 struct answering {
 	u32 mptcp;
-	u32 hurt;
+	u32 knowledge;
 };
 
 /*
@@ -98,7 +98,7 @@ static inline u32 reason_against_connecting(const struct new_end *new_end, const
 		return EXCLUDED;
 	if (flow->local_port == flow->remote_port && same_address(flow->local, flow->remote))
 		return SELF_CONNECT;
-	return answering->hurt || current_is_hurt() ? KNOWN_PROGRAM : NO_REASON;
+	return (answering->knowledge | new_end->knowledge) & KNOWN_HURT ? KNOWN_PROGRAM : NO_REASON;
 }
 
 /* Whether the SYN of a connecting end had data, and established the accepting end with them (TCP Fast Open). */
@@ -164,6 +164,7 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 		.generation = end->generation,
 		.active = end->active,
 		.by_listener = end->active ? end->by_listener : 0,
+		.end = (u64)end,
 	};
 	struct target *target = target_of(end);
 	struct pair_key key = end->own_key;
@@ -223,7 +224,9 @@ static inline void ask_listener(struct new_end *new_end, struct answering *answe
 			  new_end->active ? flow->remote_port : flow->local_port, &key, &listener))
 		return;
 	answering->mptcp = listener.mptcp;
-	answering->hurt = is_hurt(&listener.executable, listener.comm);
+	answering->knowledge = knowledge_of(&listener.executable, listener.comm);
+	if (!new_end->active)
+		new_end->knowledge = answering->knowledge;
 	new_end->pid = listener.pid;
 	__builtin_memcpy(new_end->comm, listener.comm, sizeof(new_end->comm));
 	if (!new_end->slot && (new_end->active || is_child(new_end->sock, &listener))) {
@@ -265,7 +268,8 @@ static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, st
 		/* Not the listener's. */
 		new_end->pid = 0;
 		__builtin_memset(new_end->comm, 0, sizeof(new_end->comm));
-		note_program(&new_end->pid, new_end->comm);
+		if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+			note_program(&new_end->pid, new_end->comm);
 	}
 	new_end->cookie = bpf_get_socket_cookie(ops);
 	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -348,6 +352,9 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	} else if (!find_generation(&new_end)) {
 		return NULL;
 	}
+	/* Later the kernel may call this one in the context of any other program. */
+	if (!counted && !reason && op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		new_end.knowledge = knowledge_of_current();
 	/*
 	 * Read onto themselves: the verifier forgets on which of many paths they were written, and explores what
 	 * follows, with the loop of is_excluded(), for fewer of them.

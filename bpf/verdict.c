@@ -38,6 +38,9 @@ static inline u32 reason_in_sender(struct end *end, struct target *target, void 
 		return SWITCHED_OFF;
 	if (end->marked)
 		return LEAVING;
+	/* A watcher of this same call has seen its flags. */
+	if (end->odd_sender && (end->odd_sender == EVERYBODY || end->odd_sender == bpf_get_current_pid_tgid()))
+		return SEND_FLAGS;
 	/* After SHUT_WR plain TCP answers EPIPE; a redirect would still deliver. */
 	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
 		return SHUT_DOWN;
@@ -112,7 +115,9 @@ static inline u32 reason_in_files(struct end *end, struct target *target, void *
 	if (!(target->flags & TARGET_BLOCKING_READERS)) {
 		if (!end->file)
 			end->file = sock_file((u64)sock);
-		if (file_blocks(end->peer_file) || file_blocks(end->file))
+		if (file_blocks(end->file) && end->reads != DONTWAIT_READS)
+			return BLOCKING;
+		if (file_blocks(end->peer_file) && !never_waits(end->peer_end, end->peer_cookie))
 			return BLOCKING;
 	}
 	return NO_REASON;
@@ -259,7 +264,7 @@ static inline void note_sender(struct end *end)
 static inline void note_behind(struct end *end, u32 reason, u32 size)
 {
 	if (reason != COALESCE && reason != ORDER && reason != UNPROVEN && reason != BACKLOG &&
-	    reason != READER_BUSY)
+	    reason != READER_BUSY && reason != SEND_FLAGS)
 		return;
 	if (++end->behind < PAUSE_MESSAGES)
 		return;
@@ -289,7 +294,7 @@ static inline int is_lasting(u32 reason)
 {
 	return reason != ORDER && reason != UNPROVEN && reason != BACKLOG && reason != COALESCE &&
 	       reason != NOT_ACCEPTED && reason != MEMORY && reason != READER_BUSY && reason != NO_PEER &&
-	       reason != SWITCHED_OFF && reason != LEAVING;
+	       reason != SWITCHED_OFF && reason != LEAVING && reason != SEND_FLAGS;
 }
 
 /* Whether a sweep is needed for the connection to leave the map. For a pause note_behind() has asked for one. */

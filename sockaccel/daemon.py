@@ -76,6 +76,7 @@ class Daemon:
         self._listed = read_programs()
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._remembering: set[asyncio.Task[None]] = set()
         journal.configure(self._settings.log_level)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end)
@@ -94,6 +95,7 @@ class Daemon:
         await self._leading.start(self._targets_changed)
         self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
         self._engine.on_change, self._engine.on_event = self._targets_changed, self._connection_event
+        self._engine.on_program = self._program_seen
         self._loop.add_signal_handler(signal.SIGHUP, self._configuration.reload_later)
         await self._service.take_name()
         _introduce(self._findings)
@@ -125,11 +127,15 @@ class Daemon:
         """Adopt the kernel objects of an earlier daemon or load new ones, and probe this kernel."""
         objects = await adoption.obtain(self._store, self._settings.maximum_connections)
         self._counters = abi.COUNTERS
-        self._kernel = Kernel(objects, self._counters, self._settings.events_per_second)
+        probed = probe.probe(objects.fds)
+        self._kernel = Kernel(
+            objects, self._counters, self._settings.events_per_second, watchers.unneeded(probed),
+            remembers=self._settings.remember_programs,
+        )  # fmt: skip
         self._stack.callback(self._kernel.close)
         if not self._notifier.store:
             self._stack.callback(self._kernel.release)
-        self._findings = [*probe.probe(objects.fds), *watchers.findings(objects.fds)]
+        self._findings = watchers.findings(objects.fds, probed)
         self._known = KnownPrograms(objects.fds)
         followers = Cgroups(SystemdUnits(self._service.connection), self._settings.cgroup_root)
         self._leading = Leading(self._lead_store, followers, _directory('STATE', '/var/lib'))
@@ -181,6 +187,18 @@ class Daemon:
     def _connection_event(self, event: Event, target: str) -> None:
         self._story.tell(event, target)
         self._manager.publish(event, target)
+
+    def _program_seen(self) -> None:
+        task = self._loop.create_task(self._remember_programs())
+        self._remembering.add(task)
+        task.add_done_callback(self._remembering.discard)
+
+    async def _remember_programs(self) -> None:
+        try:
+            if self._programs.refresh():
+                await self._programs.save()
+        except (SockaccelError, OSError) as exc:
+            log.warning(f'What was seen of programs is forgotten at the next start: {exc}, ignoring')
 
     def _end(self, error: SockaccelError | None = None) -> None:
         """Let `wait` return, or raise the error. Only the first call counts."""
@@ -281,7 +299,7 @@ class Configuration:
         await self._engine.reload(settings.policies)
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
-        self._kernel.tune(settings.events_per_second)
+        self._kernel.tune(settings.events_per_second, remembers=settings.remember_programs)
         self.in_force = settings
 
 
@@ -328,7 +346,7 @@ def _report_stopped(held: list[Event]) -> None:
 async def check(settings: config.Config) -> list[Finding]:
     """The findings of a start, without the bus name and with nothing attached. Raises SockaccelError."""
     fds = await programs.load(settings.maximum_connections)
-    return [*probe.probe(fds), *watchers.findings(fds)]
+    return watchers.findings(fds, probe.probe(fds))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -15,6 +15,7 @@
 	X(TCP_MESSAGES, TOTAL, "messages of joined ends that the verdict left to TCP")                            \
 	X(TCP_BYTES, TOTAL, "bytes of joined ends that went by TCP")                                              \
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
+	X(PROGRAMS_TURNED_AWAY, TOTAL, "executables above the limit, which are not remembered")                   \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
 	X(LISTENERS_TURNED_AWAY, TOTAL, "listeners of targets above the limit")                                   \
 	X(NOT_LOCAL, CONNECTION, "the other end is not on this host, or in a network namespace apart")            \
@@ -50,6 +51,8 @@
 	X(RATE_END, CONNECTION, "an end set SO_MAX_PACING_RATE or TCP_TX_DELAY")                                  \
 	X(SPLICE_END, CONNECTION, "an end reads by splice()")                                                     \
 	X(SPLICE_UNREAD, CONNECTION, "broken: an end called splice() while it held redirected bytes unread")      \
+	X(FIONREAD_END, CONNECTION, "an end asks FIONREAD, which this kernel answers wrongly for it")             \
+	X(READ_FLAGS_END, CONNECTION, "an end reads with MSG_OOB or MSG_TRUNC, or waits with MSG_WAITALL")        \
 	X(KNOWN_PROGRAM, CONNECTION, "its program is known to lose bytes or to stall (sockaccelctl programs)")    \
 	X(LONELY, CONNECTION, "the other end is no candidate, or is gone")                                        \
 	X(PAUSED, CONNECTION, "paused: TCP carried nearly all its messages")                                      \
@@ -83,6 +86,7 @@
 	X(TIMESTAMPS, MESSAGE, "an end set SO_TIMESTAMPING")                                                      \
 	X(EXTRAS, MESSAGE, "the reader set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ")                                \
 	X(REPAIR_MODE, MESSAGE, "an end is being checkpointed (TCP_REPAIR)")                                      \
+	X(SEND_FLAGS, MESSAGE, "sent with MSG_OOB, MSG_MORE or MSG_ZEROCOPY")                                     \
 	X(CORK, MESSAGE, "the sender set TCP_CORK")                                                               \
 	X(COALESCE, MESSAGE, "a small message behind unread ones, which TCP carries better together")             \
 	X(REFUSED, MESSAGE, "the kernel declined the redirect")

@@ -12,7 +12,10 @@ enum end_state {
 	LEFT,
 };
 
-/* What an event tells. EVENT_CONNECTION is a line of a listing, or an end that cannot be evicted yet. */
+/*
+ * What an event tells. EVENT_CONNECTION is a line of a listing, or an end that cannot be evicted yet. EVENT_PROGRAM
+ * is about no end: there is something new in sa_programs.
+ */
 enum event_kind {
 	EVENT_JOINED,
 	EVENT_REFUSED,
@@ -22,6 +25,7 @@ enum event_kind {
 	EVENT_SWEEP_WANTED,
 	EVENT_CONNECTION,
 	EVENT_BROKEN,
+	EVENT_PROGRAM,
 };
 
 /*

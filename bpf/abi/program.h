@@ -12,6 +12,10 @@ enum knowledge_flag {
 	KNOWN_ASKS_FIONREAD = 2,
 	/* It has called recv() in blocking mode, without MSG_DONTWAIT. */
 	KNOWN_BLOCKS = 4,
+	/* It reads with MSG_TRUNC, which discards what TCP carried and not what was redirected. */
+	KNOWN_DISCARDS = 8,
+	/* It waits in recv() with MSG_WAITALL, which returns too early for a member. */
+	KNOWN_WAITS_FOR_ALL = 16,
 };
 
 /* A program's file as the kernel knows it: inode number, and s_dev of its file system (20 bits are the minor). */
@@ -21,7 +25,7 @@ struct executable {
 	__u32 pad;
 };
 
-/* Names of directories on the way to an executable that are read, and bytes of each. */
+/* Names of directories and mounts on the way to an executable that are read, and bytes of each. */
 #define PATH_PARTS 16
 #define PATH_PART 64
 /* Their product. */
@@ -29,7 +33,7 @@ struct executable {
 
 /*
  * What a watcher has seen a program do, or the daemon remembers. path: the names on the way to its file, the last
- * one first, PATH_PART bytes each; empty where the daemon wrote it. since_ns: CLOCK_MONOTONIC.
+ * one first, PATH_PART bytes each, some empty; all are where the daemon wrote it. since_ns: CLOCK_MONOTONIC.
  */
 struct program {
 	__u64 since_ns;

@@ -19,7 +19,8 @@ enum urgency {
 	SWEEP_NOW,
 };
 
-/* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left and listed. */
+/* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed and
+ * blocking. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -44,6 +45,10 @@ struct settings {
 	__u32 rest_of_part;
 	/* The number of the last search for sockets. */
 	__u32 search;
+	/* How many candidates wait to be seen reading with MSG_DONTWAIT. */
+	__u32 blocking;
+	/* Whether what a program was seen to do keeps out the next connections of its executable. */
+	__u32 remembers;
 	__u32 pad;
 };
 

@@ -23,7 +23,8 @@ struct new_end {
 	u32 active;
 	u32 by_listener;
 	u32 pid;
-	u32 pad;
+	/* Of its program, enum knowledge_flag. */
+	u32 knowledge;
 	char comm[16];
 };
 
@@ -42,6 +43,8 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	end->active = new_end->active;
 	end->by_listener = new_end->by_listener;
 	end->pid = new_end->pid;
+	if (new_end->knowledge & KNOWN_BLOCKS)
+		end->reads = READS_BLOCKED;
 	__builtin_memcpy(end->comm, new_end->comm, sizeof(end->comm));
 }
 

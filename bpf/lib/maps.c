@@ -40,6 +40,8 @@ BPF_HASH(sa_served, struct listener_key, u32, MAX_SERVED);
 
 /* What is known of programs, by their executables: watchers and the daemon write it. */
 BPF_F_TABLE("hash", struct executable, struct program, sa_programs, MAX_PROGRAMS, BPF_F_NO_PREALLOC);
+/* A program of which nothing is known: it is too large for the stack. */
+BPF_ARRAY(sa_unknown_program, struct program, 1);
 /* Those of the list (programs.conf) that apply on this kernel: enum knowledge_flag, by the name of the process. */
 BPF_HASH(sa_names, struct program_name, u32, MAX_PROGRAM_NAMES);
 

@@ -5,7 +5,7 @@
 static long (*probe_read_string)(void *dst, __u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel_str;
 
 /* What keeps the connections of a program with TCP. A reader that blocks has rules of its own (judge.c). */
-#define KNOWN_HURT (KNOWN_SPLICES | KNOWN_ASKS_FIONREAD)
+#define KNOWN_HURT (KNOWN_SPLICES | KNOWN_ASKS_FIONREAD | KNOWN_DISCARDS | KNOWN_WAITS_FOR_ALL)
 
 /* The file that a task runs, 0 for a task of the kernel itself. */
 static inline u64 file_of_task(u64 task)
@@ -33,20 +33,26 @@ static inline void read_name(u64 task, char *name)
 	probe_read_string(name, 16, (void *)(leader + OFFSET_task_comm));
 }
 
-/* Whether an accelerated socket would hurt a program, by all that is known. name: 16 bytes, padded by zeros. */
-static inline int is_hurt(struct executable *executable, const char *name)
+/* All that is known of a program, enum knowledge_flag. name: 16 bytes, padded by zeros. */
+static inline u32 knowledge_of(struct executable *executable, const char *name)
 {
 	struct program *program = sa_programs.lookup(executable);
 	struct program_name key = {};
+	u32 knowledge = program ? program->knowledge : 0, *listed;
 
-	if (program && program->knowledge & KNOWN_HURT)
-		return 1;
 	__builtin_memcpy(key.name, name, sizeof(key.name));
-	return sa_names.lookup(&key) ? 1 : 0;
+	listed = sa_names.lookup(&key);
+	return listed ? knowledge | *listed : knowledge;
 }
 
-/* The same for the program in whose context the kernel calls this one. */
-static inline int current_is_hurt(void)
+/* Whether an accelerated socket would hurt a program. */
+static inline int is_hurt(struct executable *executable, const char *name)
+{
+	return knowledge_of(executable, name) & KNOWN_HURT ? 1 : 0;
+}
+
+/* All that is known of the program in whose context the kernel calls this one. */
+static inline u32 knowledge_of_current(void)
 {
 	u64 task = bpf_get_current_task();
 	struct executable executable;
@@ -54,5 +60,15 @@ static inline int current_is_hurt(void)
 
 	read_executable(file_of_task(task), &executable);
 	read_name(task, name);
-	return is_hurt(&executable, name);
+	return knowledge_of(&executable, name);
+}
+
+/*
+ * Whether an end is known to read without waiting although its file has no O_NONBLOCK. end: a number, believed if it
+ * has the cookie.
+ */
+static inline int never_waits(u64 end, u64 cookie)
+{
+	return end && READ_U64(end, __builtin_offsetof(struct end, cookie)) == cookie &&
+	       READ_U32(end, __builtin_offsetof(struct end, reads)) == DONTWAIT_READS;
 }

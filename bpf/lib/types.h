@@ -63,7 +63,7 @@ struct peer_entry {
 	__u64 refused;
 	/* The end is marked and sends a stream of small messages. */
 	__u64 small_messages;
-	/* Where the struct end of a joined end is. Believed if that has the cookie of the end. */
+	/* Where the struct end is. Believed if that has the cookie of the end. */
 	__u64 end;
 };
 
@@ -80,6 +80,13 @@ static inline __u32 noted(__u64 note, __u64 cookie)
 
 	return value < 256 ? value : 0;
 }
+
+/* In end.odd_sender. */
+#define EVERYBODY (~0ULL)
+
+/* In end.reads: so many calls show what a program does, and one without MSG_DONTWAIT that it does not. */
+#define DONTWAIT_READS 3
+#define READS_BLOCKED 0xffffffff
 
 /* In end.received, which is one word so that it is written in one go. */
 #define RECEIVED (1ULL << 32)
@@ -105,6 +112,8 @@ struct end {
 	__u64 peer_file;
 	__u64 file;
 	__u64 memory_pressure;
+	/* The task whose send() has flags that a redirect could not serve, EVERYBODY for several tasks, or 0. */
+	__u64 odd_sender;
 	__u64 redirected_bytes;
 	__u64 redirected_messages;
 	__u32 slot;
@@ -147,6 +156,10 @@ struct end {
 	__u32 pid;
 	/* Its last pause was for a stream of small messages. */
 	__u32 small_messages;
+	/* Why it must stay with TCP, by what a watcher has seen: a counter. */
+	__u32 seen;
+	/* How many of its calls of recv() had MSG_DONTWAIT, up to DONTWAIT_READS; or READS_BLOCKED. */
+	__u32 reads;
 	char comm[16];
 };
 

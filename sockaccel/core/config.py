@@ -21,6 +21,7 @@ _SECTION, _OF_TARGET = 'Sockaccel', 'Target '
 @dataclass(frozen=True)
 class Config:
     """The settings. maximum_connections and events_per_second are limits; cgroup_root is a cgroup path.
+    remember_programs: whether what a program was seen to do keeps out the next connections of its executable.
 
     policies: the defaults of all targets, and the targets that the files enable. sources: where each other key was
     assigned, as file:line.
@@ -28,6 +29,7 @@ class Config:
 
     maximum_connections: int = 32768
     events_per_second: int = 100
+    remember_programs: bool = True
     log_level: str = 'info'
     cgroup_root: str | None = None
     policies: Policies = field(default_factory=Policies)

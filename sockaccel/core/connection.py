@@ -15,6 +15,7 @@ class EventKind(IntEnum):
     SWEEP_WANTED = 5
     CONNECTION = 6
     BROKEN = 7
+    PROGRAM = 8
 
 
 class ConnectionState(IntEnum):

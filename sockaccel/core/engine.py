@@ -50,6 +50,8 @@ class Engine:
         self.findings = findings
         self.on_event: Callable[[Event, str], None] = lambda _event, _target: None
         self.on_change: Callable[[], None] = lambda: None
+        # Called when a watcher has seen something new of a program.
+        self.on_program: Callable[[], None] = lambda: None
         self._kernel = kernel
         self._cgroups = cgroups
         self._slots = Slots()
@@ -249,7 +251,9 @@ class Engine:
 
     def receive(self, event: Event) -> None:
         """Take an event of the kernel side. SWEEP_WANTED has done its work when it has woken the daemon."""
-        if event.kind is not EventKind.SWEEP_WANTED:
+        if event.kind is EventKind.PROGRAM:
+            self.on_program()
+        elif event.kind is not EventKind.SWEEP_WANTED:
             self.on_event(event, self._slots.name(event.slot))
 
     def consume(self) -> None:

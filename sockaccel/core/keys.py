@@ -136,6 +136,7 @@ POLICY_KEYS = {
 # What the daemon has once.
 DAEMON_KEYS = {
     'MaximumConnections': Key('maximum_connections', _number(1, 4_000_000)),
+    'RememberPrograms': Key('remember_programs', _boolean),
     'EventsPerSecond': Key('events_per_second', _number(0, 1_000_000)),
     'LogLevel': Key('log_level', _level),
     'CgroupRoot': Key('cgroup_root', _path),

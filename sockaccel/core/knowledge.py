@@ -5,15 +5,21 @@ from enum import IntFlag
 
 
 class Knowledge(IntFlag):
-    """A program reads by splice(); asks ioctl(FIONREAD); has called recv() in blocking mode."""
+    """A program reads by splice(); asks ioctl(FIONREAD); has called recv() in blocking mode, with MSG_TRUNC; waits
+    with MSG_WAITALL.
+    """
 
     SPLICES = 1
     ASKS_FIONREAD = 2
     BLOCKS = 4
+    DISCARDS = 8
+    WAITS_FOR_ALL = 16
 
 
 WHY = {
     Knowledge.SPLICES: 'it reads by splice(), which does not find redirected bytes',
     Knowledge.ASKS_FIONREAD: 'it asks ioctl(FIONREAD), which some kernels answer wrongly for accelerated sockets',
-    Knowledge.BLOCKS: 'it reads in blocking mode',
+    Knowledge.BLOCKS: 'it reads in blocking mode, so its sockets need O_NONBLOCK to be accelerated',
+    Knowledge.DISCARDS: 'it reads with MSG_TRUNC, which does not discard redirected bytes',
+    Knowledge.WAITS_FOR_ALL: 'it waits with MSG_WAITALL, which returns too early on an accelerated socket',
 }

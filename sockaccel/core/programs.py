@@ -98,7 +98,7 @@ class Programs:
         severity = {finding.name: finding.severity for finding in findings}
         # Of the list what watchers do not see; of what they have seen all that is a fault of this kernel.
         self._listed_applies = Knowledge(0)
-        self._seen_applies = Knowledge.SPLICES | Knowledge.BLOCKS
+        self._seen_applies = ~Knowledge.ASKS_FIONREAD
         if severity.get('splice') == 'issue':
             self._listed_applies |= Knowledge.SPLICES
         if severity.get('fionread') == 'issue':

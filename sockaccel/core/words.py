@@ -55,6 +55,8 @@ KNOWLEDGE = {
     Knowledge.SPLICES: 'splices',
     Knowledge.ASKS_FIONREAD: 'asks_fionread',
     Knowledge.BLOCKS: 'blocks',
+    Knowledge.DISCARDS: 'discards',
+    Knowledge.WAITS_FOR_ALL: 'waits_for_all',
 }
 # From where: programs.conf, or a watcher.
 PROGRAM_SOURCES = ('listed', 'seen')
@@ -66,21 +68,21 @@ SEVERITIES = ('ok', 'note', 'issue')
 COUNTERS = {
     'total': (
         'connections', 'connections_closed', 'redirected_messages', 'redirected_bytes', 'tcp_messages',
-        'tcp_bytes', 'events_suppressed', 'events_lost', 'listeners_turned_away',
+        'tcp_bytes', 'events_suppressed', 'programs_turned_away', 'events_lost', 'listeners_turned_away',
     ),
     'connection': (
         'not_local', 'other_namespace', 'foreign_owner', 'client_unseen', 'missed', 'excluded', 'kernel_socket',
         'mptcp', 'self_connect', 'repair', 'fast_open', 'foreign_sockmap', 'twice_claimed', 'map_full',
         'unsupported', 'short', 'not_kept', 'blocking_end', 'unaccepted', 'ulp_end', 'zerocopy_end', 'option_end',
         'filter_end', 'cgroup_filter_end', 'ipsec_end', 'fwmark_end', 'device_end', 'hop_limit_end',
-        'ip_options_end', 'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'known_program', 'lonely',
-        'paused', 'drained',
+        'ip_options_end', 'signed_end', 'rate_end', 'splice_end', 'splice_unread', 'fionread_end',
+        'read_flags_end', 'known_program', 'lonely', 'paused', 'drained',
     ),
     'message': (
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',
         'backlog', 'reader_busy', 'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy',
         'ulp', 'filter', 'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate',
-        'timestamps', 'extras', 'repair_mode', 'cork', 'coalesce', 'refused',
+        'timestamps', 'extras', 'repair_mode', 'send_flags', 'cork', 'coalesce', 'refused',
     ),
 }  # fmt: skip
 

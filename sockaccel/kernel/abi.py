@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sockaccel.core.connection import Counter
 
 LEAD_COUNTERS = 8
-# Names of directories on the way to an executable that are read, and bytes of each.
+# Names of directories and mounts on the way to an executable that are read, and bytes of each.
 PATH_PARTS = 16
 PATH_PART = 64
 # Their product.
@@ -64,6 +64,7 @@ class EventKind(IntEnum):
     """`enum event_kind`.
 
     What an event tells. EVENT_CONNECTION is a line of a listing, or an end that cannot be evicted yet.
+    EVENT_PROGRAM is about no end: there is something new in sa_programs.
     """
 
     JOINED = 0
@@ -74,6 +75,7 @@ class EventKind(IntEnum):
     SWEEP_WANTED = 5
     CONNECTION = 6
     BROKEN = 7
+    PROGRAM = 8
 
 
 class InterceptionFlag(IntFlag):
@@ -131,6 +133,8 @@ class KnowledgeFlag(IntFlag):
     SPLICES = 1
     ASKS_FIONREAD = 2
     BLOCKS = 4
+    DISCARDS = 8
+    WAITS_FOR_ALL = 16
 
 
 class RuleKind(IntEnum):
@@ -387,7 +391,7 @@ class ProgramRecord(NamedTuple):
     """`struct program`, 1040 bytes: `PROGRAM` packs it.
 
     What a watcher has seen a program do, or the daemon remembers. path: the names on the way to its file, the last
-    one first, PATH_PART bytes each; empty where the daemon wrote it. since_ns: CLOCK_MONOTONIC.
+    one first, PATH_PART bytes each, some empty; all are where the daemon wrote it. since_ns: CLOCK_MONOTONIC.
     """
 
     since_ns: int
@@ -460,9 +464,9 @@ RULES = struct.Struct('=3072s')
 
 
 class SettingsRecord(NamedTuple):
-    """`struct settings`, 88 bytes: `SETTINGS` packs it.
+    """`struct settings`, 96 bytes: `SETTINGS` packs it.
 
-    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left and listed.
+    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed and blocking.
     """
 
     events_per_second: int
@@ -478,10 +482,12 @@ class SettingsRecord(NamedTuple):
     listed: int
     rest_of_part: int
     search: int
+    blocking: int
+    remembers: int
     pad: int
 
 
-SETTINGS = struct.Struct('=2I8Q4I')
+SETTINGS = struct.Struct('=2I8Q6I')
 
 
 class TargetRecord(NamedTuple):
@@ -510,6 +516,7 @@ COUNTERS = [
         ('tcp_messages', 'total', 'messages of joined ends that the verdict left to TCP'),
         ('tcp_bytes', 'total', 'bytes of joined ends that went by TCP'),
         ('events_suppressed', 'total', 'connection events above the limit per second'),
+        ('programs_turned_away', 'total', 'executables above the limit, which are not remembered'),
         ('events_lost', 'total', 'connection events that found the ring buffer full'),
         ('listeners_turned_away', 'total', 'listeners of targets above the limit'),
         ('not_local', 'connection', 'the other end is not on this host, or in a network namespace apart'),
@@ -545,6 +552,8 @@ COUNTERS = [
         ('rate_end', 'connection', 'an end set SO_MAX_PACING_RATE or TCP_TX_DELAY'),
         ('splice_end', 'connection', 'an end reads by splice()'),
         ('splice_unread', 'connection', 'broken: an end called splice() while it held redirected bytes unread'),
+        ('fionread_end', 'connection', 'an end asks FIONREAD, which this kernel answers wrongly for it'),
+        ('read_flags_end', 'connection', 'an end reads with MSG_OOB or MSG_TRUNC, or waits with MSG_WAITALL'),
         ('known_program', 'connection', 'its program is known to lose bytes or to stall (sockaccelctl programs)'),
         ('lonely', 'connection', 'the other end is no candidate, or is gone'),
         ('paused', 'connection', 'paused: TCP carried nearly all its messages'),
@@ -578,6 +587,7 @@ COUNTERS = [
         ('timestamps', 'message', 'an end set SO_TIMESTAMPING'),
         ('extras', 'message', 'the reader set SO_OOBINLINE, SO_TIMESTAMP or TCP_INQ'),
         ('repair_mode', 'message', 'an end is being checkpointed (TCP_REPAIR)'),
+        ('send_flags', 'message', 'sent with MSG_OOB, MSG_MORE or MSG_ZEROCOPY'),
         ('cork', 'message', 'the sender set TCP_CORK'),
         ('coalesce', 'message', 'a small message behind unread ones, which TCP carries better together'),
         ('refused', 'message', 'the kernel declined the redirect'),

@@ -67,18 +67,16 @@ class KnownPrograms:
 
 
 def path_of(names: bytes) -> str:
-    """From the names on the way to a file, the last one first; '' for none.
+    """From the names on the way to a file, the last one first, some empty; '' for none.
 
     A name that did not fit ends in "…", and so does one that has more directories above it than there is room for
     begin.
     """
-    parts = []
-    for at in range(0, PATH_BYTES, PATH_PART):
-        part = names[at : at + PATH_PART].split(b'\0', 1)[0]
-        if not part:
-            break
-        cut = '…' if len(part) == PATH_PART - 1 else ''
-        parts.append(printable(part.decode(errors='replace')) + cut)
-    if not parts:
+    parts = [names[at : at + PATH_PART].split(b'\0', 1)[0] for at in range(0, PATH_BYTES, PATH_PART)]
+    shown = [
+        printable(part.decode(errors='replace')) + ('…' if len(part) == PATH_PART - 1 else '')
+        for part in parts if part
+    ]  # fmt: skip
+    if not shown:
         return ''
-    return ('…/' if len(parts) == PATH_BYTES // PATH_PART else '/') + '/'.join(reversed(parts))
+    return ('…/' if parts[-1] else '/') + '/'.join(reversed(shown))

@@ -43,7 +43,7 @@ from sockaccel.kernel.abi import (
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
-from sockaccel.kernel.watched import RECV_WATCHER
+from sockaccel.kernel.watched import RECV_WATCHER, WAIT_WATCHER
 from sockaccel.kernel.watchers import Watchers
 
 _U32 = struct.Struct('=I')
@@ -74,7 +74,8 @@ class Outcome(NamedTuple):
 
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
     many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
-    listed: how many entries of sa_listing are filled.
+    listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
+    MSG_DONTWAIT.
     """
 
     due_ns: int
@@ -82,6 +83,7 @@ class Outcome(NamedTuple):
     found: int
     found_left: int
     listed: int
+    blocking: int
 
 
 class Census(NamedTuple):
@@ -97,17 +99,27 @@ class Kernel:
     """Implements sockaccel.core.protocols.Kernel with maps, a link and walks.
 
     The constructor puts the programs of `objects` in force, for the sockets of an earlier daemon too. It raises
-    OSError where the kernel refuses that.
+    OSError where the kernel refuses that. unneeded: watchers that would see nothing that matters here. remembers:
+    whether what a program was seen to do keeps out the next connections of its executable.
     """
 
-    def __init__(self, objects: Objects, counters: list[Counter], events_per_second: int) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        counters: list[Counter],
+        events_per_second: int,
+        unneeded: frozenset[str] = frozenset(),
+        *,
+        remembers: bool = True,
+    ) -> None:
         self._objects = objects
         self._fds = objects.fds
         self._counters = counters
         self._cpus = libbpf.possible_cpus()
         self._events_per_second = events_per_second
+        self._remembers = remembers
         self._link = objects.link
-        self._watchers = Watchers(objects.fds, objects.watcher_links, objects)
+        self._watchers = Watchers(objects.fds, objects.watcher_links, objects, unneeded)
         self._ring: libbpf.RingBuffer | None = None
         # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
         self._walking = threading.Lock()
@@ -150,9 +162,10 @@ class Kernel:
         self._ring = libbpf.RingBuffer(self._fds['sa_events'], lambda data: receive(event_from(data)))
         return self._ring.fd
 
-    def tune(self, events_per_second: int) -> None:
-        """Change how many events all CPUs together may report a second."""
+    def tune(self, events_per_second: int, *, remembers: bool) -> None:
+        """Change how many events all CPUs together may report a second, and whether programs are remembered."""
         self._events_per_second = events_per_second
+        self._remembers = remembers
         with self._walking:
             self._prepare(Walk.LIST)
 
@@ -349,6 +362,8 @@ class Kernel:
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
             due = [self._judge()]
+            if self._link is not None:
+                self._watchers.demand(WAIT_WATCHER, needed=self._outcome().blocking > 0)
             left = []
             if self._outcome().leaving:
                 # Afterwards no verdict runs any more that began before the marks were there.
@@ -405,6 +420,8 @@ class Kernel:
             listed=0,
             rest_of_part=MAX_WALKED,
             search=self._search,
+            blocking=0,
+            remembers=self._remembers,
             pad=0,
         )
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
@@ -416,7 +433,7 @@ class Kernel:
 
     def _outcome(self) -> Outcome:
         now = self._settings()
-        return Outcome(now.next_due_ns, now.leaving, now.found, now.found_left, now.listed)
+        return Outcome(now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking)
 
     def _kept(self) -> KeptRecord:
         value = libbpf.map_lookup(self._fds['sa_kept'], _U32.pack(0), KEPT.size)

@@ -115,6 +115,18 @@ OPTIONAL_FIELDS = {
     'page_counter_max': ('page_counter', 'max'),
     'page_counter_parent': ('page_counter', 'parent'),
 }
+# Read by watchers alone: to look for them would make other cold starts longer. struct mount is in fs/mount.h.
+WATCHED_FIELDS = {
+    'msghdr_flags': ('msghdr', 'msg_flags'),
+    'file_dentry': ('file', 'f_path.dentry'),
+    'file_mnt': ('file', 'f_path.mnt'),
+    'dentry_parent': ('dentry', 'd_parent'),
+    'dentry_name': ('dentry', 'd_name.name'),
+    'mount_mnt': ('mount', 'mnt'),
+    'mount_parent': ('mount', 'mnt_parent'),
+    'mount_mountpoint': ('mount', 'mnt_mountpoint'),
+    'vfsmount_root': ('vfsmount', 'mnt_root'),
+}
 ENUMERATORS = {
     name: 'sock_flags'
     for name in ('SOCK_ZEROCOPY', 'SOCK_URGINLINE', 'SOCK_RCVTSTAMP', 'SOCK_TIMESTAMPING_RX_SOFTWARE')
@@ -197,7 +209,11 @@ def defines() -> dict[str, int]:
                     values[name] = enumerator(types, enum, name)
             with contextlib.suppress(KeyError):
                 values['KFUNC_rdonly_cast'] = types.find(CAST, BTF_KIND_FUNC)
-            values |= watched.defines(types)
+            with contextlib.suppress(KeyError):
+                functions = watched.defines(types)
+                if functions:
+                    found |= {name: locate(types, *path) for name, path in WATCHED_FIELDS.items()}
+                values |= functions
             for name in CAST_TO:
                 values[f'TYPE_{name}'] = types.find(name, BTF_KIND_STRUCT)
     except OSError as exc:

@@ -15,18 +15,39 @@ from sockaccel.kernel.libbpf import BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BTF_KIND_
 
 @dataclass(frozen=True)
 class Watcher:
-    """function: of the kernel; at: an attach type."""
+    """function: of the kernel; at: an attach type. what: is not seen without it; '' for RECV_WATCHER.
+
+    on_demand: attached only while candidates read in a way that it can tell; others while a target is enabled.
+    """
 
     function: str
     at: int
+    what: str = ''
+    on_demand: bool = False
 
 
-# By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11.
-RECV_WATCHER = 'sockaccel_recv'
+# By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11; before, tcp_ioctl() serves members too.
+RECV_WATCHER, WAIT_WATCHER = 'sockaccel_recv', 'sockaccel_wait'
+ASK_WATCHERS = ('sockaccel_ask', 'sockaccel_ask_member')
 WATCHERS = {
     RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT),
-    'sockaccel_splice': Watcher('tcp_splice_read', BPF_TRACE_FENTRY),
-}
+    'sockaccel_splice': Watcher(
+        'tcp_splice_read', BPF_TRACE_FENTRY, 'which programs mix recv() and splice(), which breaks a connection'
+    ),
+    ASK_WATCHERS[0]: Watcher('tcp_ioctl', BPF_TRACE_FENTRY, 'which programs ask FIONREAD'),
+    ASK_WATCHERS[1]: Watcher('tcp_bpf_ioctl', BPF_TRACE_FENTRY, 'which programs ask FIONREAD'),
+    'sockaccel_send': Watcher(
+        'tcp_bpf_sendmsg', BPF_TRACE_FENTRY, 'which messages are sent with MSG_OOB, MSG_MORE or MSG_ZEROCOPY'
+    ),
+    'sockaccel_read': Watcher(
+        'tcp_bpf_recvmsg', BPF_TRACE_FENTRY, 'which programs read with MSG_TRUNC, or wait with MSG_WAITALL'
+    ),
+    WAIT_WATCHER: Watcher(
+        'tcp_recvmsg', BPF_TRACE_FENTRY,
+        'which programs read without waiting although their sockets have no O_NONBLOCK; these stay with TCP',
+        on_demand=True,
+    ),
+}  # fmt: skip
 # A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
 NO_FUNCTION = 1
 

@@ -15,7 +15,7 @@ import structlog
 from sockaccel.core.finding import Finding
 from sockaccel.kernel import libbpf
 from sockaccel.kernel.libbpf import BTF_KIND_FUNC, KernelTypes
-from sockaccel.kernel.watched import NO_FUNCTION, RECV_WATCHER, WATCHERS, Watcher, refusal
+from sockaccel.kernel.watched import ASK_WATCHERS, NO_FUNCTION, RECV_WATCHER, WATCHERS, Watcher, refusal
 
 log = structlog.stdlib.get_logger()
 
@@ -33,30 +33,68 @@ def _why_not(watcher: Watcher) -> str:
     return os.strerror(number) if number else 'it does not take the BPF program'
 
 
-def findings(programs: Container[str]) -> list[Finding]:
-    """What is to be said of the watchers. programs: the names of those that are loaded.
+def findings(programs: Container[str], probed: Iterable[Finding] = ()) -> list[Finding]:
+    """What is to be said of this kernel with watchers. programs: the names of those that are loaded.
 
-    Without that of recv() nothing tells a reader that uses splice(), which is an issue.
+    probed: what the start-up probes found. Where it is seen who asks FIONREAD a wrong answer is no issue any more.
+    Without the watcher of recv() nothing tells a reader that uses splice(), which is an issue.
     """
+    found = [_with_watchers(finding, programs) for finding in probed]
     if RECV_WATCHER in programs:
         seen = Finding('splice', 'ok', 'a reader gets redirected bytes only after it was seen to use recv()')
-        missing = [watcher for name, watcher in WATCHERS.items() if name not in programs]
-        return [seen, *(_note(watcher) for watcher in missing)]
+        return [*found, seen, *_notes(programs)]
     return [
+        *found,
         Finding(
             'splice', 'issue',
             'programs that read by splice() lose what is redirected to them, and this kernel does not let '
             f'sockaccel see who does ({_why_not(WATCHERS[RECV_WATCHER])}); proxies do: those in Go that copy from '
             'one TCP connection to another, docker-proxy, rootlessport, systemd-socket-proxyd, HAProxy with '
             'option splice-auto, splice-request or splice-response, pasta',
-        )
+        ),
     ]  # fmt: skip
 
 
-def _note(missing: Watcher) -> Finding:
-    return Finding(
-        'watchers', 'note', f'{missing.function}() cannot be watched on this kernel ({_why_not(missing)})'
-    )
+def _with_watchers(finding: Finding, programs: Container[str]) -> Finding:
+    """A finding of the probes, as it is with watchers."""
+    if finding.name != 'fionread' or finding.severity != 'issue' or not sees_who_asks(programs):
+        return finding
+    sentence = f'{finding.sentence}; sockaccel sees who asks, and leaves the connections of these programs to TCP'
+    return Finding('fionread', 'note', sentence)
+
+
+def sees_who_asks(programs: Container[str]) -> bool:
+    """Whether every ioctl(FIONREAD) is seen: a kernel need not have a function of its own for members."""
+    of_all, of_members = ASK_WATCHERS
+    return of_all in programs and (of_members in programs or _lacks(WATCHERS[of_members].function))
+
+
+def unneeded(probed: Iterable[Finding]) -> frozenset[str]:
+    """The watchers that would see nothing that matters on this kernel."""
+    right = any(finding.name == 'fionread' and finding.severity == 'ok' for finding in probed)
+    return frozenset(ASK_WATCHERS) if right else frozenset()
+
+
+def _lacks(function: str) -> bool:
+    try:
+        with KernelTypes() as types:
+            types.find(function, BTF_KIND_FUNC)
+    except KeyError:
+        return True
+    return False
+
+
+def _notes(programs: Container[str]) -> list[Finding]:
+    """What is not seen without those that this kernel refuses. One that watches what it has not is not missing."""
+    return [
+        Finding(
+            'watchers', 'note',
+            f'sockaccel does not see {watcher.what}: {watcher.function}() cannot be watched on this kernel '
+            f'({_why_not(watcher)})',
+        )
+        for name, watcher in WATCHERS.items()
+        if name not in programs and not (name == ASK_WATCHERS[1] and _lacks(watcher.function))
+    ]  # fmt: skip
 
 
 class Keeper(Protocol):
@@ -71,25 +109,43 @@ class Watchers:
     """The links of the watchers.
 
     programs: fds by name, of which those of watchers are used; links: those of an earlier process, by the names of
-    their programs, which belong to this object from now on.
+    their programs, which belong to this object from now on. unneeded: those that would see nothing that matters.
     """
 
-    def __init__(self, programs: Mapping[str, int], links: Mapping[str, int], keeper: Keeper) -> None:
-        self._programs = {name: programs[name] for name in WATCHERS if name in programs}
+    def __init__(
+        self,
+        programs: Mapping[str, int],
+        links: Mapping[str, int],
+        keeper: Keeper,
+        unneeded: Container[str] = (),
+    ) -> None:
+        self._programs = {name: programs[name] for name in WATCHERS if name in programs and name not in unneeded}
         self._links = dict(links)
         self._keeper = keeper
 
     def attach(self) -> None:
-        """Attach every watcher that is not attached. What one that fails would see goes by TCP."""
-        for name, program in self._programs.items():
-            if name in self._links:
-                continue
-            try:
-                self._links[name] = libbpf.attach_function(program, WATCHERS[name].at)
-            except OSError as exc:
-                log.warning(f'{WATCHERS[name].function}() cannot be watched ({exc.strerror}), ignoring')
-                continue
-            self._keeper.keep_watcher(name, self._links[name])
+        """Attach every watcher that is always needed. What one that fails would see goes by TCP."""
+        for name in self._programs:
+            if not WATCHERS[name].on_demand:
+                self._attach(name)
+
+    def demand(self, name: str, *, needed: bool) -> None:
+        """Attach one that is not always needed, or detach it. Again is no error."""
+        if needed and name in self._programs:
+            self._attach(name)
+        elif not needed and name in self._links:
+            self._keeper.drop_watchers([name])
+            os.close(self._links.pop(name))
+
+    def _attach(self, name: str) -> None:
+        if name in self._links:
+            return
+        try:
+            self._links[name] = libbpf.attach_function(self._programs[name], WATCHERS[name].at)
+        except OSError as exc:
+            log.warning(f'{WATCHERS[name].function}() cannot be watched ({exc.strerror}), ignoring')
+            return
+        self._keeper.keep_watcher(name, self._links[name])
 
     def detach(self) -> None:
         """Detach them all. Again is no error."""

@@ -20,6 +20,7 @@ class Difference:
 
     keys are the parts of the observation that may differ; cause is the function of the kernel; certain is
     False for what depends on the kernel's version or on timing. networks, if any, are those where it is seen.
+    seen_by_watchers: it need not be there where the kernel takes watchers (sockaccel/kernel/watched.py).
     """
 
     behaviour: str
@@ -29,18 +30,26 @@ class Difference:
     advice: str
     certain: bool = True
     networks: tuple[str, ...] = ()
+    seen_by_watchers: bool = False
 
     def allows(self, key: str) -> bool:
         return self.keys == EVERYTHING or key in self.keys
 
 
-NO_URGENT_DATA = 'Leave out programs that use urgent data, such as old telnet, rlogin and FTP servers.'
+NO_URGENT_DATA = (
+    'Where the kernel takes no watchers (sockaccelctl doctor), leave out programs that use urgent data, such as '
+    'old telnet, rlogin and FTP servers. Elsewhere it goes by TCP.'
+)
 NO_SPLICE_OUT = (
     'Where sockaccelctl doctor finds the issue "splice", leave out programs that splice() out of sockets: proxies '
-    'in Go, docker-proxy, rootlessport, systemd-socket-proxyd, pasta, HAProxy with an option splice-*.'
+    'in Go, docker-proxy, rootlessport, systemd-socket-proxyd, pasta, HAProxy with an option splice-*. The most '
+    'common ones are left to TCP by their names (programs.conf).'
 )
 NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
-ASK_DOCTOR = 'Where the program relies on FIONREAD, use a kernel on which sockaccelctl doctor finds it correct.'
+ASK_DOCTOR = (
+    'Where the program relies on FIONREAD, use a kernel on which sockaccelctl doctor finds it correct, or one '
+    'that takes watchers: the first wrong answer is the last that the program gets.'
+)
 ZEROCOPY_NOT_NEEDED = (
     'Switch zero-copy sending off in the program: a redirected message is copied once in any case.'
 )
@@ -53,21 +62,28 @@ DIFFERENCES = (
         ('POLLPRI', 'recv(MSG_OOB) gives', 'before the mark', 'SIOCATMARK', 'after the mark'),
         'tcp_bpf_sendmsg',
         NO_URGENT_DATA,
+        seen_by_watchers=True,
     ),
-    Difference('MSG_OOB: SIGURG', NONBLOCKING, ('SIGURG',), 'tcp_bpf_sendmsg', NO_URGENT_DATA),
+    Difference(
+        'MSG_OOB: SIGURG', NONBLOCKING, ('SIGURG',), 'tcp_bpf_sendmsg', NO_URGENT_DATA, seen_by_watchers=True
+    ),
     Difference(
         'MSG_TRUNC: data thrown away without a buffer',
         NONBLOCKING,
         ('recv() gives', 'what is left'),
         'sk_msg_recvmsg',
-        'Let the program read into a buffer; as it is, it gets EFAULT and its data stays.',
+        'Let the program read into a buffer; as it is, it gets EFAULT and its data stays. Where the kernel takes '
+        'watchers this can happen once: then the program is remembered, and its connections stay with TCP.',
+        seen_by_watchers=True,
     ),
     Difference(
         'MSG_MORE: held back, then sent',
         NONBLOCKING,
         ('held back',),
         'tcp_bpf_sendmsg',
-        NOTHING + 'the first part only arrives sooner, as a TCP sender may do at any time.',
+        NOTHING + 'the first part only arrives sooner, as a TCP sender may do at any time. Where the kernel takes '
+        'watchers such messages go by TCP.',
+        seen_by_watchers=True,
     ),
     Difference(
         'TCP_ZEROCOPY_RECEIVE: how much there is to receive',
@@ -77,7 +93,12 @@ DIFFERENCES = (
         'Let the program use recv(), which is what it falls back to when there is nothing to map.',
     ),
     Difference(
-        'splice(): from a socket into a pipe', NONBLOCKING, ('splice() gives',), 'tcp_splice_read', NO_SPLICE_OUT
+        'splice(): from a socket into a pipe',
+        NONBLOCKING,
+        ('splice() gives',),
+        'tcp_splice_read',
+        NO_SPLICE_OUT,
+        seen_by_watchers=True,
     ),
     Difference(
         'splice(): a proxy that splices from one socket to another',
@@ -85,6 +106,7 @@ DIFFERENCES = (
         ('the proxy',),
         'tcp_splice_read',
         NO_SPLICE_OUT,
+        seen_by_watchers=True,
     ),
     Difference(
         'close: the reader closes with data unread',

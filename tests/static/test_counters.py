@@ -16,8 +16,10 @@ def code(text: str) -> str:
 
 
 def counted(text: str) -> set[str]:
-    """The names that are handed to count(), index the counters, or are given as a reason."""
-    given = re.findall(r'(?:count|turn_away)\([^;]*;|value\[\w+\]|return\b[^;]*;|[^=!<>]=(?!=)[^;]*;', code(text))
+    """The names that are handed to count() or note_seen(), index the counters, or are given as a reason."""
+    given = re.findall(
+        r'(?:count|turn_away|note_seen)\([^;]*;|value\[\w+\]|return\b[^;]*;|[^=!<>]=(?!=)[^;]*;', code(text)
+    )
     return {word for part in given for word in re.findall(r'\b[A-Z][A-Z0-9_]*\b', part)}
 
 

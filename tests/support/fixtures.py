@@ -39,7 +39,8 @@ def join_delay_ms() -> int:
 
 @pytest.fixture(scope='session')
 def daemon(bus: PrivateBus, root_cgroup: Cgroup) -> Iterator[Daemon]:
-    settings = f'EventsPerSecond=100000\nJoinDelayMs={join_delay_ms()}\n'
+    # All programs here have one executable, and each behaviour is looked at by itself.
+    settings = f'EventsPerSecond=100000\nJoinDelayMs={join_delay_ms()}\nRememberPrograms=no\n'
     with Daemon(root_cgroup.path, settings) as daemon:
         yield daemon.ready()
     assert 'Traceback' not in daemon_log(daemon)

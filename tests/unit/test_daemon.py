@@ -25,7 +25,7 @@ class Told:
         self.calls: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *values: self.calls.append((name, *values))
+        return lambda *values, **named: self.calls.append((name, *values, *named.values()))
 
 
 def reload(before: Config, after: Config | Exception) -> tuple[Config, list[tuple[Any, ...]], list[str]]:
@@ -71,7 +71,7 @@ def test_a_reload_reaches_everybody() -> None:
     assert in_force == after
     assert calls == [
         ('reloading',),
-        ('tune', 7),
+        ('tune', 7, True),
         ('reloaded', 'Accelerating: /x (active)'),
     ]
     assert lines[-1] == 'Configuration reloaded'

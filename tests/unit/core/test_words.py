@@ -39,7 +39,11 @@ def test_every_member_of_an_enum_has_a_word() -> None:
     assert words.TARGET_STATES.keys() == set(State)
     assert words.CONNECTION_STATES.keys() == set(ConnectionState)
     assert words.TRAFFIC.keys() == set(Traffic)
-    assert set(EventKind) - words.EVENT_KINDS.keys() == {EventKind.SWEEP_WANTED, EventKind.CONNECTION}
+    assert set(EventKind) - words.EVENT_KINDS.keys() == {
+        EventKind.SWEEP_WANTED,
+        EventKind.CONNECTION,
+        EventKind.PROGRAM,
+    }
 
 
 def test_counters_of_what_is_led() -> None:

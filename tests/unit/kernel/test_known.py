@@ -17,6 +17,8 @@ def test_paths() -> None:
     assert PATH_PARTS * PATH_PART == PATH_BYTES
     assert path_of(names()) == ''
     assert path_of(names('proxy', 'bin', 'usr')) == '/usr/bin/proxy'
+    # A file system of its own at /usr.
+    assert path_of(names('proxy', 'bin', '', 'usr')) == '/usr/bin/proxy'
     assert path_of(names('a\x1b[2Jb', 'bin')) == '/bin/a�[2Jb'
     long = 'x' * (PATH_PART - 1)
     assert path_of(names(long, 'bin')) == f'/bin/{long}…'

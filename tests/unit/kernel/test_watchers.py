@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from sockaccel.core.finding import Finding
 from sockaccel.kernel import libbpf, watched, watchers
 from sockaccel.kernel.watched import WATCHERS
 from sockaccel.kernel.watchers import Watchers
 
 ALL = dict.fromkeys(WATCHERS, 1000)
+ALWAYS = {name for name, watcher in WATCHERS.items() if not watcher.on_demand}
 
 
 class Kernel:
@@ -83,11 +85,50 @@ def test_they_are_attached_once_and_kept(kernel: Kernel) -> None:
     made = Watchers(ALL, {}, keeper)
     for _again in range(2):
         made.attach()
-        assert kernel.attached == list(ALL.values())
-        assert keeper.kept == set(WATCHERS)
-        assert all(name in made for name in WATCHERS)
+        assert kernel.attached == [ALL[name] for name in ALWAYS]
+        assert keeper.kept == ALWAYS
+        assert all((name in made) is (name in ALWAYS) for name in WATCHERS)
     made.close()
-    assert keeper.kept == set(WATCHERS)
+    assert keeper.kept == ALWAYS
+
+
+def test_one_is_attached_while_it_is_needed(kernel: Kernel) -> None:
+    keeper = Keeper()
+    made = Watchers(ALL, {}, keeper)
+    for needed in (False, True, True, False, False, True):
+        made.demand(watched.WAIT_WATCHER, needed=needed)
+        assert (watched.WAIT_WATCHER in made) is needed
+        assert keeper.kept == ({watched.WAIT_WATCHER} if needed else set())
+    assert len(kernel.attached) == 2
+    made.detach()
+    assert not keeper.kept
+
+
+def test_what_would_see_nothing_is_not_attached(kernel: Kernel) -> None:
+    right, wrong = Finding('fionread', 'ok', ''), Finding('fionread', 'issue', '')
+    assert watchers.unneeded([wrong]) == watchers.unneeded([]) == frozenset()
+    unneeded = watchers.unneeded([right])
+    assert unneeded == set(watched.ASK_WATCHERS)
+    made = Watchers(ALL, {}, Keeper(), unneeded)
+    made.attach()
+    assert len(kernel.attached) == len(ALWAYS - unneeded)
+    assert not any(name in made for name in unneeded)
+    made.detach()
+
+
+def test_fionread_is_no_issue_where_it_is_seen_who_asks(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, other = Finding('fionread', 'issue', 'it is wrong'), Finding('ktls', 'note', 'x')
+    found = {finding.name: finding for finding in watchers.findings(list(WATCHERS), [wrong, other])}
+    assert found['fionread'].severity == 'note'
+    assert found['fionread'].sentence.startswith('it is wrong; sockaccel sees who asks')
+    assert found['ktls'] == other
+    for there in ([], [watched.RECV_WATCHER], [watched.ASK_WATCHERS[1]]):
+        assert wrong in watchers.findings(there, [wrong])
+    # Older kernels have no function of its own for members.
+    for lacks in (False, True):
+        monkeypatch.setattr(watchers, '_lacks', lambda _function, lacks=lacks: lacks)
+        loaded = [name for name in WATCHERS if name != watched.ASK_WATCHERS[1]]
+        assert (wrong not in watchers.findings(loaded, [wrong])) is lacks
 
 
 def test_those_of_an_earlier_process_are_not_attached_again(kernel: Kernel) -> None:
