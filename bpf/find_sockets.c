@@ -64,6 +64,27 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 		count(new_end.slot, MISSED, 1);
 }
 
+/* Notes the program that has an accepted socket, where its listener did not tell. */
+static inline void note_acceptor(struct sock *sk, u64 task, u32 pid, const char *comm)
+{
+	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
+	struct executable executable;
+	u32 knowledge;
+
+	if (!end || !end->acceptor_unknown)
+		return;
+	read_executable(file_of_task(task), &executable);
+	knowledge = knowledge_of(&executable, comm);
+	/* It is about to hand the socket on. */
+	if (knowledge & KNOWN_LISTENS)
+		return;
+	if (knowledge & KNOWN_HURT)
+		end->seen = KNOWN_PROGRAM;
+	end->pid = pid;
+	__builtin_memcpy(end->comm, comm, sizeof(end->comm));
+	end->acceptor_unknown = 0;
+}
+
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 {
 	struct task_struct *task = ctx->task;
@@ -103,7 +124,9 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	read_name((u64)task, comm);
 	if (sock_state(sock) == TCP_LISTEN)
 		remember_listener(sock, (u64)task, protocol == IPPROTO_MPTCP);
-	else if (sock_state(sock) == TCP_ESTABLISHED && protocol == IPPROTO_TCP)
-		note_missed(sk, pid, comm);
+	if (sock_state(sock) != TCP_ESTABLISHED || protocol != IPPROTO_TCP)
+		return 0;
+	note_acceptor(sk, (u64)task, pid, comm);
+	note_missed(sk, pid, comm);
 	return 0;
 }

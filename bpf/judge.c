@@ -70,6 +70,10 @@ static inline u32 reason_to_wait(struct visit *visit, struct target *target, u64
 		return LONELY;
 	if (!file || !peer_file)
 		return UNACCEPTED;
+	if (visit->end->acceptor_unknown) {
+		visit->settings->unknown_acceptors++;
+		return UNACCEPTED;
+	}
 	if (pair_blocks(visit, target, file, peer_file))
 		return BLOCKING_END;
 	return NO_REASON;

@@ -16,6 +16,8 @@ enum knowledge_flag {
 	KNOWN_DISCARDS = 8,
 	/* It waits in recv() with MSG_WAITALL, which returns too early for a member. */
 	KNOWN_WAITS_FOR_ALL = 16,
+	/* It opens listeners for other programs, which accept the connections. */
+	KNOWN_LISTENS = 32,
 };
 
 /* A program's file as the kernel knows it: inode number, and s_dev of its file system (20 bits are the minor). */

@@ -19,8 +19,8 @@ enum urgency {
 	SWEEP_NOW,
 };
 
-/* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed and
- * blocking. */
+/* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed,
+ * blocking and unknown_acceptors. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -49,7 +49,8 @@ struct settings {
 	__u32 blocking;
 	/* Whether what a program was seen to do keeps out the next connections of its executable. */
 	__u32 remembers;
-	__u32 pad;
+	/* How many candidates wait for a search for sockets to find the program that has accepted them. */
+	__u32 unknown_acceptors;
 };
 
 #endif

@@ -160,6 +160,9 @@ struct end {
 	__u32 seen;
 	/* How many of its calls of recv() had MSG_DONTWAIT, up to DONTWAIT_READS; or READS_BLOCKED. */
 	__u32 reads;
+	/* Its listener was opened by a program that does so for others, so nobody knows yet who has accepted it. */
+	__u32 acceptor_unknown;
+	__u32 pad;
 	char comm[16];
 };
 

@@ -6,7 +6,7 @@ from enum import IntFlag
 
 class Knowledge(IntFlag):
     """A program reads by splice(); asks ioctl(FIONREAD); has called recv() in blocking mode, with MSG_TRUNC; waits
-    with MSG_WAITALL.
+    with MSG_WAITALL; opens listeners for other programs.
     """
 
     SPLICES = 1
@@ -14,6 +14,7 @@ class Knowledge(IntFlag):
     BLOCKS = 4
     DISCARDS = 8
     WAITS_FOR_ALL = 16
+    LISTENS = 32
 
 
 WHY = {
@@ -21,5 +22,6 @@ WHY = {
     Knowledge.ASKS_FIONREAD: 'it asks ioctl(FIONREAD), which some kernels answer wrongly for accelerated sockets',
     Knowledge.BLOCKS: 'it reads in blocking mode, so its sockets need O_NONBLOCK to be accelerated',
     Knowledge.DISCARDS: 'it reads with MSG_TRUNC, which does not discard redirected bytes',
+    Knowledge.LISTENS: 'it opens listeners for other programs, so sockaccel looks who accepts each connection',
     Knowledge.WAITS_FOR_ALL: 'it waits with MSG_WAITALL, which returns too early on an accelerated socket',
 }

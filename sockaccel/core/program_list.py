@@ -15,7 +15,7 @@ from sockaccel.errors import InvalidConfiguration
 
 MAIN = 'programs.conf'
 _SECTION = '[Programs]'
-_KEYS = {'Splices': Knowledge.SPLICES, 'AsksFionread': Knowledge.ASKS_FIONREAD}
+_KEYS = {'Splices': Knowledge.SPLICES, 'AsksFionread': Knowledge.ASKS_FIONREAD, 'Listens': Knowledge.LISTENS}
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,8 @@ class Programs:
             self._listed_applies |= Knowledge.SPLICES
         if severity.get('fionread') == 'issue':
             self._listed_applies |= Knowledge.ASKS_FIONREAD
+        if self._listed_applies:
+            self._listed_applies |= Knowledge.LISTENS
         if severity.get('fionread') != 'ok':
             self._seen_applies |= Knowledge.ASKS_FIONREAD
         self._listed: list[Listed] = []
@@ -199,7 +201,9 @@ class Programs:
 
     def sentence(self, target: str) -> str:
         """Which programs are kept out where the kernel has an issue, for whoever is about to accept it."""
-        named = list(dict.fromkeys(row.name for row in self.rows() if row.in_force))
+        named = list(
+            dict.fromkeys(row.name for row in self.rows() if row.in_force and row.knowledge != Knowledge.LISTENS)
+        )
         known = 'No program is known by name (programs.conf)'
         if named:
             more = f' and {len(named) - _NAMED} more' if len(named) > _NAMED else ''

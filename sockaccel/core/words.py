@@ -57,6 +57,7 @@ KNOWLEDGE = {
     Knowledge.BLOCKS: 'blocks',
     Knowledge.DISCARDS: 'discards',
     Knowledge.WAITS_FOR_ALL: 'waits_for_all',
+    Knowledge.LISTENS: 'listens',
 }
 # From where: programs.conf, or a watcher.
 PROGRAM_SOURCES = ('listed', 'seen')

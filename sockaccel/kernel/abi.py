@@ -135,6 +135,7 @@ class KnowledgeFlag(IntFlag):
     BLOCKS = 4
     DISCARDS = 8
     WAITS_FOR_ALL = 16
+    LISTENS = 32
 
 
 class RuleKind(IntEnum):
@@ -466,7 +467,8 @@ RULES = struct.Struct('=3072s')
 class SettingsRecord(NamedTuple):
     """`struct settings`, 96 bytes: `SETTINGS` packs it.
 
-    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed and blocking.
+    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed, blocking and
+    unknown_acceptors.
     """
 
     events_per_second: int
@@ -484,7 +486,7 @@ class SettingsRecord(NamedTuple):
     search: int
     blocking: int
     remembers: int
-    pad: int
+    unknown_acceptors: int
 
 
 SETTINGS = struct.Struct('=2I8Q6I')

@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
     many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
     listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
-    MSG_DONTWAIT.
+    MSG_DONTWAIT; unknown_acceptors: how many wait for a search for sockets.
     """
 
     due_ns: int
@@ -84,6 +84,7 @@ class Outcome(NamedTuple):
     found_left: int
     listed: int
     blocking: int
+    unknown_acceptors: int
 
 
 class Census(NamedTuple):
@@ -362,16 +363,20 @@ class Kernel:
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
             due = [self._judge()]
+            judged = self._outcome()
             if self._link is not None:
-                self._watchers.demand(WAIT_WATCHER, needed=self._outcome().blocking > 0)
+                self._watchers.demand(WAIT_WATCHER, needed=judged.blocking > 0)
             left = []
-            if self._outcome().leaving:
+            if judged.leaving:
                 # Afterwards no verdict runs any more that began before the marks were there.
                 self._wait_for_programs()
                 left = _unpack(b''.join(self._walk(Walk.EVICT)))
                 due.append(self._outcome().due_ns)
             # Puts the census in force.
             self._prepare(Walk.LIST)
+        if judged.unknown_acceptors:
+            # Before they are judged again.
+            self.find_sockets()
         due_ns = min(filter(None, due), default=0)
         kept = self._kept()
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
@@ -422,7 +427,7 @@ class Kernel:
             search=self._search,
             blocking=0,
             remembers=self._remembers,
-            pad=0,
+            unknown_acceptors=0,
         )
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
 
@@ -433,7 +438,10 @@ class Kernel:
 
     def _outcome(self) -> Outcome:
         now = self._settings()
-        return Outcome(now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking)
+        return Outcome(
+            now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking,
+            now.unknown_acceptors,
+        )  # fmt: skip
 
     def _kept(self) -> KeptRecord:
         value = libbpf.map_lookup(self._fds['sa_kept'], _U32.pack(0), KEPT.size)

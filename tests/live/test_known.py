@@ -30,6 +30,21 @@ while True:
     end.setblocking(False)
     kept = end
 """
+# Opens a listener as systemd does for its services, and starts the program that accepts. argv: that.
+_OPENER = """\
+import socket, subprocess, sys
+listener = socket.create_server(('127.0.0.1', 0))
+print(listener.getsockname()[1], flush=True)
+script = '''
+import socket, sys
+listener = socket.socket(fileno=int(sys.argv[1]))
+end, _address = listener.accept()
+end.setblocking(False)
+sys.stdin.read()
+'''
+fd = listener.fileno()
+subprocess.run([sys.argv[1], '-S', '-c', script, str(fd)], pass_fds=[fd], stdin=sys.stdin)
+"""
 _CLIENT = """\
 import socket, sys
 for line in sys.stdin:
@@ -56,9 +71,9 @@ def program(tmp_path: Path) -> Path:
 class Peer:
     """A process of the program, in a cgroup: a server, or a client that connects to each port that it is told."""
 
-    def __init__(self, program: Path, script: str, cgroup: Cgroup) -> None:
+    def __init__(self, program: Path, script: str, cgroup: Cgroup, *arguments: str) -> None:
         self.process = subprocess.Popen(
-            [program, '-S', '-c', script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [program, '-S', '-c', script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             preexec_fn=cgroup.enter, env={**os.environ, 'PYTHONHOME': sys.base_prefix},
         )  # fmt: skip
 
@@ -111,6 +126,16 @@ def accepts(program: Path, root: Cgroup) -> bool:
         return is_left_out(client)
 
 
+def accepts_for(opener: Path, program: Path, root: Cgroup) -> bool:
+    """Whether a connection that the program accepts from another one's listener is left out."""
+    with (
+        Peer(opener, _OPENER, root, str(program)) as server,
+        socket.create_connection(('127.0.0.1', server.port()), PATIENCE_S) as client,
+    ):
+        client.setblocking(False)
+        return is_left_out(client)
+
+
 def connects(program: Path, root: Cgroup) -> bool:
     """Whether a connection that the program makes is left out."""
     with Peer(program, _CLIENT, root) as client, traffic.listen() as listener:
@@ -151,6 +176,23 @@ def test_the_list(root: Cgroup, program: Path) -> None:
         assert answer.returncode == 1
         assert 'programs.conf:2: key "Splice" is unknown' in answer.stderr
         assert [row['name'] for row in harness.call('ListPrograms')] == ['another']
+
+
+def test_a_listener_that_another_program_opened(root: Cgroup, program: Path, tmp_path: Path) -> None:
+    opener = tmp_path / 'opener-of-test'
+    shutil.copy(program, opener)
+    with root.inside(), Daemon(root.path, 'JoinDelayMs=0\n') as daemon:
+        daemon.ready()
+        issues = harness.every_issue()
+        harness.enable(root.path, *issues)
+        # By its name alone the opener tells nothing.
+        write_list(daemon, f'Splices={NAME}')
+        assert not accepts_for(opener, program, root)
+        write_list(daemon, f'Splices={NAME}', f'Listens={opener.name}')
+        assert accepts_for(opener, program, root) is ('splice' in issues)
+        # Who accepts is found, and is not known to be hurt.
+        write_list(daemon, f'Listens={opener.name}')
+        assert not accepts_for(opener, program, root)
 
 
 def test_what_is_remembered(root: Cgroup, program: Path, tmp_path: Path) -> None:

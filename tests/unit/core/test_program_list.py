@@ -34,6 +34,7 @@ def test_what_is_shipped() -> None:
         assert by_name[name].knowledge is Knowledge.SPLICES
     for name in ('nginx', 'java'):
         assert by_name[name].knowledge is Knowledge.ASKS_FIONREAD
+    assert by_name['systemd'].knowledge is Knowledge.LISTENS
     assert not any(each.is_path for each in shipped)
 
 
@@ -62,7 +63,7 @@ def test_where_it_was_said_first(tmp_path: Path) -> None:
     [
         ('Splices=a\n', '0.conf:1: "Splices=a" is not a "Key=value" line in section "[Programs]"'),
         ('[Sockaccel]\n', '0.conf:1: section "[Sockaccel]" is unknown'),
-        (f'{HEADING}Splice=a\n', '0.conf:2: key "Splice" is unknown, the keys are Splices, AsksFionread'),
+        (f'{HEADING}Splice=a\n', '0.conf:2: key "Splice" is unknown, the keys are Splices, AsksFionread, Listens'),
         (f'{HEADING}Splices=bin/x\n', '0.conf:2: Splices= "bin/x" is a path that does not begin with "/"'),
         (f'{HEADING}Splices=/usr/../x\n', '"/usr/../x" is neither the name of a process nor the path'),
         (f'{HEADING}Splices="\n', '0.conf:2: Splices= """: No closing quotation'),
