@@ -2,6 +2,7 @@
 """A program that reads by splice(2) loses nothing where the kernel lets sockaccel see who uses recv()."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +35,11 @@ async def upload(connection: int, joined: asyncio.Event) -> None:
     writer.close()
 
 
-async def uploads() -> list[bytes]:
-    """What the server behind the proxy has got, in the order of the connections."""
+async def uploads(counter: str) -> list[bytes]:
+    """What the server behind the proxy has got, in the order of the connections.
+
+    counter: has counted both connections of each upload before something is sent.
+    """
     got: list[bytes] = []
 
     async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,11 +47,11 @@ async def uploads() -> list[bytes]:
         writer.close()
 
     joined = asyncio.Event()
-    wanted = system.stats()['connections'] + 2 * CONNECTIONS
+    wanted = system.stats()[counter] + 2 * CONNECTIONS
     async with await asyncio.start_server(take, '127.0.0.1', BACK):
         tasks = [asyncio.create_task(upload(number, joined)) for number in range(CONNECTIONS)]
         await asyncio.to_thread(
-            wait_until, lambda: system.stats()['connections'] >= wanted, 'both connections of each upload join'
+            wait_until, lambda: system.stats()[counter] >= wanted, f'{counter} of each upload are counted'
         )
         joined.set()
         await asyncio.gather(*tasks)
@@ -68,24 +72,33 @@ def blind() -> Iterator[None]:
 SENT = [b''.join(message(number, each) for each in range(MESSAGES)) for number in range(CONNECTIONS)]
 
 
-def got_through_the_proxy() -> list[bytes]:
+def got_through_the_proxy(*counters: str) -> list[list[bytes]]:
+    """For each counter what one time all uploads brought, see `uploads`."""
     text = f'[Service]\nType=notify\n{system.python("splicer", str(FRONT), str(BACK))}'
     with system.service('sa-splicer.service', text) as name:
         run('systemctl', 'start', name)
         run('sockaccelctl', 'enable', name)
-        return asyncio.run(uploads())
+        return [asyncio.run(uploads(counter)) for counter in counters]
 
 
 def test_an_upload_through_a_proxy_that_splices(sockaccel: None) -> None:
     if 'splice' in system.issues():
         pytest.skip('this kernel takes no watchers')
-    assert got_through_the_proxy() == SENT
+    joined, known = got_through_the_proxy('connections', 'connection_reason_known_program')
+    assert joined == SENT
     assert system.stats()['connection_reason_splice_end'] >= CONNECTIONS
+    # From then on the program is left alone.
+    assert known == SENT
+    rows = json.loads(run('sockaccelctl', 'programs', '--json'))
+    (seen,) = (row for row in rows if row['source'] == 'seen')
+    assert seen['name'] == str(Path('/usr/bin/python3').resolve())
+    assert seen['knows'] == ['splices']
 
 
 def test_without_watchers_a_proxy_that_splices_loses_bytes(blind: None, sockaccel: None) -> None:
     """So that the test above shows something."""
     assert 'splice' in system.issues()
-    got, sent = sum(map(len, got_through_the_proxy())), sum(map(len, SENT))
+    (uploaded,) = got_through_the_proxy('connections')
+    got, sent = sum(map(len, uploaded)), sum(map(len, SENT))
     print(f'without watchers {sent - got} of {sent} bytes are lost')
     assert got < sent
