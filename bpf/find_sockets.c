@@ -64,14 +64,14 @@ static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
 		count(new_end.slot, MISSED, 1);
 }
 
-/* Notes the program that has an accepted socket, where its listener did not tell. */
-static inline void note_acceptor(struct sock *sk, u64 task, u32 pid, const char *comm)
+/* Notes the program that has a socket, where neither its connect() nor its listener told. */
+static inline void note_owner(struct sock *sk, u64 task, u32 pid, const char *comm)
 {
 	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
 	struct executable executable;
 	u32 knowledge;
 
-	if (!end || !end->acceptor_unknown)
+	if (!end || !end->owner_unknown)
 		return;
 	read_executable(file_of_task(task), &executable);
 	knowledge = knowledge_of(&executable, comm);
@@ -82,7 +82,7 @@ static inline void note_acceptor(struct sock *sk, u64 task, u32 pid, const char 
 		end->seen = KNOWN_PROGRAM;
 	end->pid = pid;
 	__builtin_memcpy(end->comm, comm, sizeof(end->comm));
-	end->acceptor_unknown = 0;
+	end->owner_unknown = 0;
 }
 
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
@@ -126,7 +126,7 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 		remember_listener(sock, (u64)task, protocol == IPPROTO_MPTCP);
 	if (sock_state(sock) != TCP_ESTABLISHED || protocol != IPPROTO_TCP)
 		return 0;
-	note_acceptor(sk, (u64)task, pid, comm);
+	note_owner(sk, (u64)task, pid, comm);
 	note_missed(sk, pid, comm);
 	return 0;
 }

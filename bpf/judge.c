@@ -70,8 +70,8 @@ static inline u32 reason_to_wait(struct visit *visit, struct target *target, u64
 		return LONELY;
 	if (!file || !peer_file)
 		return UNACCEPTED;
-	if (visit->end->acceptor_unknown) {
-		visit->settings->unknown_acceptors++;
+	if (visit->end->owner_unknown) {
+		visit->settings->unknown_owners++;
 		return UNACCEPTED;
 	}
 	if (pair_blocks(visit, target, file, peer_file))

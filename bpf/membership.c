@@ -251,6 +251,14 @@ static inline int find_generation(struct new_end *new_end)
 	return 1;
 }
 
+/* Whether no watcher sees how the programs of a target read, so that they must be known by their names. */
+static inline int is_blind(u32 slot)
+{
+	struct target *target = sa_targets.lookup(&slot);
+
+	return target && !(target->flags & TARGET_RECV_WATCHED);
+}
+
 /*
  * Makes the storage of an end. NULL if there is no place or no memory: the other end then stays alone, and is left
  * to TCP. reason: why the end will never join.
@@ -363,6 +371,8 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	probe_read(&answering, sizeof(answering), &answering);
 	if (!counted && !reason)
 		reason = new_end.active ? reason_against_connecting(&new_end, &answering) : reason_against(sock);
+	if (!counted && !reason && !new_end.active && new_end.knowledge & KNOWN_HURT)
+		reason = KNOWN_PROGRAM;
 	end = keep(ops, sk, &new_end, counted ? counted : reason);
 	if (!end) {
 		if (!reason)
@@ -372,6 +382,9 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 			first->refused = note(answer->cookie, reason);
 		return NULL;
 	}
+	/* Only connect() runs in the context of the program that connects. */
+	if (new_end.active && is_established && is_blind(new_end.slot))
+		end->owner_unknown = 1;
 	answer->reason = reason;
 	return counted ? NULL : end;
 }

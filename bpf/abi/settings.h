@@ -20,7 +20,7 @@ enum urgency {
 };
 
 /* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed,
- * blocking and unknown_acceptors. */
+ * blocking and unknown_owners. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -49,8 +49,8 @@ struct settings {
 	__u32 blocking;
 	/* Whether what a program was seen to do keeps out the next connections of its executable. */
 	__u32 remembers;
-	/* How many candidates wait for a search for sockets to find the program that has accepted them. */
-	__u32 unknown_acceptors;
+	/* How many candidates wait for a search for sockets to find whose they are. */
+	__u32 unknown_owners;
 };
 
 #endif

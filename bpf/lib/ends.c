@@ -45,7 +45,7 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	end->pid = new_end->pid;
 	if (new_end->knowledge & KNOWN_BLOCKS)
 		end->reads = READS_BLOCKED;
-	end->acceptor_unknown = !new_end->active && new_end->knowledge & KNOWN_LISTENS;
+	end->owner_unknown = !new_end->active && new_end->knowledge & KNOWN_LISTENS;
 	__builtin_memcpy(end->comm, new_end->comm, sizeof(end->comm));
 }
 

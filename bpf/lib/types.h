@@ -136,7 +136,6 @@ struct end {
 	__u32 behind;
 	__u32 is_ipv4;
 	__u32 reason;
-	__u32 pad;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
 	struct flow own_flow;
@@ -160,9 +159,9 @@ struct end {
 	__u32 seen;
 	/* How many of its calls of recv() had MSG_DONTWAIT, up to DONTWAIT_READS; or READS_BLOCKED. */
 	__u32 reads;
-	/* Its listener was opened by a program that does so for others, so nobody knows yet who has accepted it. */
-	__u32 acceptor_unknown;
-	__u32 pad;
+	/* Nobody knows yet whose it is: its listener was opened by a program that does so for others, or it was met after
+	 * its connect(). */
+	__u32 owner_unknown;
 	char comm[16];
 };
 

@@ -468,7 +468,7 @@ class SettingsRecord(NamedTuple):
     """`struct settings`, 96 bytes: `SETTINGS` packs it.
 
     The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed, blocking and
-    unknown_acceptors.
+    unknown_owners.
     """
 
     events_per_second: int
@@ -486,7 +486,7 @@ class SettingsRecord(NamedTuple):
     search: int
     blocking: int
     remembers: int
-    unknown_acceptors: int
+    unknown_owners: int
 
 
 SETTINGS = struct.Struct('=2I8Q6I')

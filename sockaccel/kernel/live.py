@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
     many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
     listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
-    MSG_DONTWAIT; unknown_acceptors: how many wait for a search for sockets.
+    MSG_DONTWAIT; unknown_owners: how many wait for a search for sockets.
     """
 
     due_ns: int
@@ -84,7 +84,7 @@ class Outcome(NamedTuple):
     found_left: int
     listed: int
     blocking: int
-    unknown_acceptors: int
+    unknown_owners: int
 
 
 class Census(NamedTuple):
@@ -374,7 +374,7 @@ class Kernel:
                 due.append(self._outcome().due_ns)
             # Puts the census in force.
             self._prepare(Walk.LIST)
-        if judged.unknown_acceptors:
+        if judged.unknown_owners:
             # Before they are judged again.
             self.find_sockets()
         due_ns = min(filter(None, due), default=0)
@@ -427,7 +427,7 @@ class Kernel:
             search=self._search,
             blocking=0,
             remembers=self._remembers,
-            unknown_acceptors=0,
+            unknown_owners=0,
         )
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
 
@@ -440,7 +440,7 @@ class Kernel:
         now = self._settings()
         return Outcome(
             now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking,
-            now.unknown_acceptors,
+            now.unknown_owners,
         )  # fmt: skip
 
     def _kept(self) -> KeptRecord:
