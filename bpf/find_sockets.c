@@ -14,54 +14,209 @@ struct bpf_iter__task_file {
 };
 
 /*
- * Whether the connection's other end was found before. When sa_found is full, some connections are counted twice.
+ * The key of an end whose connection is older than its target, as if it had accepted it. The numbers change while they
+ * are read: two readings must agree. Returns 0 if they do not.
  */
-static inline u32 is_counted(const struct pair_key *own_key, const struct pair_key *peer_key)
+static inline int read_steady_key(u64 sock, struct pair_key *key)
 {
-	struct pair_key key = own_key->sent < peer_key->sent ? *own_key : *peer_key;
-	u64 one = 1;
+	struct pair_key again;
 
-	return sa_found.insert(&key, &one) == -EEXIST;
+#pragma clang loop unroll(disable)
+	for (int look = 0; look < 8; look++) {
+		read_key(sock, 0, key);
+		barrier();
+		read_key(sock, 0, &again);
+		if (key->sent == again.sent && key->received == again.received)
+			return 1;
+	}
+	return 0;
 }
 
-/* Keeps an end to be listed. It cannot join: nobody knows how much of its connection waits unread. */
-static inline void note_missed(struct sock *sk, u32 pid, const char *comm)
+/* The target that has an end: by its own cgroup or, for one that was accepted, by a listener that serves it. */
+static inline u32 slot_of_end(u64 sock, const struct flow *flow)
 {
-	struct new_end new_end = {.sock = (u64)sk, .pid = pid};
+	u32 slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	struct listener_key key = {};
 	struct listener listener = {};
-	struct target *target;
+
+	if (slot || !listener_for(flow->netns, flow->local, flow->local_port, &key, &listener) ||
+	    !is_child(sock, &listener))
+		return slot;
+	return slot_of_listener(&listener, &key);
+}
+
+/*
+ * Notes an end for its peer to find. Two that claim the same are neither. Returns 0 if there is no room.
+ */
+static inline int note_found(struct pair_key *key, struct found *found)
+{
+	int error = sa_found.insert(key, found);
+	struct found *other = error == -EEXIST ? sa_found.lookup(key) : NULL;
+
+	if (other && other->cookie != found->cookie)
+		other->reason = TWICE_CLAIMED;
+	return !error || other;
+}
+
+/*
+ * Finds the other end of a connection. Which end has connected is told by the keys: a connecting end has counted its
+ * SYN as acknowledged, so its key was read as one too low. Sets active and the keys.
+ */
+static inline struct found *find_other(struct pair_key *read, struct new_end *new_end)
+{
+	struct found *other;
+
+	new_end->own_key = *read;
+	swap_key(read, &new_end->peer_key);
+	new_end->peer_key.sent--;
+	other = sa_found.lookup(&new_end->peer_key);
+	if (other) {
+		new_end->peer_key.sent++;
+		return other;
+	}
+	new_end->active = 1;
+	new_end->own_key.sent++;
+	swap_key(&new_end->own_key, &new_end->peer_key);
+	return sa_found.lookup(&new_end->peer_key);
+}
+
+/* Why two ends that were found stay with TCP for good. */
+static inline u32 reason_against_adopting(const struct new_end *new_end, u32 slot, const struct found *own,
+					  const struct found *other)
+{
+	if (own->reason || other->reason)
+		return own->reason ? own->reason : other->reason;
+	if (sock_cookie(other->sock) != other->cookie)
+		return LONELY;
+	if (is_same_namespace(new_end->sock, other->sock))
+		return NO_REASON;
+	if (own->slot != other->slot || !allows_other_namespaces(slot))
+		return OTHER_NAMESPACE;
+	return sock_owner(new_end->sock) == sock_owner(other->sock) ? NO_REASON : FOREIGN_OWNER;
+}
+
+/* Lets the other end find an adopted one, unless another socket has its key. Returns NO_REASON or why not. */
+static inline u32 leave_entry(struct end *end, u64 sock)
+{
+	struct peer_entry entry = {
+		.sock = sock,
+		.cookie = end->cookie,
+		.peer_cookie = end->peer_cookie,
+		.slot = end->slot,
+		.generation = end->generation,
+		.active = end->active,
+	};
+	struct pair_key key = end->own_key;
+	int error = sa_peers.insert(&key, &entry);
+
+	if (error == -EEXIST)
+		return TWICE_CLAIMED;
+	return error ? MAP_FULL : NO_REASON;
+}
+
+/* Makes an end a candidate, or keeps it to be listed with the reason why it is none. */
+static inline void adopt(struct sock *sk, struct new_end *new_end, u32 reason)
+{
 	struct end *end;
 
-	read_flow(new_end.sock, &new_end.own_flow);
-	new_end.slot = slot_of_cgroup(READ_U64(new_end.sock, OFFSET_sock_cgroup));
-	if (!new_end.slot || !is_local(&new_end.own_flow) || sa_ends.sk_storage_get(sk, 0, 0))
-		return;
-	target = sa_targets.lookup(&new_end.slot);
-	if (!target || !(target->flags & TARGET_ON))
-		return;
-	if (find_place(1) == NO_PLACE) {
-		turn_away(new_end.slot, NO_REASON);
+	if (find_place(reason != NO_REASON) == NO_PLACE) {
+		turn_away(new_end->slot, NO_REASON);
 		return;
 	}
 	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
-	if (!end || end->cookie || sock_state(new_end.sock) != TCP_ESTABLISHED)
+	if (!end || end->cookie || sock_state(new_end->sock) != TCP_ESTABLISHED)
 		return;
-	/* Asked by helper: the kernel gives a socket its cookie when somebody asks for it first. */
-	new_end.cookie = bpf_get_socket_cookie(sk);
-	new_end.generation = target->generation;
-	new_end.active = !listener_for(new_end.own_flow.netns, new_end.own_flow.local, new_end.own_flow.local_port,
-				       &key, &listener);
-	read_key(new_end.sock, new_end.active, &new_end.own_key);
-	swap_key(&new_end.own_key, &new_end.peer_key);
+	begin(end, new_end);
+	end->adopted = 1;
+	if (!reason)
+		reason = leave_entry(end, new_end->sock);
+	count_kept(1, reason != NO_REASON);
+	end->reason = reason;
+	if (reason) {
+		end->state = LEFT;
+		if (new_end->active)
+			count(new_end->slot, reason, 1);
+		return;
+	}
+	end->due_ns = bpf_ktime_get_ns();
+	barrier();
+	end->state = CANDIDATE;
+	want_sweep(SWEEP_NOW);
+}
+
+/*
+ * Whether what is kept of an end is of no use any more: its target was disabled, and it has left the map. A call that
+ * began while it was a member would still hold its psock, see came_back().
+ */
+static inline int is_over(struct end *end, u64 sock)
+{
+	return end->state == LEFT && !end->in_map && !sock_psock(sock) && !is_enabled(target_of(end), end);
+}
+
+/*
+ * An end of an established connection of which nothing is kept, so it is older than its target. The first walk notes
+ * those that targets have. The others find out who their other ends are, which need not belong to a target.
+ */
+static inline void on_open_end(struct sock *sk, u64 task, u32 look, u32 pid, const char *comm)
+{
+	struct new_end new_end = {.sock = (u64)sk, .pid = pid};
+	struct found own = {.sock = (u64)sk};
+	struct executable executable;
+	struct end *earlier;
+	struct pair_key key;
+	struct target *target;
+	struct found *other;
+	u32 reason;
+
+	earlier = sa_ends.sk_storage_get(sk, 0, 0);
+	if ((earlier && !is_over(earlier, new_end.sock)) || !read_steady_key(new_end.sock, &key))
+		return;
+	read_flow(new_end.sock, &new_end.own_flow);
+	own.slot = slot_of_end(new_end.sock, &new_end.own_flow);
+	if (look == LOOK_SEARCH && !own.slot)
+		return;
 	__builtin_memcpy(new_end.comm, comm, sizeof(new_end.comm));
-	begin(end, &new_end);
-	count_kept(1, 1);
-	end->reason = MISSED;
-	end->state = LEFT;
-	if (!is_counted(&new_end.own_key, &new_end.peer_key))
-		count(new_end.slot, MISSED, 1);
+	read_executable(file_of_task(task), &executable);
+	new_end.knowledge = knowledge_of(&executable, comm);
+	/* It opens sockets for others, and the one that it is for has it too. */
+	if (new_end.knowledge & KNOWN_LISTENS)
+		return;
+	own.reason = reason_against(new_end.sock);
+	if (!own.reason && new_end.knowledge & KNOWN_HURT)
+		own.reason = KNOWN_PROGRAM;
+	/* Asked by helper: the kernel gives a socket its cookie when somebody asks for it first. */
+	own.cookie = bpf_get_socket_cookie(sk);
+	if (look == LOOK_SEARCH) {
+		note_found(&key, &own);
+		return;
+	}
+	other = find_other(&key, &new_end);
+	if (!other && !own.slot)
+		return;
+	if (other && !own.slot)
+		note_found(&key, &own);
+	new_end.slot = own.slot;
+	/* As for a new connection: that of the connecting end counts, if there is one. */
+	if (other && other->slot && (!new_end.active || !own.slot))
+		new_end.slot = other->slot;
+	target = sa_targets.lookup(&new_end.slot);
+	if (!target || !(target->flags & TARGET_ON) || !(target->flags & TARGET_ADOPTS))
+		return;
+	if (!other && look != LOOK_ADOPT_LAST)
+		return;
+	if (!other && !is_local(&new_end.own_flow))
+		return;
+	new_end.generation = target->generation;
+	new_end.cookie = own.cookie;
+	reason = MISSED;
+	if (other) {
+		new_end.peer_cookie = other->cookie;
+		reason = reason_against_adopting(&new_end, new_end.slot, &own, other);
+	}
+	if (earlier)
+		sa_ends.sk_storage_delete(sk);
+	adopt(sk, &new_end, reason);
 }
 
 /* Notes the program that has a socket, where neither its connect() nor its listener told. */
@@ -93,10 +248,10 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	u16 family, protocol;
 	struct audit *audit;
 	char comm[16] = {};
+	u32 pid, look;
 	int zero = 0;
 	struct sock *sk;
 	u64 sock;
-	u32 pid;
 
 	if (!task || !file)
 		return 0;
@@ -115,18 +270,20 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
 		return 0;
 	audit = sa_audit.lookup(&zero);
-	if (audit && audit->look != LOOK_SEARCH) {
+	look = audit ? audit->look : LOOK_SEARCH;
+	if (audit && look > LOOK_ADOPT_LAST) {
 		if (protocol == IPPROTO_TCP)
 			tell_audit(((struct seq_file_of_meta *)ctx->meta)->seq, (u64)task, (u64)file, sk, audit);
 		return 0;
 	}
 	pid = READ_U32(task, OFFSET_task_tgid);
-	read_name((u64)task, comm);
-	if (sock_state(sock) == TCP_LISTEN)
+	if (look == LOOK_SEARCH && sock_state(sock) == TCP_LISTEN)
 		remember_listener(sock, (u64)task, protocol == IPPROTO_MPTCP);
 	if (sock_state(sock) != TCP_ESTABLISHED || protocol != IPPROTO_TCP)
 		return 0;
-	note_owner(sk, (u64)task, pid, comm);
-	note_missed(sk, pid, comm);
+	read_name((u64)task, comm);
+	if (look == LOOK_SEARCH)
+		note_owner(sk, (u64)task, pid, comm);
+	on_open_end(sk, (u64)task, look, pid, comm);
 	return 0;
 }

@@ -38,9 +38,27 @@ static inline u32 reason_against_pair(struct end *end, u64 sock, u64 peer_sock)
 
 	if (!reason && peer_sock)
 		reason = reason_against_end(peer_sock);
-	if (!reason && namespace_has_policies(PROBED, READ_U64(sock, OFFSET_sock_net), end->is_ipv4))
+	if (!reason &&
+	    namespace_has_policies(PROBED, READ_U64(sock, OFFSET_sock_net), end->is_ipv4 && !end->elsewhere))
+		reason = IPSEC_END;
+	if (!reason && end->elsewhere && peer_sock &&
+	    namespace_has_policies(PROBED, READ_U64(peer_sock, OFFSET_sock_net), 0))
 		reason = IPSEC_END;
 	return reason;
+}
+
+/*
+ * Why two ends may not meet because of where they are. In a network namespace of its own any user can give a socket
+ * the key that he wants (TCP_REPAIR). So ends in different ones meet only where the administrator allows it, and where
+ * the same user namespace rules over both.
+ */
+static inline u32 reason_between(struct target *target, u64 sock, u64 peer_sock)
+{
+	if (!peer_sock || is_same_namespace(sock, peer_sock))
+		return NO_REASON;
+	if (!target || !(target->flags & TARGET_OTHER_NAMESPACES))
+		return OTHER_NAMESPACE;
+	return sock_owner(sock) == sock_owner(peer_sock) ? NO_REASON : FOREIGN_OWNER;
 }
 
 /* Whether one of two ends reads in blocking mode, and was not seen to do it in such a way that it never waits. */
@@ -52,13 +70,6 @@ static inline int pair_blocks(struct visit *visit, struct target *target, u64 fi
 		return 1;
 	return peer_file && file_blocks(peer_file) &&
 	       !never_waits(visit->peer_entry ? visit->peer_entry->end : 0, visit->peer_cookie);
-}
-
-/* Whether the ends are in different network namespaces, which the target keeps apart by now. */
-static inline int is_kept_apart(struct target *target, u64 sock, u64 peer_sock)
-{
-	return !(target->flags & TARGET_OTHER_NAMESPACES) && peer_sock &&
-	       READ_U64(sock, OFFSET_sock_net) != READ_U64(peer_sock, OFFSET_sock_net);
 }
 
 /* What may still change: programs accept late, and set O_NONBLOCK after that. */
@@ -89,6 +100,8 @@ static inline u32 reason_for_good(struct visit *visit)
 		return end->seen;
 	if (visit->excluded)
 		return EXCLUDED;
+	if (!reason)
+		reason = reason_between(target_of(end), visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;
 	if (sock_state(visit->sock) != TCP_ESTABLISHED)
@@ -135,8 +148,6 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	reason = reason_for_good(visit);
 	if (reason)
 		return reason;
-	if (is_kept_apart(target, visit->sock, visit->peer_sock))
-		return OTHER_NAMESPACE;
 	reason = reason_to_wait(visit, target, visit->peer_entry ? visit->peer_sock : 0);
 	/* Addresses that do not say that the other end is on this host: most such connections go to another one. */
 	if (reason == LONELY && !is_local(&end->own_flow))
@@ -151,6 +162,18 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	if (sock_is_owned(visit->sock))
 		return wait_for_lock(end, now);
 	return NO_REASON;
+}
+
+/* Whether the peer sees the same addresses and ports as this end, the other way round. */
+static inline int sees_mirrored(struct end *end, u64 peer_sock)
+{
+	struct flow peer_flow = {};
+
+	read_flow(peer_sock, &peer_flow);
+	return same_address(end->own_flow.local, peer_flow.remote) &&
+	       same_address(end->own_flow.remote, peer_flow.local) &&
+	       end->own_flow.local_port == peer_flow.remote_port &&
+	       end->own_flow.remote_port == peer_flow.local_port;
 }
 
 static inline u32 reason_of_error(int error)
@@ -182,6 +205,8 @@ static inline u32 join(struct visit *visit)
 	end->memory_pressure = sock_memory_pressure(visit->sock);
 	end->received = 0;
 	end->odd_sender = 0;
+	end->elsewhere = !is_same_namespace(visit->sock, visit->peer_sock);
+	end->apart = end->elsewhere || !sees_mirrored(end, visit->peer_sock);
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
 	if (sock_cookie(visit->sock) != end->cookie)
@@ -205,8 +230,11 @@ static inline u32 join(struct visit *visit)
 	/* The peer's verdict reads the other members when it sees this one. */
 	barrier();
 	own_entry->joined = note(end->cookie, 1);
-	if (peer_joined(visit) && !end->pauses)
+	if (peer_joined(visit) && !end->pauses) {
 		count(end->slot, CONNECTIONS, 1);
+		if (end->adopted)
+			count(end->slot, ADOPTED, 1);
+	}
 	return NO_REASON;
 }
 
@@ -303,9 +331,9 @@ static inline u32 reason_to_leave(struct visit *visit)
 		return visit->end->seen;
 	if (visit->excluded)
 		return EXCLUDED;
-	if (is_kept_apart(target, visit->sock, visit->peer_sock))
-		return OTHER_NAMESPACE;
 	reason = reason_against_pair(visit->end, visit->sock, visit->peer_sock);
+	if (!reason)
+		reason = reason_between(target, visit->sock, visit->peer_sock);
 	if (reason)
 		return reason;
 	if (pair_blocks(visit, target, sock_file(visit->sock), visit->peer_sock ? sock_file(visit->peer_sock) : 0))

@@ -60,29 +60,21 @@ static inline void on_listen(struct bpf_sock_ops *ops, u64 sock)
 static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 {
 	struct end *end = sa_ends.sk_storage_get(sk, 0, 0);
+	struct peer_entry *entry;
+	struct pair_key key;
 
 	if (!end)
 		return;
 	if (end->in_map && sock_psock(sock))
 		sa_members.delete(&end->own_key);
+	/* Of an adopted end nobody has told that it was disconnected. */
+	key = end->own_key;
+	entry = sa_peers.lookup(&key);
+	if (entry && entry->cookie == end->cookie)
+		sa_peers.delete(&key);
 	if (end->marked)
 		want_sweep(SWEEP_NOW);
 	sa_ends.sk_storage_delete(sk);
-}
-
-static inline u32 reason_against(u64 sock)
-{
-	/* Asked before KERNEL_SOCKET: the kernel itself makes the subflows of an MPTCP socket. */
-	if (sock_is_mptcp(sock))
-		return MPTCP;
-	if (READ_BITS(sock, sock_kern_sock))
-		return KERNEL_SOCKET;
-	if (READ_BITS(sock, tcp_sock_repair))
-		return REPAIR;
-	/* The kernel numbers the completions of such a socket wrongly as soon as it is a member. */
-	if (sock_zerocopies(sock))
-		return ZEROCOPY_END;
-	return NO_REASON;
 }
 
 static inline u32 reason_against_connecting(const struct new_end *new_end, const struct answering *answering)
@@ -134,20 +126,16 @@ static inline struct end *on_established(struct bpf_sock *sk, u64 sock, u32 acti
 }
 
 /*
- * Why an end and the one that was established first may not meet. In a network namespace of its own any user can give
- * a socket the key that he wants (TCP_REPAIR). So ends in different ones meet only where the administrator allows it,
- * for the target of both, and where the same user namespace rules over both. slot: of the target that has the end's
- * cgroup, or its listener.
+ * Why an end and the one that was established first may not meet, because of where they are; judge.c has the why. slot:
+ * of the target that has the end's cgroup, or its listener.
  */
 static inline u32 reason_against_meeting(u64 sock, u32 slot, struct peer_entry *first)
 {
-	if (READ_U64(sock, OFFSET_sock_net) == READ_U64(first->sock, OFFSET_sock_net))
+	if (is_same_namespace(sock, first->sock))
 		return NO_REASON;
 	if (slot != first->slot || first->by_listener || !allows_other_namespaces(slot))
 		return OTHER_NAMESPACE;
-	if (sock_owner(sock) != sock_owner(first->sock))
-		return FOREIGN_OWNER;
-	return NO_REASON;
+	return sock_owner(sock) == sock_owner(first->sock) ? NO_REASON : FOREIGN_OWNER;
 }
 
 /*

@@ -14,6 +14,11 @@
 /* Bytes; a stream of messages up to this size is faster when TCP coalesces them. */
 #define SMALL_MESSAGE 16384
 
+/* For ends in one network namespace that see the same addresses. */
+#define NEAR_HEARTBEAT_NS 30000000000ULL
+/* Times between heartbeats are counted in units of about a millisecond. */
+#define HEARTBEAT_SHIFT 20
+
 /* How long to wait for the reader's lock, about what it takes to copy a large message, and how often to look. */
 #define BUSY_NS 20000
 #define BUSY_LOOKS 1000
@@ -30,13 +35,18 @@
 #endif
 #define PEER(type, peer, field) FIELD(type, PEER_ACCESS, peer, field)
 
+static inline u32 time_of_heartbeat(void)
+{
+	return coarse_ns() >> HEARTBEAT_SHIFT;
+}
+
 static inline u32 reason_in_sender(struct end *end, struct target *target, void *sock)
 {
 	u8 state = OWN(u8, sock, OFFSET_sock_state);
 
 	if (!is_enabled(target, end))
 		return SWITCHED_OFF;
-	if (end->marked)
+	if (end->marked || (end->elsewhere && !(target->flags & TARGET_OTHER_NAMESPACES)))
 		return LEAVING;
 	/* A watcher of this same call has seen its flags. */
 	if (end->odd_sender && (end->odd_sender == EVERYBODY || end->odd_sender == bpf_get_current_pid_tgid()))
@@ -166,7 +176,11 @@ static inline u32 reason_in_either(struct end *end, void *sock, const void *peer
 		reason = reason_in_options(PEER_ACCESS, peer);
 	if (!reason)
 		reason = reason_in_options_of_reader(PEER_ACCESS, peer);
-	if (!reason && namespace_has_policies(DIRECT, OWN(u64, sock, OFFSET_sock_net), end->is_ipv4))
+	if (!reason &&
+	    namespace_has_policies(DIRECT, OWN(u64, sock, OFFSET_sock_net), end->is_ipv4 && !end->elsewhere))
+		reason = IPSEC;
+	if (!reason && end->elsewhere &&
+	    namespace_has_policies(PROBED, READ_U64(end->peer_sock, OFFSET_sock_net), 0))
 		reason = IPSEC;
 	return reason;
 }
@@ -209,6 +223,20 @@ static inline u32 await_lock(u64 peer_sock)
 	return READER_BUSY;
 }
 
+/*
+ * What lies between the ends may forget a connection of which it sees nothing (connection tracking, which then does
+ * not translate the end of the connection either), or may have got a rule that stops it. So now and then a message goes
+ * by TCP: if it does not get through, the rule of order keeps all behind it. Between ends that see the same
+ * addresses in one namespace only firewall rules for established connections can lie, on the loopback interface.
+ */
+static inline u32 reason_in_time(struct end *end, struct target *target)
+{
+	u64 pause_ns = end->apart ? target->heartbeat_ns : NEAR_HEARTBEAT_NS;
+	u32 passed = time_of_heartbeat() - end->tcp_time;
+
+	return passed >= pause_ns >> HEARTBEAT_SHIFT ? HEARTBEAT : NO_REASON;
+}
+
 static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
 {
 	u32 reason;
@@ -236,6 +264,9 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 	if (reason)
 		return reason;
 	reason = reason_in_backlog(end, sock, peer, size);
+	if (reason)
+		return reason;
+	reason = reason_in_time(end, target);
 	if (reason)
 		return reason;
 	return await_lock(end->peer_sock);
@@ -279,6 +310,7 @@ static inline void note_redirect(struct end *end, u32 size)
 
 	end->redirected_bytes += size;
 	end->last_by_tcp = 0;
+	end->beat = 0;
 	if (end->behind)
 		end->behind -= end->behind < REDIRECT_WEIGHT ? end->behind : REDIRECT_WEIGHT;
 	/* One look-up for both counters: this runs for each redirected message. */
@@ -293,8 +325,8 @@ static inline void note_redirect(struct end *end, u32 size)
 static inline int is_lasting(u32 reason)
 {
 	return reason != ORDER && reason != UNPROVEN && reason != BACKLOG && reason != COALESCE &&
-	       reason != NOT_ACCEPTED && reason != MEMORY && reason != READER_BUSY && reason != NO_PEER &&
-	       reason != SWITCHED_OFF && reason != LEAVING && reason != SEND_FLAGS;
+	       reason != HEARTBEAT && reason != NOT_ACCEPTED && reason != MEMORY && reason != READER_BUSY &&
+	       reason != NO_PEER && reason != SWITCHED_OFF && reason != LEAVING && reason != SEND_FLAGS;
 }
 
 /* Whether a sweep is needed for the connection to leave the map. For a pause note_behind() has asked for one. */
@@ -309,6 +341,9 @@ static inline void note_tcp(struct end *end, u32 reason)
 {
 	end->tcp_messages++;
 	end->last_by_tcp = 1;
+	end->tcp_time = time_of_heartbeat();
+	if (reason == HEARTBEAT)
+		end->beat = 1;
 	count(end->slot, TCP_MESSAGES, 1);
 	count(end->slot, reason, 1);
 	if (reason != end->reason && is_lasting(reason))

@@ -31,6 +31,9 @@ static inline int list(struct end *end, u64 sock, struct settings *settings)
 	if (reason >= COUNTERS_COUNT || (end->state == JOINED && !end->last_by_tcp))
 		reason = NO_REASON;
 	describe(line, end, EVENT_CONNECTION, reason, end->since_ns);
+	if (end->beat && sock_cookie(end->peer_sock) == end->peer_cookie &&
+	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq))
+		line->flags |= EVENT_AWAITS_HEARTBEAT;
 	settings->listed = index + 1;
 	return 0;
 }

@@ -5,11 +5,14 @@
 #include "flow.h"
 
 /*
- * What the walk over open files is for. An audit takes two: the first finds the sockets of a cgroup, the second the
- * other ends of their connections.
+ * What the walk over open files is for. The search for sockets remembers listeners and the ends of connections that
+ * are older than their target, and further walks adopt those. An audit takes two: the first finds the sockets of a
+ * cgroup, the second the other ends of their connections.
  */
 enum look {
 	LOOK_SEARCH,
+	LOOK_ADOPT,
+	LOOK_ADOPT_LAST,
 	LOOK_ENDS,
 	LOOK_PEERS,
 };

@@ -14,6 +14,7 @@
 	X(REDIRECTED_BYTES, TOTAL, "bytes handed straight to the peer")                                           \
 	X(TCP_MESSAGES, TOTAL, "messages of joined ends that the verdict left to TCP")                            \
 	X(TCP_BYTES, TOTAL, "bytes of joined ends that went by TCP")                                              \
+	X(ADOPTED, TOTAL, "connections that were there before, of which both ends were joined")                   \
 	X(EVENTS_SUPPRESSED, TOTAL, "connection events above the limit per second")                               \
 	X(PROGRAMS_TURNED_AWAY, TOTAL, "executables above the limit, which are not remembered")                   \
 	X(EVENTS_LOST, TOTAL, "connection events that found the ring buffer full")                                \
@@ -22,7 +23,7 @@
 	X(OTHER_NAMESPACE, CONNECTION, "its target keeps network namespaces apart (OtherNamespaces=)")            \
 	X(FOREIGN_OWNER, CONNECTION, "different user namespaces own the network namespaces of its ends")          \
 	X(CLIENT_UNSEEN, CONNECTION, "only the accepting end was seen; the connecting end is no candidate")       \
-	X(MISSED, CONNECTION, "made before its cgroup was covered; the program's next connections can join")      \
+	X(MISSED, CONNECTION, "older than the enabling of its target, and its other end was not found")           \
 	X(EXCLUDED, CONNECTION, "the configuration leaves it to TCP (Include...=, Exclude...=)")                  \
 	X(KERNEL_SOCKET, CONNECTION, "an end belongs to the kernel itself")                                       \
 	X(MPTCP, CONNECTION, "an end is a Multipath TCP socket")                                                  \
@@ -88,6 +89,7 @@
 	X(REPAIR_MODE, MESSAGE, "an end is being checkpointed (TCP_REPAIR)")                                      \
 	X(SEND_FLAGS, MESSAGE, "sent with MSG_OOB, MSG_MORE or MSG_ZEROCOPY")                                     \
 	X(CORK, MESSAGE, "the sender set TCP_CORK")                                                               \
+	X(HEARTBEAT, MESSAGE, "sent by TCP after a while without, so that whatever lies between sees life")       \
 	X(COALESCE, MESSAGE, "a small message behind unread ones, which TCP carries better together")             \
 	X(REFUSED, MESSAGE, "the kernel declined the redirect")
 

@@ -28,6 +28,12 @@ enum event_kind {
 	EVENT_PROGRAM,
 };
 
+/* ADOPTED: the connection is older than the enabling of its target. AWAITS_HEARTBEAT: see HEARTBEAT in counters.h. */
+enum event_flag {
+	EVENT_ADOPTED = 1,
+	EVENT_AWAITS_HEARTBEAT = 2,
+};
+
 /*
  * What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
  * CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h), 0
@@ -52,6 +58,8 @@ struct event {
 	__u32 pid;
 	__u32 marked;
 	__u32 state;
+	__u32 flags;
+	__u32 pad;
 	char program[16];
 };
 

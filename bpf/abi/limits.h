@@ -29,5 +29,7 @@
 
 /* Names of programs in programs.conf. */
 #define MAX_PROGRAM_NAMES 256
+/* Ends of connections that are older than their target which one search for sockets can adopt. */
+#define MAX_FOUND 65536
 
 #endif

@@ -5,8 +5,6 @@
 
 /* Ends that an audit can remember. */
 #define MAX_MISSED 16384
-/* Ends of connections that are older than their target which one search for sockets can adopt. */
-#define MAX_FOUND 65536
 /* Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster. */
 #define MAX_LISTED 4096
 /*

@@ -9,6 +9,8 @@ enum target_flag {
 	TARGET_RECV_WATCHED = 4,
 	/* Its ends may meet although they are in different network namespaces. */
 	TARGET_OTHER_NAMESPACES = 8,
+	/* Connections that are older than its enabling are adopted. */
+	TARGET_ADOPTS = 16,
 };
 
 /*
@@ -20,6 +22,8 @@ struct target {
 	__u32 flags;
 	/* How old a connection must be to join. */
 	__u64 join_after_ns;
+	/* For how long no message of a connection need go by TCP, where its ends are apart. In ns. */
+	__u64 heartbeat_ns;
 };
 
 #endif

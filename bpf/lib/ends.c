@@ -49,6 +49,22 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	__builtin_memcpy(end->comm, new_end->comm, sizeof(end->comm));
 }
 
+/* Why a socket can never join. */
+static inline u32 reason_against(u64 sock)
+{
+	/* Asked before KERNEL_SOCKET: the kernel itself makes the subflows of an MPTCP socket. */
+	if (sock_is_mptcp(sock))
+		return MPTCP;
+	if (READ_BITS(sock, sock_kern_sock))
+		return KERNEL_SOCKET;
+	if (READ_BITS(sock, tcp_sock_repair))
+		return REPAIR;
+	/* The kernel numbers the completions of such a socket wrongly as soon as it is a member. */
+	if (sock_zerocopies(sock))
+		return ZEROCOPY_END;
+	return NO_REASON;
+}
+
 /*
  * Whether what TCP carries to the peer would overtake redirected bytes: splice() does not find those. The caller has
  * compared the cookie of the peer's socket.

@@ -13,6 +13,8 @@
  * kallsyms.
  */
 static long (*probe_read)(void *dst, __u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel;
+/* CLOCK_MONOTONIC as of the last tick of the kernel: reading it takes a few ns. */
+static __u64 (*coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 
 #define AF_INET 2
 #define AF_INET6 10

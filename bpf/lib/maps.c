@@ -52,8 +52,11 @@ BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
 /* The connections that an audit looks at, by the keys of the ends that it has not found yet; empty otherwise. */
 BPF_F_TABLE("hash", struct pair_key, u32, sa_audited, MAX_MISSED, BPF_F_NO_PREALLOC);
-/* The cookies of the ends that the present search for sockets has found, by their keys; empty otherwise. */
-BPF_F_TABLE("hash", struct pair_key, u64, sa_found, MAX_FOUND, BPF_F_NO_PREALLOC);
+/*
+ * What the present search for sockets has found of connections that are older than their targets, by the keys of
+ * their ends, as if they all had been accepted; empty otherwise.
+ */
+BPF_F_TABLE("hash", struct pair_key, struct found, sa_found, MAX_FOUND, BPF_F_NO_PREALLOC);
 
 BPF_ARRAY(sa_settings, struct settings, 1);
 /* What the walk over open files is for. */

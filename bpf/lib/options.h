@@ -42,8 +42,8 @@ static inline int loopback_is_exempt(enum access access, __u64 net)
 	       AT(__u32, access, settings, OFFSET_in_device_cnf + 4 * NOPOLICY_INDEX);
 }
 
-/* Whether a namespace has IPsec policies. Both ends of a connection are in the same one (struct flow). */
-static inline int namespace_has_policies(enum access access, __u64 net, int is_ipv4)
+/* Whether a namespace has IPsec policies. by_loopback: what IPv4 sends that way may be exempt. */
+static inline int namespace_has_policies(enum access access, __u64 net, int by_loopback)
 {
 #ifdef OFFSET_net_policy_count
 	if (!net)
@@ -53,7 +53,7 @@ static inline int namespace_has_policies(enum access access, __u64 net, int is_i
 	    AT(__u8, access, net, OFFSET_net_policy_default + XFRM_POLICY_IN) == XFRM_USERPOLICY_ACCEPT &&
 	    AT(__u8, access, net, OFFSET_net_policy_default + XFRM_POLICY_OUT) == XFRM_USERPOLICY_ACCEPT)
 		return 0;
-	return !is_ipv4 || !loopback_is_exempt(access, net);
+	return !by_loopback || !loopback_is_exempt(access, net);
 #else
 	return 0;
 #endif

@@ -38,6 +38,8 @@ static inline void describe(struct event *event, struct end *end, u32 kind, u32 
 	event->pid = end->pid;
 	event->marked = end->marked;
 	event->state = end->state;
+	event->flags = end->adopted ? EVENT_ADOPTED : 0;
+	event->pad = 0;
 	__builtin_memcpy(event->program, end->comm, sizeof(event->program));
 }
 

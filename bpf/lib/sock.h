@@ -30,6 +30,11 @@ static inline int sock_may_be_near(__u64 sock)
 	return READ_U32(sock, OFFSET_sock_arrived_by) <= LOOPBACK_INDEX;
 }
 
+static inline int is_same_namespace(__u64 sock, __u64 other)
+{
+	return READ_U64(sock, OFFSET_sock_net) == READ_U64(other, OFFSET_sock_net);
+}
+
 /* The user namespace that owns the network namespace. */
 static inline __u64 sock_owner(__u64 sock)
 {

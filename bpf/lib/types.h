@@ -136,6 +136,13 @@ struct end {
 	__u32 behind;
 	__u32 is_ipv4;
 	__u32 reason;
+	/* Its peer is in another network namespace. */
+	__u32 elsewhere;
+	/* When a message went by TCP last, in units of 2^20 ns of CLOCK_MONOTONIC, and whether it was a heartbeat. */
+	__u32 tcp_time;
+	__u32 beat;
+	/* Something that forgets connections, or follows rules, may lie between: its target's heartbeat holds. */
+	__u32 apart;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
 	struct flow own_flow;
@@ -152,6 +159,8 @@ struct end {
 	__u32 pauses;
 	__u32 active;
 	__u32 by_listener;
+	/* The connection is older than the enabling of its target. */
+	__u32 adopted;
 	__u32 pid;
 	/* Its last pause was for a stream of small messages. */
 	__u32 small_messages;
@@ -163,6 +172,18 @@ struct end {
 	 * its connect(). */
 	__u32 owner_unknown;
 	char comm[16];
+};
+
+/*
+ * What a search for sockets notes of an end of a connection that is older than its target. slot: of the target that
+ * has this end, 0 if the other end alone belongs to one. reason: why it can never join. The socket is believed while
+ * it has this cookie.
+ */
+struct found {
+	__u64 sock;
+	__u64 cookie;
+	__u32 slot;
+	__u32 reason;
 };
 
 struct event_window {

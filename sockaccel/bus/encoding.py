@@ -152,7 +152,9 @@ def _type_of(key: str) -> str:
     for ending, type_ in (('_port', 'q'), ('_pid', 'u'), ('_bytes', 't'), ('_messages', 't')):
         if key.endswith(ending):
             return type_
-    return 't' if key in ('age_ns', 'netns_cookie') else 's'
+    if key in ('adopted', 'waiting_for_heartbeat'):
+        return 'b'
+    return 't' if key == 'age_ns' or key.endswith('netns_cookie') else 's'
 
 
 def event(happened: Event, target: str, reason: Counter | None, *, programs: bool) -> dict[str, Any]:

@@ -98,6 +98,7 @@ ADVICE = {
     'repair_mode': _NOTHING + 'messages are redirected again when the checkpoint is done.',
     'send_flags': _NOTHING + 'what the program asks of send() only TCP can do.',
     'cork': _NOTHING + 'TCP collects the parts, which the program asked for by TCP_CORK.',
+    'heartbeat': _OF_A_MOMENT,
     'coalesce': _NOTHING + 'TCP carries them faster together. A program that wants each at once sets TCP_NODELAY.',
     'refused': _NOTHING + 'the kernel has no room for it at this moment.',
 }

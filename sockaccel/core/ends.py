@@ -8,10 +8,21 @@ import os
 import struct
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from enum import IntFlag
 from hashlib import blake2b
 from typing import NamedTuple
 
 from sockaccel.errors import InvalidArgument
+
+
+class EndFlag(IntFlag):
+    """ADOPTED: the connection is older than the enabling of its target.
+
+    AWAITS_HEARTBEAT: what the end sends goes by TCP until a message has arrived that TCP carries for a heartbeat.
+    """
+
+    ADOPTED = 1
+    AWAITS_HEARTBEAT = 2
 
 
 class End(NamedTuple):
@@ -19,7 +30,7 @@ class End(NamedTuple):
 
     sent, received: the key of an established end (`struct pair_key`), which its peer has the other way round.
     Bytes and messages are those that this end sent. time_ns: when it began, in CLOCK_MONOTONIC. program: padded
-    with zeros. What a viewer may not know is 0.
+    with zeros. flags: of EndFlag. What a viewer may not know is 0.
     """
 
     netns: int
@@ -42,6 +53,7 @@ class End(NamedTuple):
     pid: int
     marked: int
     state: int
+    flags: int
     program: bytes
 
     @property
@@ -51,7 +63,7 @@ class End(NamedTuple):
 
 
 # Packs an End.
-END = struct.Struct('=Q16s16s2H2I7Q6I16s')
+END = struct.Struct('=Q16s16s2H2I7Q7I16s')
 # Client and server. One of them is None where it is unknown, or gone already.
 Pair = tuple[End | None, End | None]
 # What says whose a connection is.

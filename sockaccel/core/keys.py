@@ -99,6 +99,18 @@ POLICY_KEYS = {
         'blocking_readers', _boolean, 'b', '--blocking-readers', 'yes',
         'also connections of programs that read in blocking mode',
     ),
+    'OtherNamespaces': PolicyKey(
+        'other_namespaces', _boolean, 'b', '--other-namespaces', 'yes',
+        'also connections between its own programs in different network namespaces',
+    ),
+    'HeartbeatSeconds': PolicyKey(
+        'heartbeat_seconds', _number(1, 3600), 'u', '--heartbeat-seconds', '',
+        'how long what lies between two programs may see nothing of a connection',
+    ),
+    'AdoptConnections': PolicyKey(
+        'adopt_connections', _boolean, 'b', '--new-only', 'no',
+        'no connection that is there already',
+    ),
     'IncludePorts': PolicyKey(
         'include_ports', partial(ports, exclude=False), 'as', '--include-port', '',
         'only connections to this port, or to a range such as 8000-8999',
@@ -122,10 +134,6 @@ POLICY_KEYS = {
     'ExcludeUsers': PolicyKey(
         'exclude_users', partial(users, exclude=True), 'as', '--exclude-user', '',
         'no connection that this user makes, or a range of uids',
-    ),
-    'OtherNamespaces': PolicyKey(
-        'other_namespaces', _boolean, 'b', '--other-namespaces', 'yes',
-        'also connections between network namespaces, such as between containers',
     ),
     'JoinDelayMs': PolicyKey(
         'join_delay_ms', _number(0, 60_000), 'u', '--join-delay-ms', '',

@@ -25,3 +25,5 @@ MAX_PLACE_NAME = 248
 MAX_PROGRAMS = 1024
 # Names of programs in programs.conf.
 MAX_PROGRAM_NAMES = 256
+# Ends of connections that are older than their target which one search for sockets can adopt.
+MAX_FOUND = 65536

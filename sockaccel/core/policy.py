@@ -21,13 +21,16 @@ class Policy:
 
     accepted_issues: names of findings that do not keep it from being enabled. blocking_readers: whether
     connections may join whose ends block in recv(). other_namespaces: whether ends in different network namespaces
-    may meet, if both belong to the target. join_delay_ms: how old a connection must be to join. sources:
-    where each key's value is from; a key that has its default is not there.
+    may meet, if it has both. heartbeat_seconds: for how long no message need go by TCP between ends that something
+    may lie between. adopt_connections: whether connections may join that were there before. join_delay_ms: how old
+    a connection must be to join. sources: where each key's value is from; a key that has its default is not there.
     """
 
     accepted_issues: frozenset[str] = frozenset()
     blocking_readers: bool = False
     other_namespaces: bool = False
+    heartbeat_seconds: int = 1
+    adopt_connections: bool = True
     include_ports: tuple[Rule, ...] = ()
     exclude_ports: tuple[Rule, ...] = ()
     include_addresses: tuple[Rule, ...] = ()

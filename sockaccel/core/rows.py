@@ -7,15 +7,15 @@ from typing import Any, Protocol
 
 from sockaccel.core import words
 from sockaccel.core.connection import ConnectionState, unpack_address
-from sockaccel.core.ends import End, Pair
+from sockaccel.core.ends import End, EndFlag, Pair
 from sockaccel.core.text import printable
 
 Row = dict[str, Any]
 
 # Those of one end, behind the prefix "client_" or "server_", in their order.
 _OF_END = (
-    'address', 'port', 'state', 'cgroup', 'reason', 'program', 'pid', 'redirected_bytes', 'redirected_messages',
-    'tcp_bytes', 'tcp_messages',
+    'address', 'port', 'peer_address', 'peer_port', 'netns_cookie', 'state', 'cgroup', 'reason', 'program', 'pid',
+    'redirected_bytes', 'redirected_messages', 'tcp_bytes', 'tcp_messages',
 )  # fmt: skip
 _OF_CLIENT, _OF_SERVER = (tuple(f'{end}_{key}' for key in _OF_END) for end in ('client', 'server'))
 
@@ -38,7 +38,9 @@ def row(pair: Pair, names: Names, now_ns: int) -> Row:
     """now_ns: the time in CLOCK_MONOTONIC.
 
     A reason is why the last message that the end sent went by TCP, '' if it was redirected or there was none.
-    path: one of words.PATHS. state: "joined" if both ends have joined, otherwise that of one that has not.
+    path: one of words.PATHS. peer_address, peer_port: where the end believes its peer to be, which is not so where
+    addresses are translated on the way. netns_cookie: that of the client, if it is known. state: "joined" if both
+    ends have joined, otherwise that of one that has not.
     """
     client, server = pair
     one = client or server
@@ -51,6 +53,8 @@ def row(pair: Pair, names: Names, now_ns: int) -> Row:
         'state': words.CONNECTION_STATES[state],
         'age_ns': max(0, now_ns - one.time_ns),
         'netns_cookie': one.netns,
+        'adopted': any(end and end.flags & EndFlag.ADOPTED for end in pair),
+        'waiting_for_heartbeat': any(end and end.flags & EndFlag.AWAITS_HEARTBEAT for end in pair),
     }
     found.update(zip(_OF_CLIENT, _values(client, server, to_server, names), strict=True))
     found.update(zip(_OF_SERVER, _values(server, client, to_client, names), strict=True))
@@ -61,11 +65,15 @@ def _values(end: End | None, peer: End | None, reason: str, names: Names) -> tup
     """In the order of _OF_END. Where the end is not known its peer knows where it is."""
     if end is None:
         assert peer
-        return (_address(peer.remote), peer.remote_port, '', '', reason, '', 0, 0, 0, 0, 0)
+        return (
+            _address(peer.remote), peer.remote_port, _address(peer.local), peer.local_port, 0, '', '', reason, '',
+            0, 0, 0, 0, 0,
+        )  # fmt: skip
     return (
-        _address(end.local), end.local_port, words.CONNECTION_STATES[ConnectionState(end.state)],
-        names.cgroup(end.cgroup), reason, program_of(end.program), end.pid, end.redirected_bytes,
-        end.redirected_messages, end.tcp_bytes, end.tcp_messages,
+        _address(end.local), end.local_port, _address(end.remote), end.remote_port, end.netns,
+        words.CONNECTION_STATES[ConnectionState(end.state)], names.cgroup(end.cgroup), reason,
+        program_of(end.program), end.pid, end.redirected_bytes, end.redirected_messages, end.tcp_bytes,
+        end.tcp_messages,
     )  # fmt: skip
 
 

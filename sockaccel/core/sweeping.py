@@ -148,12 +148,21 @@ class Sweeper:
             if now > then:
                 name = self._slots.name(slot)
                 log.info(
-                    f'Missed {now - then} connections of "{name}": they were made before its cgroup was covered, '
-                    'and stay with TCP until their programs connect anew',
+                    f'Missed {now - then} connections of "{name}": they are older than its enabling, and stay '
+                    'with TCP until their programs connect anew',
                     target=name,
                 )
         self._must_find_sockets = False
         self._rest_since(begun)
+
+    def adopt(self) -> None:
+        """Let connections join now that were there before their target. Those that cannot yet join later.
+
+        So do all if there was a search a moment ago.
+        """
+        if self._must_find_sockets and self._clock.time() >= self._rest_until:
+            self._try(self.find_sockets)
+        self._try(self.sweep)
 
     def _due(self) -> None:
         self._timer = None

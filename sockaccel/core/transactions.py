@@ -150,6 +150,8 @@ class Transactions:
             undo.pop_all()
         if before:
             before.policy = policy
+        elif policy.adopt_connections:
+            self._sweeper.adopt()
         self.refused.pop(target.name, None)
         return enabled
 

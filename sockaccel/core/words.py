@@ -69,7 +69,8 @@ SEVERITIES = ('ok', 'note', 'issue')
 COUNTERS = {
     'total': (
         'connections', 'connections_closed', 'redirected_messages', 'redirected_bytes', 'tcp_messages',
-        'tcp_bytes', 'events_suppressed', 'programs_turned_away', 'events_lost', 'listeners_turned_away',
+        'tcp_bytes', 'adopted', 'events_suppressed', 'programs_turned_away', 'events_lost',
+        'listeners_turned_away',
     ),
     'connection': (
         'not_local', 'other_namespace', 'foreign_owner', 'client_unseen', 'missed', 'excluded', 'kernel_socket',
@@ -83,7 +84,7 @@ COUNTERS = {
         'leaving', 'switched_off', 'no_peer', 'peer_gone', 'shut_down', 'order', 'unproven', 'overtaking',
         'backlog', 'reader_busy', 'memory', 'not_accepted', 'blocking', 'low_water', 'peek_offset', 'zerocopy',
         'ulp', 'filter', 'cgroup_filter', 'ipsec', 'fwmark', 'device', 'hop_limit', 'ip_options', 'signed', 'rate',
-        'timestamps', 'extras', 'repair_mode', 'send_flags', 'cork', 'coalesce', 'refused',
+        'timestamps', 'extras', 'repair_mode', 'send_flags', 'cork', 'heartbeat', 'coalesce', 'refused',
     ),
 }  # fmt: skip
 

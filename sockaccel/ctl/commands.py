@@ -33,6 +33,9 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
     when = 'once it is there' if row['state'] == 'waiting' else 'from now on'
     enabled = f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]})'
     print(f'{enabled}. Its new connections are accelerated {when}.')
+    adopted = (await client.call('TargetStats', 's', row['name']))['adopted']
+    if adopted:
+        print(f'Adopted {adopted} connections that were there before.')
     return EX_OK
 
 

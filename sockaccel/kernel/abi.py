@@ -15,8 +15,6 @@ PATH_PART = 64
 PATH_BYTES = 1024
 # Ends that an audit can remember.
 MAX_MISSED = 16384
-# Ends of connections that are older than their target which one search for sockets can adopt.
-MAX_FOUND = 65536
 # Ends in one part of a listing. Larger parts do not make a listing of 100,000 connections faster.
 MAX_LISTED = 4096
 # Ends after which a walk interrupts itself, so that others can have the CPU. The kernel then looks for its place
@@ -29,13 +27,16 @@ EVENT_PAGES = 64
 class Look(IntEnum):
     """`enum look`.
 
-    What the walk over open files is for. An audit takes two: the first finds the sockets of a cgroup, the second
-    the other ends of their connections.
+    What the walk over open files is for. The search for sockets remembers listeners and the ends of connections
+    that are older than their target, and further walks adopt those. An audit takes two: the first finds the
+    sockets of a cgroup, the second the other ends of their connections.
     """
 
     SEARCH = 0
-    ENDS = 1
-    PEERS = 2
+    ADOPT = 1
+    ADOPT_LAST = 2
+    ENDS = 3
+    PEERS = 4
 
 
 class OpenFlag(IntFlag):
@@ -76,6 +77,17 @@ class EventKind(IntEnum):
     CONNECTION = 6
     BROKEN = 7
     PROGRAM = 8
+
+
+class EventFlag(IntFlag):
+    """`enum event_flag`.
+
+    ADOPTED: the connection is older than the enabling of its target. AWAITS_HEARTBEAT: see HEARTBEAT in
+    counters.h.
+    """
+
+    ADOPTED = 1
+    AWAITS_HEARTBEAT = 2
 
 
 class InterceptionFlag(IntFlag):
@@ -180,6 +192,7 @@ class TargetFlag(IntFlag):
     BLOCKING_READERS = 2
     RECV_WATCHED = 4
     OTHER_NAMESPACES = 8
+    ADOPTS = 16
 
 
 class FlowRecord(NamedTuple):
@@ -271,7 +284,7 @@ OPEN_SOCKET = struct.Struct('=48s8s3Q6I16s')
 
 
 class EventRecord(NamedTuple):
-    """`struct event`, 168 bytes: `EVENT` packs it.
+    """`struct event`, 176 bytes: `EVENT` packs it.
 
     What is told about one end, in the ring buffer, in a listing, and by the walk that evicts. Times are
     CLOCK_MONOTONIC; bytes and messages are those that this end sent; reason and marked are counters (counters.h),
@@ -296,10 +309,12 @@ class EventRecord(NamedTuple):
     pid: int
     marked: int
     state: int
+    flags: int
+    pad: int
     program: bytes
 
 
-EVENT = struct.Struct('=48s8s8Q8I16s')
+EVENT = struct.Struct('=48s8s8Q10I16s')
 
 
 class KeptRecord(NamedTuple):
@@ -493,7 +508,7 @@ SETTINGS = struct.Struct('=2I8Q6I')
 
 
 class TargetRecord(NamedTuple):
-    """`struct target`, 16 bytes: `TARGET` packs it.
+    """`struct target`, 24 bytes: `TARGET` packs it.
 
     What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the
     earlier target from those of the present one.
@@ -502,9 +517,10 @@ class TargetRecord(NamedTuple):
     generation: int
     flags: int
     join_after_ns: int
+    heartbeat_ns: int
 
 
-TARGET = struct.Struct('=2IQ')
+TARGET = struct.Struct('=2I2Q')
 
 
 # In the order in which `struct counters` has them.
@@ -517,6 +533,7 @@ COUNTERS = [
         ('redirected_bytes', 'total', 'bytes handed straight to the peer'),
         ('tcp_messages', 'total', 'messages of joined ends that the verdict left to TCP'),
         ('tcp_bytes', 'total', 'bytes of joined ends that went by TCP'),
+        ('adopted', 'total', 'connections that were there before, of which both ends were joined'),
         ('events_suppressed', 'total', 'connection events above the limit per second'),
         ('programs_turned_away', 'total', 'executables above the limit, which are not remembered'),
         ('events_lost', 'total', 'connection events that found the ring buffer full'),
@@ -525,7 +542,7 @@ COUNTERS = [
         ('other_namespace', 'connection', 'its target keeps network namespaces apart (OtherNamespaces=)'),
         ('foreign_owner', 'connection', 'different user namespaces own the network namespaces of its ends'),
         ('client_unseen', 'connection', 'only the accepting end was seen; the connecting end is no candidate'),
-        ('missed', 'connection', "made before its cgroup was covered; the program's next connections can join"),
+        ('missed', 'connection', 'older than the enabling of its target, and its other end was not found'),
         ('excluded', 'connection', 'the configuration leaves it to TCP (Include...=, Exclude...=)'),
         ('kernel_socket', 'connection', 'an end belongs to the kernel itself'),
         ('mptcp', 'connection', 'an end is a Multipath TCP socket'),
@@ -591,6 +608,7 @@ COUNTERS = [
         ('repair_mode', 'message', 'an end is being checkpointed (TCP_REPAIR)'),
         ('send_flags', 'message', 'sent with MSG_OOB, MSG_MORE or MSG_ZEROCOPY'),
         ('cork', 'message', 'the sender set TCP_CORK'),
+        ('heartbeat', 'message', 'sent by TCP after a while without, so that whatever lies between sees life'),
         ('coalesce', 'message', 'a small message behind unread ones, which TCP carries better together'),
         ('refused', 'message', 'the kernel declined the redirect'),
     )

@@ -8,7 +8,7 @@ stay accelerated. After one that changed the layout there are new maps, and the 
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +18,9 @@ from sockaccel.kernel import libbpf, loader, programs
 
 log = structlog.stdlib.get_logger()
 
-_LINK = 'link'
+# Before the name of a program that is attached to a cgroup. Its link runs whichever program it is given.
+_CGROUP_LINK = 'cgroup_link_'
+_CGROUP_LINKS = frozenset(_CGROUP_LINK + name for name in loader.CGROUP_PROGRAMS)
 # Before the name of a watcher. Its link cannot run another program, so it goes with the program.
 _WATCHER_LINK = 'link_'
 _WATCHER_LINKS = frozenset(_WATCHER_LINK + name for name in loader.WATCHERS)
@@ -30,12 +32,11 @@ _NAME = re.compile(r'([0-9a-f]{16})-(\w+)', re.ASCII)
 class Objects:
     """Programs and maps by name, the links of an earlier process, and what the store keeps of them.
 
-    link: that of sockaccel_join, None if there was none. watcher_links: of these watchers, by the names of their
-    programs.
+    cgroup_links, watcher_links: by the names of their programs, those that there were.
     """
 
     fds: dict[str, int]
-    link: int | None
+    cgroup_links: dict[str, int]
     watcher_links: dict[str, int]
     _store: Store
     _digests: programs.Digests
@@ -50,13 +51,14 @@ class Objects:
                 self._store.keep(self._name(name), fd)
                 self._kept.add(self._name(name))
 
-    def keep_link(self, fd: int) -> None:
-        """Let a link outlive the process."""
-        self._store.keep(self._name(_LINK), fd)
+    def keep_links(self, links: Mapping[str, int]) -> None:
+        """Let links to a cgroup outlive the process. links: by the names of their programs."""
+        for name, fd in links.items():
+            self._store.keep(self._name(_CGROUP_LINK + name), fd)
 
-    def drop_link(self) -> None:
-        """Let no link outlive the process."""
-        self._store.drop([self._name(_LINK)])
+    def drop_links(self) -> None:
+        """Let no link to a cgroup outlive the process."""
+        self._store.drop([self._name(name) for name in _CGROUP_LINKS])
 
     def keep_watcher(self, name: str, link: int) -> None:
         """Let the link of a watcher outlive the process. name: of its program."""
@@ -68,7 +70,7 @@ class Objects:
 
     def drop(self) -> None:
         """Let nothing outlive the process."""
-        self.drop_link()
+        self.drop_links()
         self._store.drop([self._name(name) for name in self.fds])
 
     def _name(self, name: str) -> str:
@@ -79,7 +81,6 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
     """Adopt or make every object. Raises what programs.load() raises; the store then still has what it had."""
     digests = programs.digests(maximum_connections)
     held = store.take()
-    link = _pick(held, digests.layout, [_LINK]).get(_LINK)
     maps = {name: fd for name, fd in _pick(held, digests.layout, loader.MAPS).items() if _is_map(fd, name)}
     unchanged = _pick(held, digests.code, loader.PROGRAMS)
     if len(maps) == len(loader.MAPS) and len(unchanged) == len(loader.PROGRAMS):
@@ -90,7 +91,8 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
     else:
         maps = {}
         fds = await programs.load(maximum_connections)
-    ours = {f'{digests.layout}-{name}' for name in (*maps, _LINK)} if maps else set()
+    cgroup_links = _pick(held, digests.layout, _CGROUP_LINKS) if maps else {}
+    ours = {f'{digests.layout}-{name}' for name in (*maps, *cgroup_links)} if maps else set()
     links = _pick(held, digests.code, _WATCHER_LINKS) if maps else {}
     ours |= {f'{digests.code}-{name}' for name, fd in unchanged.items() if fds[name] == fd}
     ours |= {f'{digests.code}-{name}' for name in links}
@@ -98,7 +100,8 @@ async def obtain(store: Store, maximum_connections: int) -> Objects:
     stale = {name: fd for name, fd in rest.items() if maps and _object(name) in _OF_CODE}
     _empty(store, {name: fd for name, fd in rest.items() if name not in stale})
     watcher_links = {name.removeprefix(_WATCHER_LINK): fd for name, fd in links.items()}
-    return Objects(fds, link if maps else None, watcher_links, store, digests, ours, stale)
+    links = {name.removeprefix(_CGROUP_LINK): fd for name, fd in cgroup_links.items()}
+    return Objects(fds, links, watcher_links, store, digests, ours, stale)
 
 
 def _pick(held: dict[str, int], digest: str, names: Iterable[str]) -> dict[str, int]:

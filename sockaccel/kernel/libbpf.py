@@ -9,10 +9,12 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 # Enumerators of the kernel's include/uapi/linux/bpf.h
+BPF_PROG_TYPE_CGROUP_SOCK = 9
 BPF_PROG_TYPE_SOCK_OPS = 13
 BPF_PROG_TYPE_SK_MSG = 16
 BPF_PROG_TYPE_TRACING = 26
 BPF_CGROUP_SOCK_OPS = 3
+BPF_CGROUP_INET_SOCK_RELEASE = 34
 BPF_SK_MSG_VERDICT = 7
 BPF_TRACE_FENTRY = 24
 BPF_TRACE_FEXIT = 25

@@ -21,7 +21,7 @@ from sockaccel.core.policy import Policy
 from sockaccel.core.protocols import Urgency
 from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused, LimitExceeded
-from sockaccel.kernel import libbpf, looks
+from sockaccel.kernel import libbpf, loader, looks
 from sockaccel.kernel.abi import (
     EVENT,
     KEPT,
@@ -119,7 +119,7 @@ class Kernel:
         self._cpus = libbpf.possible_cpus()
         self._events_per_second = events_per_second
         self._remembers = remembers
-        self._link = objects.link
+        self._links = objects.cgroup_links
         self._watchers = Watchers(objects.fds, objects.watcher_links, objects, unneeded)
         self._ring: libbpf.RingBuffer | None = None
         # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
@@ -132,9 +132,10 @@ class Kernel:
         self._prepare(Walk.LIST)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
-        if self._link is not None and libbpf.link_cgroup(self._link):
-            libbpf.replace_program(self._link, self._fds['sockaccel_join'])
-        if self._link is not None:
+        for name, link in self._links.items():
+            if libbpf.link_cgroup(link):
+                libbpf.replace_program(link, self._fds[name])
+        if self._links:
             self._watchers.attach()
         # Closes the watchers that were replaced, and not before: what nobody sees goes by TCP.
         objects.keep()
@@ -146,9 +147,7 @@ class Kernel:
 
     def close(self) -> None:
         """Close all fds. The store keeps what it has for the next process."""
-        if self._link is not None:
-            os.close(self._link)
-            self._link = None
+        self._close_links()
         self._watchers.close()
         if self._ring:
             self._ring.close()
@@ -188,52 +187,68 @@ class Kernel:
 
         cgroup: fd of its directory. An earlier cgroup is watched no more. Raises KernelRefused.
         """
-        if self._link is not None and libbpf.link_cgroup(self._link) == os.fstat(cgroup).st_ino:
+        here = os.fstat(cgroup).st_ino
+        attached = {name for name, link in self._links.items() if libbpf.link_cgroup(link) == here}
+        if attached == loader.CGROUP_PROGRAMS.keys():
             self._watchers.attach()
             return False
+        links: dict[str, int] = {}
         try:
-            link = libbpf.attach_cgroup(self._fds['sockaccel_join'], cgroup, libbpf.BPF_CGROUP_SOCK_OPS)
+            for name, at in loader.CGROUP_PROGRAMS.items():
+                links[name] = libbpf.attach_cgroup(self._fds[name], cgroup, at)
         except OSError as exc:
+            for link in links.values():
+                os.close(link)
             path = os.readlink(f'/proc/self/fd/{cgroup}')
             hint = 'is there enough memory?'
             if exc.errno == errno.EPERM:
                 hint = (
-                    'a sock_ops program of somebody else is attached there or above without "multi"; see '
-                    f'"bpftool cgroup show {shlex.quote(path)}"'
+                    'a sock_ops or sock_release program of somebody else is attached there or above without '
+                    f'"multi"; see "bpftool cgroup show {shlex.quote(path)}"'
                 )
             raise KernelRefused(f'cannot attach to cgroup "{path}" ({exc.strerror}): {hint}') from exc
-        if self._link is not None:
-            self._objects.drop_link()
-            os.close(self._link)
-        self._link = link
-        self._objects.keep_link(link)
+        self._drop_links()
+        self._links = links
+        self._objects.keep_links(links)
         self._watchers.attach()
         return True
 
     def detach(self) -> None:
         """Let no new connection be covered. Candidates are forgotten: nobody reports any more when they close."""
         self._watchers.detach()
-        if self._link is not None:
-            self._objects.drop_link()
-            os.close(self._link)
-            self._link = None
+        if self._links:
+            self._drop_links()
             self._wait_for_programs()
             libbpf.map_clear(self._fds['sa_peers'], PAIR_KEY.size)
 
+    def _drop_links(self) -> None:
+        if self._links:
+            self._objects.drop_links()
+        self._close_links()
+
+    def _close_links(self) -> None:
+        for link in self._links.values():
+            os.close(link)
+        self._links = {}
+
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
         """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
-        flags, join_after_ns = TargetFlag(0), 0
+        flags, join_after_ns, heartbeat_ns = TargetFlag(0), 0, 0
         if policy:
             self._set_rules(slot, policy.rules)
             flags, join_after_ns = TargetFlag.ON, int(policy.join_after_s * 1e9)
+            heartbeat_ns = policy.heartbeat_seconds * 1_000_000_000
             if policy.blocking_readers:
                 flags |= TargetFlag.BLOCKING_READERS
             if policy.other_namespaces:
                 flags |= TargetFlag.OTHER_NAMESPACES
+            if policy.adopt_connections:
+                flags |= TargetFlag.ADOPTS
             # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
             if RECV_WATCHER in self._fds:
                 flags |= TargetFlag.RECV_WATCHED
-        libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), TARGET.pack(generation, flags, join_after_ns))
+        packed = TARGET.pack(generation, flags, join_after_ns, heartbeat_ns)
+        libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), packed)
 
     def _set_rules(self, slot: int, rules: Sequence[Rule]) -> None:
         """Put rules in force for connections that are made from now on. rules: at most MAX_RULES."""
@@ -253,7 +268,7 @@ class Kernel:
     def _target(self, slot: int) -> tuple[int, int]:
         value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)
         assert value is not None
-        generation, flags, _join_after_ns = TARGET.unpack(value)
+        generation, flags, *_rest = TARGET.unpack(value)
         return generation, flags
 
     def covered(self) -> dict[int, int]:
@@ -299,18 +314,26 @@ class Kernel:
         libbpf.map_clear(self._fds['sa_served'], LISTENER_KEY.size)
 
     def find_sockets(self) -> None:
-        """Remember listeners that are older than sockaccel, and count the connections that it missed.
+        """Remember listeners that are older than sockaccel, and make connections candidates that are so too.
 
         Raises OSError.
         """
         with self._searching:
             # An earlier search that failed, or an audit that was killed, may have left entries.
-            looks.prepare(self._fds, Look.SEARCH)
+            libbpf.map_clear(self._fds['sa_found'], PAIR_KEY.size)
             with self._walking:
                 self._search = (self._search + 1) % (1 << 32)
                 self._prepare(Walk.LIST)
-            for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
-                pass
+            try:
+                # Ends of targets; then their other ends, which need not belong to one; then those that met now.
+                for walk in (Look.SEARCH, Look.ADOPT, Look.ADOPT_LAST):
+                    looks.prepare(self._fds, walk)
+                    for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
+                        pass
+                    if not libbpf.map_keys(self._fds['sa_found'], PAIR_KEY.size):
+                        break
+            finally:
+                looks.prepare(self._fds, Look.SEARCH)
             libbpf.map_clear(self._fds['sa_found'], PAIR_KEY.size)
         self._forget_closed_listeners()
 
@@ -364,7 +387,7 @@ class Kernel:
         with self._walking:
             due = [self._judge()]
             judged = self._outcome()
-            if self._link is not None:
+            if self._links:
                 self._watchers.demand(WAIT_WATCHER, needed=judged.blocking > 0)
             left = []
             if judged.leaving:

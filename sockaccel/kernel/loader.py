@@ -52,9 +52,10 @@ class Part(NamedTuple):
 
 # LLVM takes most of a cold start and uses one CPU, so each part is compiled by a process of its own.
 DATA_PATH = Part(
-    (*_SHARED, 'membership.c', 'verdict.c', 'stub.c', 'probe.c'),
+    (*_SHARED, 'membership.c', 'release.c', 'verdict.c', 'stub.c', 'probe.c'),
     {
         'sockaccel_join': libbpf.BPF_PROG_TYPE_SOCK_OPS,
+        'sockaccel_release': libbpf.BPF_PROG_TYPE_CGROUP_SOCK,
         'sockaccel_stub': libbpf.BPF_PROG_TYPE_SK_MSG,
         'sockaccel_msg': libbpf.BPF_PROG_TYPE_SK_MSG,
         'sockaccel_probe': libbpf.BPF_PROG_TYPE_SK_MSG,
@@ -68,6 +69,11 @@ WALKS = Part(
     },
 )
 PROGRAMS = DATA_PATH.programs | WALKS.programs
+# Those that are attached to a cgroup, and where.
+CGROUP_PROGRAMS = {
+    'sockaccel_join': libbpf.BPF_CGROUP_SOCK_OPS,
+    'sockaccel_release': libbpf.BPF_CGROUP_INET_SOCK_RELEASE,
+}
 # Some kernels have none of them, and some a few.
 WATCHERS = frozenset(watched.WATCHERS)
 # Both parts, for a machine with one CPU.
@@ -170,7 +176,7 @@ class Compiled:
         for name, program_type in self._part.programs.items():
             try:
                 _name_kernel_functions(self._bcc.lib, self._module.module, name.encode(), self._values.get(_CAST))
-                fds[name] = self._module.load_func(name, program_type).fd
+                fds[name] = self._load(name, program_type)
             except Exception as exc:
                 if _CAST in self._values:
                     return self._load_without_cast()
@@ -179,6 +185,11 @@ class Compiled:
                     f'kernel 6.1.123 or newer; {what_it_lacks()}'
                 ) from exc
         return fds | self._load_watchers()
+
+    def _load(self, name: str, program_type: int) -> int:
+        # The kernel asks a program of some types where it will be attached. -1: BCC does not say.
+        at = CGROUP_PROGRAMS[name] if program_type == libbpf.BPF_PROG_TYPE_CGROUP_SOCK else -1
+        return int(self._module.load_func(name, program_type, attach_type=at).fd)
 
     def _load_watchers(self) -> dict[str, int]:
         """Those that the kernel takes."""

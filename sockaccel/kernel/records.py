@@ -23,7 +23,7 @@ def event_of(record: EventRecord) -> Event:
     """From a `struct event` that was unpacked before."""
     values = record._asdict()
     # What it is for, the listing has done (sockaccel.core.listing.pairs).
-    del values['key']
+    del values['key'], values['flags'], values['pad']
     values |= {
         'flow': flow_of(record.flow),
         'kind': EventKind(record.kind),

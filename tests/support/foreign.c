@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Programs of somebody else on the same cgroup, as the tests have them: one that watches every connection and answers
- * a question of the kernel's, and one that puts ends into a sockmap of its own.
+ * a question of the kernel's, one that switches callbacks off, and one that puts ends into a sockmap of its own.
  */
 #include <linux/types.h>
 #include <uapi/linux/bpf.h>
@@ -50,6 +50,14 @@ int watch(struct bpf_sock_ops *ops)
 			note(ops, CLOSED);
 		break;
 	}
+	return 1;
+}
+
+/* As a program does that takes the flags for its own. */
+int rude(struct bpf_sock_ops *ops)
+{
+	if (ops->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB || ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		bpf_sock_ops_cb_flags_set(ops, 0);
 	return 1;
 }
 

@@ -437,7 +437,7 @@ def packed_ends(count: int, slot: int = 1) -> bytes:
         for flow, active, program in ((client, 1, b'psql'), (server, 0, b'postgres')):
             cookie = 2 * number + 2 + active
             numbers = (1, cookie, cookie ^ 1, 1, number, 1, 0, 0)
-            last = (EventKind.CONNECTION, 0, slot, 1, active, 100 + active, 0, ConnectionState.JOINED)
+            last = (EventKind.CONNECTION, 0, slot, 1, active, 100 + active, 0, ConnectionState.JOINED, 0, 0)
             found.append(EVENT.pack(flow, keys[active], *numbers, *last, program))
     return b''.join(found)
 

@@ -98,7 +98,7 @@ def test_the_line_of_a_stop_shows_names_as_the_kernel_side_made_them_printable()
     """A program chooses its own name."""
     packed = FLOW.pack(1, bytes(16), bytes(16), 1, 2, 0)
     data = EVENT.pack(
-        packed, bytes(8), *range(8), EventKind.CONNECTION, 0, 1, 1, 1, 42, 0, 0, b'\033[2J\r\nfake\0'
+        packed, bytes(8), *range(8), EventKind.CONNECTION, 0, 1, 1, 1, 42, 0, 0, 0, 0, b'\033[2J\r\nfake\0'
     )
     with capture_logs() as lines:
         _report_stopped([event_from(data)])

@@ -50,7 +50,7 @@ def pair() -> Pair:
         netns=7, local=local, remote=remote, local_port=40000, remote_port=5432, sent=1, received=2,
         time_ns=1, cookie=2, cgroup=4, redirected_bytes=5, redirected_messages=6, tcp_bytes=7,
         tcp_messages=8, reason=0, slot=1, active=1, pid=9, marked=0,
-        state=ConnectionState.JOINED, program=b'psql' + bytes(12),
+        state=ConnectionState.JOINED, flags=1, program=b'psql' + bytes(12),
     )  # fmt: skip
     server = client._replace(
         local=remote,
@@ -99,12 +99,16 @@ def test_the_row_of_a_target() -> None:
 
 def test_the_row_of_a_connection() -> None:
     row = connection(pair())
-    of_both = {'target': 'x.service', 'path': 'mixed', 'state': 'joined', 'age_ns': 10, 'netns_cookie': 7}
+    of_both = {
+        'target': 'x.service', 'path': 'mixed', 'state': 'joined', 'age_ns': 10, 'netns_cookie': 7,
+        'adopted': True,
+        'waiting_for_heartbeat': False,
+    }  # fmt: skip
     assert {key: row[key].value for key in of_both} == of_both
     assert (row['client_address'].value, row['client_port'].value) == ('127.0.0.1', 40000)
     assert (row['server_reason'].value, row['client_cgroup'].value) == ('order', '/x.service')
     assert (row['client_port'].signature, row['client_pid'].signature, row['age_ns'].signature) == ('q', 'u', 't')
-    names = documented('ListConnections') - of_both.keys() | {'state'}
+    names = documented('ListConnections') - of_both.keys() | {'state', 'netns_cookie'}
     assert row.keys() == of_both.keys() | {f'{end}_{name}' for end in ('client', 'server') for name in names}
 
 

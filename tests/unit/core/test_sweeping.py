@@ -17,6 +17,9 @@ from tests.support.memory_kernel import World, defaults, end, world
 Story = Callable[[World], Coroutine[Any, Any, None]]
 
 
+NEW_ONLY = {'AdoptConnections': 'no'}
+
+
 def run(story: Story, *, join_after_s: float = 0.1) -> None:
     """With a target, and without what its enabling has asked for."""
 
@@ -163,7 +166,7 @@ def test_sockets_are_searched_for_once_for_many_targets() -> None:
     async def story(made: World) -> None:
         made.kernel.search_takes_s = 0.3
         for name in ('/a', '/b', '/c'):
-            await made.engine.enable(name)
+            await made.engine.enable(name, NEW_ONLY)
         made.clock.advance(1)
         assert len(made.kernel.searches) == 1
         # After a search the daemon rests too, and the next sweep does not search again.
@@ -172,6 +175,22 @@ def test_sockets_are_searched_for_once_for_many_targets() -> None:
         made.clock.advance(60)
         assert made.kernel.sweeps[-1] == pytest.approx(searched + 0.3 + REST * 0.3)
         assert made.kernel.searches == [searched]
+
+    run(story)
+
+
+def test_enable_returns_when_connections_are_adopted() -> None:
+    """It searches and sweeps, but it searches again only after the rest."""
+
+    async def story(made: World) -> None:
+        made.kernel.search_takes_s = 0.3
+        await made.engine.enable('/a')
+        assert (len(made.kernel.searches), len(made.kernel.sweeps)) == (1, 1)
+        await made.engine.enable('/b')
+        await made.engine.enable('/c')
+        assert len(made.kernel.searches) == 1
+        made.clock.advance(60)
+        assert len(made.kernel.searches) == 2
 
     run(story)
 
@@ -227,7 +246,7 @@ def test_a_walk_that_fails_is_tried_again_with_growing_waits(walk: str) -> None:
 
     async def story(made: World) -> None:
         if walk == 'find_sockets':
-            await made.engine.enable('/y')
+            await made.engine.enable('/y', NEW_ONLY)
         made.kernel.sweeps.clear()
         want(made, Urgency.NOW)
         waits = [SWEEP_AFTER_S]

@@ -60,7 +60,9 @@ def _no_kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def left_by(code: str, layout: str = LAYOUT) -> Store:
-    names = [f'{layout}-{name}' for name in (*loader.MAPS, 'link')]
+    names = [
+        f'{layout}-{name}' for name in (*loader.MAPS, *(f'cgroup_link_{name}' for name in loader.CGROUP_PROGRAMS))
+    ]
     names += [f'{code}-{name}' for name in (*loader.PROGRAMS, *loader.WATCHERS)]
     return Store([*names, *(f'{code}-link_{name}' for name in loader.WATCHERS)])
 

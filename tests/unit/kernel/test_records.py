@@ -28,7 +28,7 @@ def test_a_flow_as_text() -> None:
 def test_an_event() -> None:
     flow = FLOW.pack(1, bytes(16), bytes(16), 1, 2, 0)
     data = EVENT.pack(
-        flow, bytes(8), *range(10, 18), EventKind.CLOSED, 3, 4, 5, 1, 6, 0, 0, b'caf\xc3\xa9\xff\0junk'
+        flow, bytes(8), *range(10, 18), EventKind.CLOSED, 3, 4, 5, 1, 6, 0, 0, 0, 0, b'caf\xc3\xa9\xff\0junk'
     )
     event = event_from(data)
     assert (event.time_ns, event.tcp_messages) == (10, 17)
