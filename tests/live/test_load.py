@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Nothing is lost, torn or reset, whatever happens to sockaccel while connections are busy."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from tests.support.topology import Topology
 
 # make soak asks for more.
 ROUNDS = int(os.environ.get('SOCKACCEL_ROUNDS', '3'))
-ECHOING, IDLE = 200, 50
+ECHOING, OLDER, IDLE = 200, 60, 50
 SETTINGS = 'JoinDelayMs=0\nAcceptKernelIssues=fionread splice\nOtherNamespaces=yes\n'
 UNIT = 'sockaccel.service'
 pytestmark = pytest.mark.timeout(LONG_S + ROUNDS * PATIENCE_S)
@@ -111,17 +112,32 @@ def _grown(before: dict[str, set[int]]) -> dict[str, int]:
     return {kind: more for kind in now if (more := len(now[kind]) - len(before[kind]))}
 
 
+def _loads(life: Life, stack: contextlib.ExitStack) -> list[Load]:
+    """Connections that are older than their target, and busy while it is enabled, and others that are not.
+
+    Two thirds of each cross network namespaces.
+    """
+    towns = stack.enter_context(Topology())
+    harness.call('Disable', 's', life.root.path)
+    older = stack.enter_context(Load(life.root, OLDER, IDLE // 2, towns))
+    harness.call('Enable', 's', life.root.path)
+    return [older, stack.enter_context(Load(life.root, ECHOING - OLDER, IDLE // 2, towns))]
+
+
 @pytest.mark.parametrize('event', EVENTS, ids=lambda event: event.__name__)
 def test_busy_connections_do_not_notice(life: Life, event: Callable[[Life], None]) -> None:
-    with Topology() as towns, Load(life.root, ECHOING, IDLE, towns) as load:
-        load.accelerate_idle()
-        load.go_on()
+    with contextlib.ExitStack() as stack:
+        loads = _loads(life, stack)
+        for load in loads:
+            load.accelerate_idle()
+            load.go_on()
         objects = harness.objects()
         before = harness.call('Stats')['redirected_bytes']
         assert before > 0
         for _round in range(ROUNDS):
             event(life)
-            load.go_on()
+            for load in loads:
+                load.go_on()
             # The kernel frees programs and maps a little later.
             harness.wait_until(
                 lambda: _grown(objects) == BESIDE.get(event, {}), 'there is nothing of the versions before'
