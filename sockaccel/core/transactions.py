@@ -112,13 +112,15 @@ class Transactions:
         section = self.policies.sections.get(target.name)
         if section and settings:
             raise _managed(target.name, section.source)
-        if runtime and settings and target.name in self.desired.lasting:
+        self._check_names(settings)
+        before = self.desired.chosen(target.name)
+        chosen = changed(before, settings)
+        if runtime and chosen != before and target.name in self.desired.lasting:
             raise InvalidArgument(
                 f'target {quote(target.name)} is enabled for good, and so is its policy: change it with SetPolicy '
                 '(sockaccelctl set)'
             )
-        self._check_names(settings)
-        return changed(self.desired.chosen(target.name), settings)
+        return chosen
 
     async def set_policy(self, target: Target, settings: Settings) -> Enabled | None:
         """Returns what is enabled now, None if it was before. See Engine.set_policy."""
