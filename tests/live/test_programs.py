@@ -92,10 +92,11 @@ def test_all_programs_work_with_the_same_maps() -> None:
 def test_the_compiler_gives_structures_the_sizes_that_python_expects() -> None:
     u32, u64 = 4, 8
     expected = {
-        'sa_members': (abi.FLOW.size, u32),
+        'sa_members': (abi.PAIR_KEY.size, u32),
+        'sa_peers': (abi.PAIR_KEY.size, None),
         'sa_listeners': (abi.LISTENER_KEY.size, None),
         'sa_served': (abi.LISTENER_KEY.size, u32),
-        'sa_missed': (abi.FLOW.size, u32),
+        'sa_found': (abi.PAIR_KEY.size, None),
         'sa_cgroups': (u64, u32),
         'sa_targets': (u32, abi.TARGET.size),
         'sa_counters': (u32, u64 * len(abi.COUNTERS)),

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,11 +112,7 @@ def test_nothing_is_missed_when_more_happens_than_the_kernel_keeps(root: Cgroup,
         must_join(service)
 
 
-def missed() -> int:
-    return int(harness.call('Stats')['connection_reason_missed'])
-
-
-def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
+def test_connections_that_are_made_before_their_cgroup_is_covered_are_adopted(
     root: Cgroup, daemon: Daemon
 ) -> None:
     with Cgroup('client', root) as client, contextlib.ExitStack() as stack:
@@ -138,26 +133,17 @@ def test_connections_that_are_made_before_their_cgroup_is_covered_are_counted(
             stack.callback(pair.close)
         os.kill(daemon.process.pid, signal.SIGCONT)
         wait_for('active')
-        harness.wait_until(lambda: missed() > 0, 'they are counted')
-        assert missed() == 2
-        assert f'Missed 2 connections of "{service.path}"' in daemon.log_text
-        for pair in made:
-            # As ss does it; before somebody asks a socket has no cookie.
-            pair.server.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8)
+        traffic.accelerate(*made)
+        assert harness.call('Stats')['adopted'] == 2
         shown = json.loads(harness.control('connections', '--json').stdout)
-        assert {(row['path'], row['client_reason']) for row in shown} == {('tcp', 'missed')}
-        assert len(shown) == 2
+        assert [row['adopted'] for row in shown] == [True, True]
         for pair in made:
             traffic.exchange(pair)
         with client.inside():
             following = traffic.connect(listener)
         stack.callback(following.close)
         traffic.accelerate(following)
-        # Whoever was counted is not counted again.
-        harness.call('Disable', 's', service.path)
-        enable(service.path)
-        with traffic.pair(service, joins=True):
-            assert missed() == 2
+        assert harness.call('Stats')['adopted'] == 2
 
 
 def test_what_was_left_out_for_a_reason_was_not_missed(root: Cgroup) -> None:
@@ -175,7 +161,7 @@ def test_what_was_left_out_for_a_reason_was_not_missed(root: Cgroup) -> None:
                 lonely = traffic.connect(outside)
             enable(other.path)
             with traffic.pair(other, joins=True), traffic.pair(service, joins=True):
-                assert missed() == 0
+                assert harness.call('Stats')['adopted'] == 0
                 shown = json.loads(harness.control('connections', '--json').stdout)
                 assert {'excluded', 'client_unseen'} <= {row['client_reason'] for row in shown}
             for pair in (excluded, lonely, unseen):
@@ -263,8 +249,9 @@ def test_a_service_whose_socket_systemd_opened(root: Cgroup, address: str) -> No
             enable('its.service')
             with client.inside():
                 again = traffic.connect(listener, family)
-            traffic.accelerate(again)
-            assert not traffic.is_member(late.client)
+            # The one that was made in between is adopted.
+            traffic.accelerate(again, late)
+            assert not traffic.is_member(stranger.client)
             for pair in (made, stranger, late, again):
                 pair.close()
 
