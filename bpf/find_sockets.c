@@ -147,11 +147,13 @@ static inline void adopt(struct sock *sk, struct new_end *new_end, u32 reason)
 
 /*
  * Whether what is kept of an end is of no use any more: its target was disabled, and it has left the map. A call that
- * began while it was a member would still hold its psock, see came_back().
+ * began while it was a member would still hold its psock, see came_back(). One that another sockmap owns has a psock,
+ * too; its peer must find it all the same, to be told why both stay with TCP.
  */
 static inline int is_over(struct end *end, u64 sock)
 {
-	return end->state == LEFT && !end->in_map && !sock_psock(sock) && !is_enabled(target_of(end), end);
+	return end->state == LEFT && !end->in_map && (!sock_psock(sock) || end->reason == FOREIGN_SOCKMAP) &&
+	       !is_enabled(target_of(end), end);
 }
 
 /*
