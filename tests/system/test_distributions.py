@@ -33,7 +33,7 @@ def test_package_has_what_make_install_installs(packages: Path, machine: Contain
     command = 'make --silent --directory /src install DESTDIR=/root/installed'
     machine.run('sh', '-c', f'{command} ZSHDIR=/usr/share/zsh/vendor-completions')
     installed = machine.run('sh', '-c', 'cd /root/installed && find . -type f').stdout.splitlines()
-    packaged, of_debian = set(), set()
+    packaged, of_debian = set(), {'./usr/share/lintian/overrides/sockaccel-cockpit'}
     for package in ('sockaccel', 'sockaccel-cockpit'):
         name = next(packages.glob(f'{package}_*.deb')).name
         listed = machine.run('sh', '-c', f'dpkg-deb --fsys-tarfile /out/{name} | tar --list').stdout.splitlines()
