@@ -88,11 +88,7 @@ static inline u32 reason_against_adopting(const struct new_end *new_end, u32 slo
 		return own->reason ? own->reason : other->reason;
 	if (sock_cookie(other->sock) != other->cookie)
 		return LONELY;
-	if (is_same_namespace(new_end->sock, other->sock))
-		return NO_REASON;
-	if (own->slot != other->slot || !allows_other_namespaces(slot))
-		return OTHER_NAMESPACE;
-	return sock_owner(new_end->sock) == sock_owner(other->sock) ? NO_REASON : FOREIGN_OWNER;
+	return reason_in_namespaces(new_end->sock, other->sock, slot, own->slot == other->slot);
 }
 
 /* Lets the other end find an adopted one, unless another socket has its key. Returns NO_REASON or why not. */

@@ -131,11 +131,7 @@ static inline struct end *on_established(struct bpf_sock *sk, u64 sock, u32 acti
  */
 static inline u32 reason_against_meeting(u64 sock, u32 slot, struct peer_entry *first)
 {
-	if (is_same_namespace(sock, first->sock))
-		return NO_REASON;
-	if (slot != first->slot || first->by_listener || !allows_other_namespaces(slot))
-		return OTHER_NAMESPACE;
-	return sock_owner(sock) == sock_owner(first->sock) ? NO_REASON : FOREIGN_OWNER;
+	return reason_in_namespaces(sock, first->sock, slot, slot == first->slot && !first->by_listener);
 }
 
 /*

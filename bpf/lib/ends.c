@@ -77,3 +77,16 @@ static inline int would_overtake(struct end *end)
 	return READ_U32(end->peer_end, __builtin_offsetof(struct end, spliced_unread)) ||
 	       sock_holds_redirected(end->peer_sock);
 }
+
+/*
+ * Why two ends may not meet because of the network namespaces that they are in; judge.c has the why. slot: of the target
+ * whose policy counts. has_both: whether it has both ends in its cgroups.
+ */
+static inline u32 reason_in_namespaces(u64 sock, u64 other, u32 slot, u32 has_both)
+{
+	if (is_same_namespace(sock, other))
+		return NO_REASON;
+	if (!has_both || !allows_other_namespaces(slot))
+		return OTHER_NAMESPACE;
+	return sock_owner(sock) == sock_owner(other) ? NO_REASON : FOREIGN_OWNER;
+}
