@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import structlog
 
-from sockaccel.bus import encoding
+from sockaccel.bus import encoding, handover
 from sockaccel.core import filters, words
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.listing import Viewer
@@ -139,13 +139,7 @@ class Followers:
 
     def add(self, viewer: Viewer, wanted: Wanted) -> socket.socket:
         """The end to read from; the caller closes it. Raises LimitExceeded."""
-        self._limit.take(viewer.user)
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:
-            self._limit.give_back(viewer.user)
-            raise
-        ours.setblocking(False)
+        ours, theirs = handover.pair(self._limit, viewer.user)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
         self._all.append(Follower(viewer, wanted, ours, self._end))
         return theirs

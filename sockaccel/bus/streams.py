@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from sockaccel.bus import handover
 from sockaccel.core import words
 from sockaccel.core.ends import End, Layout
 from sockaccel.core.listing import Sight, Viewer
@@ -89,13 +90,7 @@ class Streams:
 
     def add(self, viewer: Viewer) -> socket.socket:
         """The end to read from; the caller closes it. Raises LimitExceeded."""
-        self._limit.take(viewer.user)
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError:
-            self._limit.give_back(viewer.user)
-            raise
-        ours.setblocking(False)
+        ours, theirs = handover.pair(self._limit, viewer.user)
         theirs.shutdown(socket.SHUT_WR)
         task = asyncio.get_running_loop().create_task(Stream(self._sight, viewer, ours).run())
         self._running.add(task)

@@ -72,17 +72,21 @@ def files(directories: tuple[str, ...] = DIRECTORIES, name: str = _MAIN) -> list
     return found + [drop_ins[name] for name in sorted(drop_ins)]
 
 
+def read(path: Path) -> str:
+    """The text of one of the files. Raises InvalidConfiguration."""
+    try:
+        return path.read_text()
+    except OSError as exc:
+        raise InvalidConfiguration(f'cannot read "{path}" ({os.strerror(exc.errno or 0)})') from exc
+    except UnicodeDecodeError as exc:
+        raise InvalidConfiguration(f'"{path}" is not UTF-8 text') from exc
+
+
 def load(paths: list[Path]) -> Config:
     """Read files; later ones override. Raises InvalidConfiguration with file and line."""
     config = Config()
     for path in paths:
-        try:
-            text = path.read_text()
-        except OSError as exc:
-            raise InvalidConfiguration(f'cannot read "{path}" ({os.strerror(exc.errno or 0)})') from exc
-        except UnicodeDecodeError as exc:
-            raise InvalidConfiguration(f'"{path}" is not UTF-8 text') from exc
-        config = _apply(config, text, path)
+        config = _apply(config, read(path), path)
     for name, section in config.policies.sections.items():
         try:
             config.policies.of(name, {})

@@ -40,13 +40,7 @@ def load(paths: Iterable[Path]) -> list[Listed]:
     """Read files; later ones add to earlier ones. Raises InvalidConfiguration with file and line."""
     found: dict[tuple[str, Knowledge], Listed] = {}
     for path in paths:
-        try:
-            text = path.read_text()
-        except OSError as exc:
-            raise InvalidConfiguration(f'cannot read "{path}" ({os.strerror(exc.errno or 0)})') from exc
-        except UnicodeDecodeError as exc:
-            raise InvalidConfiguration(f'"{path}" is not UTF-8 text') from exc
-        _apply(found, text, path)
+        _apply(found, config.read(path), path)
     if len(found) > MAX_PROGRAM_NAMES:
         raise InvalidConfiguration(
             f'the files {MAIN} name {len(found)} programs, and there can be {MAX_PROGRAM_NAMES}'
