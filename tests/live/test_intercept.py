@@ -57,7 +57,11 @@ def daemon(root: Cgroup) -> Iterator[Daemon]:
 
 @pytest.fixture(scope='module')
 def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
-    return Cgroup('app', root), Cgroup('proxy', root)
+    """Those of a target and its proxy. The daemon has loaded its programs for them, and keeps them."""
+    app, proxy = Cgroup('app', root), Cgroup('proxy', root)
+    intercept(app, proxy)
+    harness.call('Release', 's', app.path)
+    return app, proxy
 
 
 @pytest.fixture(scope='module')
