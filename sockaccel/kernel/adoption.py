@@ -43,6 +43,12 @@ class Objects:
     _kept: set[str] = field(default_factory=set)
     _stale: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def replaced_watchers(self) -> frozenset[str]:
+        """The watchers of an earlier version that are still attached: until `keep`."""
+        names = {_object(name) for name in self._stale}
+        return frozenset(name.removeprefix(_WATCHER_LINK) for name in names & _WATCHER_LINKS)
+
     def keep(self) -> None:
         """Let programs and maps outlive the process, and close those programs and links that were replaced."""
         _let_go(self._store, self._stale)

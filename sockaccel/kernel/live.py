@@ -136,7 +136,8 @@ class Kernel:
             if libbpf.link_cgroup(link):
                 libbpf.replace_program(link, self._fds[name])
         if self._links:
-            self._watchers.attach()
+            # One on demand too, so that none of the reads that it counts is missed.
+            self._watchers.attach(objects.replaced_watchers)
         # Closes the watchers that were replaced, and not before: what nobody sees goes by TCP.
         objects.keep()
 

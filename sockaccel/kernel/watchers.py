@@ -123,10 +123,13 @@ class Watchers:
         self._links = dict(links)
         self._keeper = keeper
 
-    def attach(self) -> None:
-        """Attach every watcher that is always needed. What one that fails would see goes by TCP."""
+    def attach(self, wanted: Container[str] = ()) -> None:
+        """Attach every watcher that is always needed. What one that fails would see goes by TCP.
+
+        wanted: which of those on demand are needed too.
+        """
         for name in self._programs:
-            if not WATCHERS[name].on_demand:
+            if not WATCHERS[name].on_demand or name in wanted:
                 self._attach(name)
 
     def demand(self, name: str, *, needed: bool) -> None:

@@ -178,8 +178,13 @@ class Place:
         if self.way == ACCELERATED:
             counted = self.counted()
             total = counted['redirected_bytes'] + counted['tcp_bytes']
-            share = 100 * counted['redirected_bytes'] / total if total else 0
-            self._results.shares[application] = f'{share:.1f} % of {total / 1e6:.1f} MB'
+            self._results.shares[application] = f'{100 * self.share():.1f} % of {total / 1e6:.1f} MB'
+
+    def share(self) -> float:
+        """What of the bytes of connections that joined was redirected, 0 to 1."""
+        counted = self.counted()
+        total = counted['redirected_bytes'] + counted['tcp_bytes']
+        return counted['redirected_bytes'] / total if total else 0
 
 
 def _line(command: tuple[str | Path, ...]) -> str:

@@ -30,5 +30,8 @@ def job(package: Path, tmp_path: Path) -> Path:
     directory.mkdir()
     shutil.copy(package, directory / 'sockaccel.deb')
     shutil.copy(ROOT / 'pyproject.toml', directory)
+    # What a daemon of a test gets, as it is shipped.
+    (directory / 'packaging').mkdir()
+    shutil.copy(ROOT / 'packaging' / 'programs.conf', directory / 'packaging')
     shutil.copytree(ROOT / 'tests', directory / 'tests', ignore=shutil.ignore_patterns('__pycache__'))
     return directory

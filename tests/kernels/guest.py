@@ -17,6 +17,8 @@ from tests.system import roots
 # Without what the job needs: the disk, the file system, TLS in the kernel.
 _MODULES = ('virtio_pci', 'virtio_blk', 'ext4', 'tls')
 _MEMORY = '2G'
+# Most of it is a hole in the file.
+_ROOT_SIZE = '4G'
 _DISKS = ('root', 'job', 'results')
 _RESULTS_SIZE = 64 << 20
 # What the kernel prints when something is wrong inside it.
@@ -30,6 +32,8 @@ for module in $(/bin/busybox cat /modules); do /bin/busybox insmod "$module"; do
 /bin/busybox cp -a /lib/modules/. /root/usr/lib/modules/
 /bin/busybox cp /job.service /root/etc/systemd/system/
 /bin/busybox mkdir -p /root/etc/systemd/system/multi-user.target.wants
+# What the root's packages would start by themselves.
+/bin/busybox rm -f /root/etc/systemd/system/*.wants/*
 /bin/busybox ln -s ../job.service /root/etc/systemd/system/multi-user.target.wants/
 /bin/busybox umount /dev
 exec /bin/busybox switch_root /root /sbin/init
@@ -74,8 +78,11 @@ class Report:
     files: dict[str, str]
 
 
-def run(kernel: Kernel, job: Path, seconds: float) -> Report:
-    """Boot the kernel on Debian 12 and run the program `run` of the directory `job`, for so long at most."""
+def run(kernel: Kernel, job: Path, seconds: float, kind: str = '', more: tuple[str, ...] = ()) -> Report:
+    """Boot the kernel on Debian 12 and run the program `run` of the directory `job`, for so long at most.
+
+    kind, more: a root with more packages, see `roots.root`.
+    """
     with tempfile.TemporaryDirectory(prefix='sockaccel-guest-', dir='/var/tmp') as name:
         directory = Path(name)
         initramfs = _initramfs(kernel, directory)
@@ -83,7 +90,7 @@ def run(kernel: Kernel, job: Path, seconds: float) -> Report:
             tar.add(job, '.')
         with (directory / 'results').open('wb') as results:
             results.truncate(_RESULTS_SIZE)
-        (directory / 'root').symlink_to(_root_image())
+        (directory / 'root').symlink_to(_root_image(kind, more))
         for serial in ('console', 'said'):
             (directory / serial).touch()
         hung = False
@@ -131,13 +138,13 @@ def _command(kernel: Kernel, initramfs: Path, directory: Path) -> list[str]:
     return command
 
 
-def _root_image() -> Path:
+def _root_image(kind: str, more: tuple[str, ...]) -> Path:
     """Debian 12 as an ext4 image, made once for each root."""
-    root = roots.root(roots.RELEASES[0])
+    root = roots.root(roots.RELEASES[0], kind, more)
     image = root.with_suffix('.ext4')
     if not image.exists():
         unfinished = root.with_suffix('.ext4.unfinished')
-        subprocess.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', root, unfinished, '3G'], check=True)
+        subprocess.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', root, unfinished, _ROOT_SIZE], check=True)
         unfinished.rename(image)
     return image
 

@@ -7,9 +7,11 @@ What each guest said and measured stays in build/kernels, for the table in docs/
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.apps import goproxy
 from tests.kernels import archive, guest
 from tests.kernels.archive import Kernel
 from tests.kernels.guest import Outcome, Report
@@ -45,13 +47,30 @@ $pytest --verbose --verbose tests/conformance/test_behaviours.py -k 'like_plain_
 behaviours=$?
 [ $units = 0 ] && [ $behaviours = 0 ]
 """
+# All of it with one daemon, because to compile it takes a minute there.
+_PROGRAMS = f"""\
+#!/bin/sh
+mkdir -p /run/results
+dpkg --install --no-triggers sockaccel.deb || exit 1
+export SOCKACCEL_SLOWER=40 SOCKACCEL_APPS_TABLE=/run/results/table SOCKACCEL_GO_PROXY=/run/job/{goproxy.NAME}
+pytest='python3 -m pytest -p no:cacheprovider --timeout=1200 -q --color=no --durations=10'
+exec $pytest tests/apps/test_proxies.py tests/apps/test_blocking.py tests/live/test_watchers.py \
+    -k 'seen_to_splice or test_blocking or (test_watchers and not upgrade)'
+"""
+# The lines whose kernels take watchers, oldest and newest and the one between; and what runs there.
+WATCHED = ('6.1', '6.12', 'newest')
+PACKAGES = (
+    'docker.io', 'haproxy', 'mariadb-client', 'mariadb-server', 'nginx-light', 'php-cli', 'php-mysql',
+    'python3-redis', 'redis-server', 'redis-tools',
+)  # fmt: skip
 
 
-def boot(kernel: Kernel, line: str, job: Path, script: str, seconds: float) -> Report:
+def boot(kernel: Kernel, name: str, job: Path, script: str, seconds: float, **root: Any) -> Report:
+    """Run a script in a guest. name: of what is left in build/kernels. root: see `guest.run`."""
     (job / 'run').write_text(script)
     (job / 'run').chmod(0o755)
-    report = guest.run(kernel, job, seconds)
-    output = OUTPUT / line
+    report = guest.run(kernel, job, seconds, **root)
+    output = OUTPUT / name
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     for name, text in report.files.items():
@@ -72,6 +91,17 @@ def verdict(report: Report) -> str:
 @pytest.mark.parametrize('line', [line for line in archive.LINES if line != REFUSED])
 def test_kernel(line: str, job: Path, _archive: None) -> None:  # noqa: PT019
     report = boot(archive.newest(line), line, job, _EVERYTHING, EVERYTHING_S)
+    print(report.said)
+    assert report.outcome is Outcome.PASSED, verdict(report)
+
+
+@pytest.mark.parametrize('line', WATCHED)
+def test_programs(line: str, job: Path, tmp_path: Path, _archive: None) -> None:  # noqa: PT019
+    """Other people's programs where sockaccel sees what they do, which this machine's kernel need not allow."""
+    goproxy.build(tmp_path)
+    shutil.copy(tmp_path / goproxy.NAME, job)
+    name = f'{line}-programs'
+    report = boot(archive.newest(line), name, job, _PROGRAMS, EVERYTHING_S, kind='programs', more=PACKAGES)
     print(report.said)
     assert report.outcome is Outcome.PASSED, verdict(report)
 

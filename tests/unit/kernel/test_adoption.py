@@ -77,6 +77,7 @@ def test_a_restart_takes_the_links() -> None:
     objects = asyncio.run(adoption.obtain(store, 1))
     assert objects.watcher_links[WATCHER] == before[f'{CODE}-link_{WATCHER}']
     assert objects.fds[WATCHER] == before[f'{CODE}-{WATCHER}']
+    assert not objects.replaced_watchers
     objects.keep()
     assert store.fds.keys() == before.keys()
     assert all(map(is_open, before.values()))
@@ -87,10 +88,12 @@ def test_an_upgrade_keeps_the_old_links_until_the_new_ones_are_attached() -> Non
     old = store.take()[f'{OLD_CODE}-link_{WATCHER}']
     objects = asyncio.run(adoption.obtain(store, 1))
     assert not objects.watcher_links
+    assert objects.replaced_watchers == loader.WATCHERS
     assert is_open(old)
     objects.keep_watcher(WATCHER, os.eventfd(0))
     objects.keep()
     assert not is_open(old)
+    assert not objects.replaced_watchers
     assert f'{OLD_CODE}-link_{WATCHER}' not in store.fds
     assert f'{CODE}-link_{WATCHER}' in store.fds
 

@@ -104,6 +104,17 @@ def test_one_is_attached_while_it_is_needed(kernel: Kernel) -> None:
     assert not keeper.kept
 
 
+def test_one_that_an_earlier_version_had_is_attached_with_the_others(kernel: Kernel) -> None:
+    keeper = Keeper()
+    made = Watchers(ALL, {}, keeper)
+    made.attach({watched.WAIT_WATCHER})
+    assert keeper.kept == set(WATCHERS)
+    # Until a walk has met nobody who needs it.
+    made.demand(watched.WAIT_WATCHER, needed=False)
+    assert keeper.kept == ALWAYS
+    made.detach()
+
+
 def test_what_would_see_nothing_is_not_attached(kernel: Kernel) -> None:
     right, wrong = Finding('fionread', 'ok', ''), Finding('fionread', 'issue', '')
     assert watchers.unneeded([wrong]) == watchers.unneeded([]) == frozenset()
