@@ -126,6 +126,22 @@ static inline void note_seen(struct end *end, u32 reason, u32 knowledge)
 		remember(end->slot, knowledge);
 }
 
+/* Tells an audit what this process does with a socket of TCP: it looks at connections that no target covers. */
+static inline void note_call(u32 knowledge)
+{
+	u32 process = bpf_get_current_pid_tgid() >> 32, *known, *auditing;
+	int zero = 0;
+
+	auditing = sa_auditing.lookup(&zero);
+	if (!auditing || !*auditing)
+		return;
+	known = sa_calls.lookup(&process);
+	if (known)
+		*known |= knowledge;
+	else
+		sa_calls.update(&process, &knowledge);
+}
+
 /* Whether a call reads bytes and waits for them. */
 static inline int may_wait(u32 flags)
 {
@@ -219,13 +235,14 @@ int sockaccel_send(u64 *ctx)
 }
 #endif
 
-/* ioctl(FIONREAD) is called for a socket of a covered connection. Attached where the kernel answers wrongly. */
+/* ioctl(FIONREAD) is called for a socket of TCP. Attached where the kernel answers wrongly. */
 static inline int on_ioctl(u64 *ctx)
 {
 	struct end *end;
 
 	if ((u32)ctx[1] != SIOCINQ)
 		return 0;
+	note_call(KNOWN_ASKS_FIONREAD);
 	end = sa_ends.sk_storage_get((void *)ctx[0], 0, 0);
 	if (end)
 		note_seen(end, FIONREAD_END, KNOWN_ASKS_FIONREAD);
@@ -260,6 +277,7 @@ int sockaccel_splice(u64 *ctx)
 
 	if (!sk)
 		return 0;
+	note_call(KNOWN_SPLICES);
 	end = sa_ends.sk_storage_get(sk, 0, 0);
 	if (!end)
 		return 0;

@@ -52,6 +52,10 @@ BPF_PERCPU_ARRAY(sa_counters, struct counters, MAX_TARGETS);
 
 /* The connections that an audit looks at, by the keys of the ends that it has not found yet; empty otherwise. */
 BPF_F_TABLE("hash", struct pair_key, u32, sa_audited, MAX_MISSED, BPF_F_NO_PREALLOC);
+/* Whether an audit wants to know what processes do with sockets of TCP, covered or not. */
+BPF_ARRAY(sa_auditing, u32, 1);
+/* What watchers have seen of them meanwhile (enum knowledge_flag), by their ids; those that did it last. */
+BPF_TABLE("lru_hash", u32, u32, sa_calls, MAX_PROGRAMS);
 /*
  * What the present search for sockets has found of connections that are older than their targets, by the keys of
  * their ends, as if they all had been accepted; empty otherwise.

@@ -145,6 +145,10 @@ def _reason(connection: Observed, terms: Terms) -> tuple[str, list[str]]:
             return reason, [other.program for other in ends if other.reason == end.reason]
     if len(ends) < 2:
         return 'unaccepted', everybody
+    if splicing := [end.program for end in ends if end.splices]:
+        return 'splice_end', splicing
+    if asking := [end.program for end in ends if end.asks_fionread]:
+        return 'fionread_end', asking
     blocking = [end.program for end in ends if end.blocks]
     if blocking and not terms.policy.blocking_readers:
         return 'blocking_end', blocking

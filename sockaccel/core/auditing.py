@@ -37,6 +37,8 @@ class Auditor:
         self._clock = clock
         self._lock = lock
         self._running: set[str] = set()
+        # How many want to know what programs do.
+        self._watching = 0
         # A look takes a thread, of which there are few.
         self._one_at_a_time = asyncio.Lock()
 
@@ -60,14 +62,31 @@ class Auditor:
         await self.require(target)
         watch = Watch()
         end = self._clock.time() + seconds
-        while True:
-            before = self._clock.time()
-            await self._look(target, watch)
-            now = self._clock.time()
-            if now >= end:
-                return watch
-            wait = max(seconds / _LOOKS, _LOOK_EVERY_S, _REST * (now - before))
-            await self._sleep_until(min(now + wait, end))
+        with self._calls_watched(target):
+            while True:
+                before = self._clock.time()
+                await self._look(target, watch)
+                now = self._clock.time()
+                if now >= end:
+                    return watch
+                wait = max(seconds / _LOOKS, _LOOK_EVERY_S, _REST * (now - before))
+                await self._sleep_until(min(now + wait, end))
+
+    @contextlib.contextmanager
+    def _calls_watched(self, target: Target) -> Iterator[None]:
+        """The kernel notes meanwhile what programs do with their sockets, where it can. Raises SystemRefused."""
+        if not self._watching:
+            try:
+                self._kernel.watch_calls(wanted=True)
+            except OSError as exc:
+                raise SystemRefused(f'{quote(target.name)} was not audited: {exc}') from exc
+        self._watching += 1
+        try:
+            yield
+        finally:
+            self._watching -= 1
+            if not self._watching:
+                self._kernel.watch_calls(wanted=False)
 
     async def require(self, target: Target) -> None:
         """Whether there is something to watch. Raises InvalidTarget, LimitExceeded."""

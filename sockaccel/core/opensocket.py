@@ -15,7 +15,8 @@ class OpenSocket:
 
     user: the owner of the socket. peer_address: as `pack_address` has it. local: the other end is on this host.
     blocks: its file has no O_NONBLOCK. joined: it is accelerated now. urgent: it has received
-    urgent data (MSG_OOB).
+    urgent data (MSG_OOB). splices, asks_fionread: its process does so with some socket of TCP, as far as
+    watchers have seen it since the audit began.
     """
 
     sent_number: int
@@ -39,3 +40,5 @@ class OpenSocket:
     blocks: bool = False
     joined: bool = False
     urgent: bool = False
+    splices: bool = False
+    asks_fionread: bool = False

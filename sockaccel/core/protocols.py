@@ -87,6 +87,9 @@ class Kernel(Protocol):
     def look(self, cgroup_id: int) -> Iterator[OpenSocket]:
         """The open sockets of a cgroup, every listener, and the other ends; some twice. From any thread."""
 
+    def watch_calls(self, *, wanted: bool) -> None:
+        """Whether `look` also tells what programs do with their sockets from now on, where it can be seen."""
+
     def sweep(self) -> SweepResult:
         """Let suitable candidates join; take members that should leave out of the map where they can leave."""
 

@@ -85,8 +85,8 @@ def unseen(terms: Terms) -> list[str]:
         )
     else:
         said.append(
-            'Whether a program reads by splice() shows once it is accelerated; it is left to TCP then, and loses '
-            'nothing.'
+            'Programs that read by splice() were watched for. One that does so later is left to TCP then, and '
+            'loses nothing.'
         )
     if 'fionread' in issues:
         said.append(

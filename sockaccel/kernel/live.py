@@ -130,6 +130,8 @@ class Kernel:
         self._census = Census(before.last_found, before.last_found_left, before.counted, before.counted_left)
         self._search = before.search
         self._prepare(Walk.LIST)
+        # An earlier process may have been killed during an audit.
+        looks.want_calls(self._fds, wanted=False)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
         libbpf.map_update(self._fds['sa_verdict'], _U32.pack(0), _U32.pack(self._fds['sockaccel_msg']))
         for name, link in self._links.items():
@@ -343,6 +345,12 @@ class Kernel:
         with self._searching:
             if self._fds:
                 yield from looks.look(self._fds, cgroup_id)
+
+    def watch_calls(self, *, wanted: bool) -> None:
+        """Let audits see what programs do with sockets that no target covers, or end that. OSError."""
+        if self._fds:
+            looks.want_calls(self._fds, wanted=wanted)
+            self._watchers.serve_audits(wanted=wanted)
 
     def _forget_closed_listeners(self) -> None:
         """Remove the listeners that the last search did not find and nobody has told of since.

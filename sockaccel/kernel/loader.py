@@ -31,7 +31,7 @@ MAPS = (
     'sa_members', 'sa_peers', 'sa_ends', 'sa_listeners', 'sa_cgroups', 'sa_targets', 'sa_counters',
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_audited', 'sa_found', 'sa_programs', 'sa_names',
-    'sa_unknown_program', 'sa_probe_pair', 'sa_probe_mode', 'sa_audit',
+    'sa_unknown_program', 'sa_probe_pair', 'sa_probe_mode', 'sa_audit', 'sa_auditing', 'sa_calls',
 )  # fmt: skip
 
 

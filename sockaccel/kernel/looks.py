@@ -13,6 +13,7 @@ from sockaccel.kernel.abi import (
     OPEN_SOCKET,
     PAIR_KEY,
     FlowRecord,
+    KnowledgeFlag,
     Look,
     OpenFlag,
     OpenSocketRecord,
@@ -47,10 +48,22 @@ def prepare(fds: Mapping[str, int], walk: Look, cgroup: int = 0) -> None:
 def _walk(fds: Mapping[str, int]) -> Iterator[OpenSocket]:
     for printed in libbpf.iterate(fds['bpf_iter__task_file']):
         for values in OPEN_SOCKET.iter_unpack(printed):
-            yield _seen(OpenSocketRecord._make(values))
+            record = OpenSocketRecord._make(values)
+            yield _seen(record, _calls(fds, record.pid))
 
 
-def _seen(record: OpenSocketRecord) -> OpenSocket:
+def want_calls(fds: Mapping[str, int], *, wanted: bool) -> None:
+    """Say whether watchers note what processes do; what they noted before is forgotten. OSError."""
+    libbpf.map_update(fds['sa_auditing'], _U32.pack(0), _U32.pack(wanted))
+    libbpf.map_clear(fds['sa_calls'], _U32.size)
+
+
+def _calls(fds: Mapping[str, int], pid: int) -> KnowledgeFlag:
+    noted = libbpf.map_lookup(fds['sa_calls'], _U32.pack(pid), _U32.size)
+    return KnowledgeFlag(_U32.unpack(noted)[0] if noted else 0)
+
+
+def _seen(record: OpenSocketRecord, calls: KnowledgeFlag) -> OpenSocket:
     flow = FlowRecord._make(FLOW.unpack(record.flow))
     flags = OpenFlag(record.flags)
     key = PairKeyRecord._make(PAIR_KEY.unpack(record.key))
@@ -66,4 +79,6 @@ def _seen(record: OpenSocketRecord) -> OpenSocket:
         blocks=OpenFlag.BLOCKS in flags,
         joined=OpenFlag.JOINED in flags,
         urgent=OpenFlag.URGENT in flags,
+        splices=KnowledgeFlag.SPLICES in calls,
+        asks_fionread=KnowledgeFlag.ASKS_FIONREAD in calls,
     )  # fmt: skip

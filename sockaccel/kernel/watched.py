@@ -29,9 +29,12 @@ class Watcher:
 # By the name of the BPF program. tcp_bpf_ioctl() exists since 6.11; before, tcp_ioctl() serves members too.
 RECV_WATCHER, WAIT_WATCHER = 'sockaccel_recv', 'sockaccel_wait'
 ASK_WATCHERS = ('sockaccel_ask', 'sockaccel_ask_member')
+SPLICE_WATCHER = 'sockaccel_splice'
+# Those that see sockets which no target covers.
+AUDIT_WATCHERS = (SPLICE_WATCHER, ASK_WATCHERS[0])
 WATCHERS = {
     RECV_WATCHER: Watcher('tcp_bpf_recvmsg', BPF_TRACE_FEXIT),
-    'sockaccel_splice': Watcher(
+    SPLICE_WATCHER: Watcher(
         'tcp_splice_read', BPF_TRACE_FENTRY, 'which programs mix recv() and splice(), which breaks a connection'
     ),
     ASK_WATCHERS[0]: Watcher('tcp_ioctl', BPF_TRACE_FENTRY, 'which programs ask FIONREAD'),

@@ -15,7 +15,15 @@ import structlog
 from sockaccel.core.finding import Finding
 from sockaccel.kernel import libbpf
 from sockaccel.kernel.libbpf import BTF_KIND_FUNC, KernelTypes
-from sockaccel.kernel.watched import ASK_WATCHERS, NO_FUNCTION, RECV_WATCHER, WATCHERS, Watcher, refusal
+from sockaccel.kernel.watched import (
+    ASK_WATCHERS,
+    AUDIT_WATCHERS,
+    NO_FUNCTION,
+    RECV_WATCHER,
+    WATCHERS,
+    Watcher,
+    refusal,
+)
 
 log = structlog.stdlib.get_logger()
 
@@ -122,6 +130,9 @@ class Watchers:
         self._programs = {name: programs[name] for name in WATCHERS if name in programs and name not in unneeded}
         self._links = dict(links)
         self._keeper = keeper
+        # What is attached for audits alone ends with the process.
+        self._audits = False
+        self._unkept: set[str] = set()
 
     def attach(self, wanted: Container[str] = ()) -> None:
         """Attach every watcher that is always needed. What one that fails would see goes by TCP.
@@ -140,26 +151,49 @@ class Watchers:
             self._keeper.drop_watchers([name])
             os.close(self._links.pop(name))
 
-    def _attach(self, name: str) -> None:
+    def serve_audits(self, *, wanted: bool) -> None:
+        """Attach what audits need while no target is enabled, or detach it if no target is. Again is no error."""
+        self._audits = wanted
+        if wanted:
+            for name in AUDIT_WATCHERS:
+                if name in self._programs and name not in self._links:
+                    self._attach(name, keep=False)
+            return
+        for name in self._unkept:
+            os.close(self._links.pop(name))
+        self._unkept.clear()
+
+    def _attach(self, name: str, *, keep: bool = True) -> None:
         if name in self._links:
+            if keep and name in self._unkept:
+                self._unkept.discard(name)
+                self._keeper.keep_watcher(name, self._links[name])
             return
         try:
             self._links[name] = libbpf.attach_function(self._programs[name], WATCHERS[name].at)
         except OSError as exc:
             log.warning(f'{WATCHERS[name].function}() cannot be watched ({exc.strerror}), ignoring')
             return
-        self._keeper.keep_watcher(name, self._links[name])
+        if keep:
+            self._keeper.keep_watcher(name, self._links[name])
+        else:
+            self._unkept.add(name)
 
     def detach(self) -> None:
-        """Detach them all. Again is no error."""
+        """Detach them all, but for what an audit needs. Again is no error."""
         self._keeper.drop_watchers(list(self._links))
-        self.close()
+        for name in list(self._links):
+            if self._audits and name in AUDIT_WATCHERS:
+                self._unkept.add(name)
+            else:
+                os.close(self._links.pop(name))
 
     def close(self) -> None:
         """Close the fds: what the store keeps stays attached."""
         for fd in self._links.values():
             os.close(fd)
         self._links.clear()
+        self._unkept.clear()
 
     def __contains__(self, name: str) -> bool:
         """Whether a watcher is attached."""

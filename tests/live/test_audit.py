@@ -3,8 +3,11 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
+import select
 import socket
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from sockaccel.ctl.client import Client, Refused, count, integer
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup
 from tests.support.network import TwoHosts
+from tests.support.patience import PATIENCE_S
 from tests.support.traffic import Pair, no_delay
 
 Row = dict[str, Any]
@@ -142,6 +146,49 @@ def test_nothing_is_changed_and_nothing_left(watched: Cgroup) -> None:
         assert dict(harness.call('Stats')) == before
         assert harness.objects() == objects
         assert traffic.members() == set()
+
+
+def splice(pair: Pair) -> Callable[[], None]:
+    """The server reads so what the client sends."""
+
+    def read() -> None:
+        read_end, write_end = os.pipe()
+        traffic.write(pair.client, b'x')
+        select.select([pair.server], [], [], PATIENCE_S)
+        assert os.splice(pair.server.fileno(), write_end, 1) == 1
+        os.close(read_end)
+        os.close(write_end)
+
+    return read
+
+
+def ask_fionread(pair: Pair) -> Callable[[], None]:
+    def ask() -> None:
+        traffic.exchange(pair, rounds=1)
+        fcntl.ioctl(pair.server, termios.FIONREAD, bytes(4))
+
+    return ask
+
+
+def test_what_programs_do(watched: Cgroup) -> None:
+    """No target is enabled, and the watchers are there for the audit alone."""
+    severity = {row['name']: row['severity'] for row in harness.call('ListFindings')}
+    blind, objects = severity['splice'] == 'issue', harness.objects()
+    # Who asks is of no interest where the answer is right.
+    expected = {
+        splice: '' if blind else 'splice_end',
+        ask_fionread: '' if blind or severity['fionread'] == 'ok' else 'fionread_end',
+        talk: '',
+    }
+    pair = Open(watched, watched)
+    with contextlib.closing(pair):
+        for way, reason in expected.items():
+            with busy(way(pair)):
+                report = audit(watched.path)
+            assert exchange(report, pair)['reason'] == reason, way
+            assert bool(report['command']) is not bool(reason)
+            assert any('splice() cannot be seen' in sentence for sentence in report['unseen']) is blind
+        assert harness.objects() == objects
 
 
 def test_sizes_and_directions(watched: Cgroup, elsewhere: Cgroup) -> None:

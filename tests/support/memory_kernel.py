@@ -103,6 +103,7 @@ class MemoryKernel:
         # What the looks of audits see, one after the other, and the cgroups that they asked for.
         self.seen: list[list[OpenSocket]] = [[]]
         self.looked_at: list[int] = []
+        self.calls_watched: list[bool] = []
         self.on_look: Callable[[], None] = lambda: None
 
     def contents(self) -> Contents:
@@ -167,6 +168,10 @@ class MemoryKernel:
         self.looked_at.append(cgroup_id)
         self.on_look()
         yield from self.seen.pop(0) if len(self.seen) > 1 else self.seen[0]
+
+    def watch_calls(self, *, wanted: bool) -> None:
+        self._failures.called('watch_calls')
+        self.calls_watched.append(wanted)
 
     def sweep(self) -> Swept:
         self._failures.called('sweep')

@@ -56,6 +56,9 @@ def test_streams(size: int, said: str) -> None:
     ('values', 'reason', 'who'),
     [
         ({'blocks': True}, 'blocking_end', ('client',)),
+        ({'splices': True, 'blocks': True}, 'splice_end', ('client',)),
+        ({'asks_fionread': True}, 'fionread_end', ('client',)),
+        ({'splices': True, 'asks_fionread': True}, 'splice_end', ('client',)),
         ({'reason': seen.reason('option_end')}, 'option_end', ('client',)),
         ({'reason': seen.reason('fwmark_end'), 'blocks': True}, 'fwmark_end', ('client',)),
     ],
@@ -138,6 +141,7 @@ def test_what_cannot_be_seen() -> None:
     assert any('splice() cannot be seen' in said for said in sentences.unseen(TERMS))
     fine = replace(TERMS, findings=[])
     assert not any('cannot be seen' in said for said in sentences.unseen(fine))
+    assert any('read by splice() were watched for' in said for said in sentences.unseen(fine))
 
 
 def test_nothing() -> None:

@@ -86,6 +86,33 @@ def test_an_audit_changes_nothing() -> None:
     play(story)
 
 
+def test_calls_are_watched_as_long_as_an_audit_runs() -> None:
+    async def story(made: World) -> None:
+        made.kernel.on_look = lambda: noted.append(list(made.kernel.calls_watched))
+        noted: list[list[bool]] = []
+        first = asyncio.ensure_future(made.engine.audit('/x', 60))
+        second = asyncio.ensure_future(made.engine.audit('/y', 120))
+        await finish(made, first)
+        # One ends before the other one.
+        assert made.kernel.calls_watched == [True]
+        await finish(made, second)
+        assert made.kernel.calls_watched == [True, False]
+        assert all(each == [True] for each in noted)
+
+    play(story)
+
+
+def test_calls_that_cannot_be_watched() -> None:
+    async def story(made: World) -> None:
+        made.failures.plan('watch_calls', OSError(12, 'no memory'))
+        with pytest.raises(SystemRefused, match='was not audited'):
+            await audited(made)
+        await audited(made)
+        assert made.kernel.calls_watched == [True, False]
+
+    play(story)
+
+
 def test_no_issue_needs_to_be_accepted() -> None:
     async def story(made: World) -> None:
         await audited(made)

@@ -115,6 +115,36 @@ def test_one_that_an_earlier_version_had_is_attached_with_the_others(kernel: Ker
     made.detach()
 
 
+def test_audits_have_theirs_without_a_target(kernel: Kernel) -> None:
+    keeper = Keeper()
+    made = Watchers(ALL, {}, keeper)
+    of_audits = set(watched.AUDIT_WATCHERS)
+
+    def attached() -> set[str]:
+        return {name for name in WATCHERS if name in made}
+
+    for _again in range(2):
+        made.serve_audits(wanted=True)
+        assert attached() == of_audits
+        # It goes with the process.
+        assert not keeper.kept
+    made.attach()
+    assert attached() == keeper.kept == ALWAYS
+    assert len(kernel.attached) == len(ALWAYS)
+    made.detach()
+    assert attached() == of_audits
+    assert not keeper.kept
+    for _again in range(2):
+        made.serve_audits(wanted=False)
+        assert not attached()
+    made.attach()
+    made.serve_audits(wanted=True)
+    made.serve_audits(wanted=False)
+    # A target needs them.
+    assert attached() == keeper.kept == ALWAYS
+    made.detach()
+
+
 def test_what_would_see_nothing_is_not_attached(kernel: Kernel) -> None:
     right, wrong = Finding('fionread', 'ok', ''), Finding('fionread', 'issue', '')
     assert watchers.unneeded([wrong]) == watchers.unneeded([]) == frozenset()
