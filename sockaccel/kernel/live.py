@@ -1,20 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The kernel side while the daemon runs: what the core asks, done with BPF programs, maps, a link and walks."""
 
-import contextlib
 import errno
-import mmap
 import os
 import shlex
 import socket
 import struct
-import threading
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from sockaccel.core.connection import Counter, Event, EventKind, pack_address
+from sockaccel.core.connection import Counter, Event, pack_address
 from sockaccel.core.limits import MAX_CGROUPS, MAX_SERVED, MAX_TARGETS
 from sockaccel.core.opensocket import OpenSocket
 from sockaccel.core.policy import Policy
@@ -23,26 +17,16 @@ from sockaccel.core.rules import Rule
 from sockaccel.errors import KernelRefused, LimitExceeded
 from sockaccel.kernel import libbpf, loader, looks
 from sockaccel.kernel.abi import (
-    EVENT,
-    KEPT,
-    LISTENER,
     LISTENER_KEY,
-    MAX_LISTED,
-    MAX_WALKED,
     PAIR_KEY,
     RULE,
     RULES,
-    SETTINGS,
     TARGET,
-    KeptRecord,
-    ListenerRecord,
-    Look,
-    SettingsRecord,
     TargetFlag,
-    Walk,
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
+from sockaccel.kernel.walks import SweepResult, Walks, wait_for_programs
 from sockaccel.kernel.watched import RECV_WATCHER, WAIT_WATCHER
 from sockaccel.kernel.watchers import Watchers
 
@@ -50,50 +34,6 @@ _U32 = struct.Struct('=I')
 _U64 = struct.Struct('=Q')
 # asm-generic/socket.h
 _SO_NETNS_COOKIE = 71
-# How soon a walk that interrupted itself is repeated if ends have come or gone: it may have missed some.
-_REPEAT_NS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """Which marked ends a sweep evicted, and which drain because they hold unread bytes or are in a call.
-
-    next_due_s: when another sweep is needed, in seconds of CLOCK_MONOTONIC; None if no end waits for one.
-    ends_turned_away, listeners_turned_away: for how many there was no place since the maps were made.
-    """
-
-    evicted: list[Event]
-    draining: list[Event]
-    next_due_s: float | None
-    ends_turned_away: int
-    listeners_turned_away: int
-
-
-class Outcome(NamedTuple):
-    """What a walk wrote to `struct settings`.
-
-    due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
-    many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
-    listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
-    MSG_DONTWAIT; unknown_owners: how many wait for a search for sockets.
-    """
-
-    due_ns: int
-    leaving: int
-    found: int
-    found_left: int
-    listed: int
-    blocking: int
-    unknown_owners: int
-
-
-class Census(NamedTuple):
-    """How many ends the last walk that judged met, and what `struct kept` had counted when it began."""
-
-    found: int
-    found_left: int
-    counted: int
-    counted_left: int
 
 
 class Kernel:
@@ -117,19 +57,10 @@ class Kernel:
         self._fds = objects.fds
         self._counters = counters
         self._cpus = libbpf.possible_cpus()
-        self._events_per_second = events_per_second
-        self._remembers = remembers
         self._links = objects.cgroup_links
         self._watchers = Watchers(objects.fds, objects.watcher_links, objects, unneeded)
         self._ring: libbpf.RingBuffer | None = None
-        # A map says what a walk does, so only one can run at a time. A listing walks in another thread.
-        self._walking = threading.Lock()
-        # The same for the walk over open files, which an audit takes in another thread.
-        self._searching = threading.Lock()
-        before = self._settings()
-        self._census = Census(before.last_found, before.last_found_left, before.counted, before.counted_left)
-        self._search = before.search
-        self._prepare(Walk.LIST)
+        self._walks = Walks(objects.fds, events_per_second, remembers=remembers)
         # An earlier process may have been killed during an audit.
         looks.want_calls(self._fds, wanted=False)
         libbpf.attach_map(self._fds['sockaccel_stub'], self._fds['sa_members'], libbpf.BPF_SK_MSG_VERDICT)
@@ -155,10 +86,7 @@ class Kernel:
         if self._ring:
             self._ring.close()
             self._ring = None
-        with self._searching, self._walking:
-            for fd in self._fds.values():
-                os.close(fd)
-            self._fds.clear()
+        self._walks.close()
 
     def listen(self, receive: Callable[[Event], None]) -> int:
         """Let `consume()` hand each event to `receive`. Returns the fd that is readable when there are events."""
@@ -167,10 +95,7 @@ class Kernel:
 
     def tune(self, events_per_second: int, *, remembers: bool) -> None:
         """Change how many events all CPUs together may report a second, and whether programs are remembered."""
-        self._events_per_second = events_per_second
-        self._remembers = remembers
-        with self._walking:
-            self._prepare(Walk.LIST)
+        self._walks.tune(events_per_second, remembers=remembers)
 
     def consume(self) -> None:
         """Hand out the events that are there."""
@@ -221,7 +146,7 @@ class Kernel:
         self._watchers.detach()
         if self._links:
             self._drop_links()
-            self._wait_for_programs()
+            wait_for_programs(self._fds)
             libbpf.map_clear(self._fds['sa_peers'], PAIR_KEY.size)
 
     def _drop_links(self) -> None:
@@ -317,34 +242,12 @@ class Kernel:
         libbpf.map_clear(self._fds['sa_served'], LISTENER_KEY.size)
 
     def find_sockets(self) -> None:
-        """Remember listeners that are older than sockaccel, and make connections candidates that are so too.
-
-        Raises OSError.
-        """
-        with self._searching:
-            # An earlier search that failed, or an audit that was killed, may have left entries.
-            libbpf.map_clear(self._fds['sa_found'], PAIR_KEY.size)
-            with self._walking:
-                self._search = (self._search + 1) % (1 << 32)
-                self._prepare(Walk.LIST)
-            try:
-                # Ends of targets; then their other ends, which need not belong to one; then those that met now.
-                for walk in (Look.SEARCH, Look.ADOPT, Look.ADOPT_LAST):
-                    looks.prepare(self._fds, walk)
-                    for _nothing in libbpf.iterate(self._fds['bpf_iter__task_file']):
-                        pass
-                    if not libbpf.map_keys(self._fds['sa_found'], PAIR_KEY.size):
-                        break
-            finally:
-                looks.prepare(self._fds, Look.SEARCH)
-            libbpf.map_clear(self._fds['sa_found'], PAIR_KEY.size)
-        self._forget_closed_listeners()
+        """See Walks.find_sockets()."""
+        self._walks.find_sockets()
 
     def look(self, cgroup_id: int) -> Iterator[OpenSocket]:
-        """See sockaccel.kernel.looks.look(). From any thread; nothing once this object is closed. OSError."""
-        with self._searching:
-            if self._fds:
-                yield from looks.look(self._fds, cgroup_id)
+        """See Walks.look()."""
+        return self._walks.look(cgroup_id)
 
     def watch_calls(self, *, wanted: bool) -> None:
         """Let audits see what programs do with sockets that no target covers, or end that. OSError."""
@@ -352,82 +255,18 @@ class Kernel:
             looks.want_calls(self._fds, wanted=wanted)
             self._watchers.serve_audits(wanted=wanted)
 
-    def _forget_closed_listeners(self) -> None:
-        """Remove the listeners that the last search did not find and nobody has told of since.
-
-        One that it could not find, such as one whose fd is on its way to another process, is told of no more until
-        the next search: connections from outside its target stay with TCP.
-        """
-        for key in libbpf.map_keys(self._fds['sa_own_listeners'], LISTENER_KEY.size):
-            value = libbpf.map_lookup(self._fds['sa_own_listeners'], key, LISTENER.size)
-            if value and ListenerRecord._make(LISTENER.unpack(value)).search != self._search:
-                libbpf.map_delete(self._fds['sa_own_listeners'], key)
-
     def list_ends(self) -> Iterator[bytes]:
-        """Every end of a covered connection, `struct event` after `struct event`, in parts of any size.
-
-        Between two parts other walks can run, however long that is. An end is there twice, or is left out, where
-        others come or go meanwhile: the kernel finds its place again by counting. May be called, and iterated,
-        from any thread. Raises OSError.
-        """
-        with self._walking:
-            if not self._fds:
-                return
-            listing = mmap.mmap(self._fds['sa_listing'], MAX_LISTED * EVENT.size, prot=mmap.PROT_READ)
-            walk = self._iterate()
-        with listing, contextlib.closing(walk):
-            is_over = False
-            while not is_over:
-                with self._walking:
-                    if not self._fds:
-                        return
-                    self._prepare(Walk.LIST)
-                    # It interrupts itself when sa_listing is full.
-                    is_over = next(walk, None) is None
-                    part = listing[: self._outcome().listed * EVENT.size]
-                yield part
+        """See Walks.list_ends()."""
+        return self._walks.list_ends()
 
     def sweep(self) -> SweepResult:
-        """Let suitable candidates join, and evict the members that must leave and hold nothing unread.
+        """See Walks.sweep()."""
+        return self._walks.sweep(self._watch_waiting)
 
-        The others stay marked and are in `draining`. Raises OSError.
-        """
-        libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
-        with self._walking:
-            due = [self._judge()]
-            judged = self._outcome()
-            if self._links:
-                self._watchers.demand(WAIT_WATCHER, needed=judged.blocking > 0)
-            left = []
-            if judged.leaving:
-                # Afterwards no verdict runs any more that began before the marks were there.
-                self._wait_for_programs()
-                left = _unpack(b''.join(self._walk(Walk.EVICT)))
-                due.append(self._outcome().due_ns)
-            # Puts the census in force.
-            self._prepare(Walk.LIST)
-        if judged.unknown_owners:
-            # Before they are judged again.
-            self.find_sockets()
-        due_ns = min(filter(None, due), default=0)
-        kept = self._kept()
-        evicted = [event for event in left if event.kind is EventKind.EVICTED]
-        draining = [event for event in left if event.kind is not EventKind.EVICTED]
-        next_due_s = due_ns / 1e9 if due_ns else None
-        return SweepResult(evicted, draining, next_due_s, kept.ends_turned_away, kept.listeners_turned_away)
-
-    def _judge(self) -> int:
-        """Let a walk judge every end; returns when another one is due, in ns of CLOCK_MONOTONIC, 0 for never."""
-        kept = self._kept()
-        # It prints nothing: each part is an interruption.
-        interrupted = len(list(self._walk(Walk.JUDGE)))
-        outcome, before = self._outcome(), self._census
-        self._census = Census(outcome.found, outcome.found_left, kept.ends, kept.left)
-        if interrupted and outcome.found != before.found:
-            # The kernel finds its place again by counting, and misses an end for each that is gone before it.
-            again = time.monotonic_ns() + _REPEAT_NS
-            return min(again, outcome.due_ns or again)
-        return outcome.due_ns
+    def _watch_waiting(self, *, waiting: bool) -> None:
+        """Watch readers that wait only while a candidate has to be seen reading without waiting."""
+        if self._links:
+            self._watchers.demand(WAIT_WATCHER, needed=waiting)
 
     def counters(self) -> list[list[int]]:
         """The counters of each slot in the order of bpf/abi/counters.h, summed over the CPUs."""
@@ -441,66 +280,9 @@ class Kernel:
             table.append([sum(words[index::width]) for index in range(width)])
         return table
 
-    def _prepare(self, walk: Walk) -> None:
-        """Write what the next walk shall do, and the daemon's settings with it."""
-        settings = SettingsRecord(
-            events_per_second=self._events_per_second,
-            walk=walk,
-            next_due_ns=0,
-            leaving=0,
-            found=0,
-            found_left=0,
-            last_found=self._census.found,
-            last_found_left=self._census.found_left,
-            counted=self._census.counted,
-            counted_left=self._census.counted_left,
-            listed=0,
-            rest_of_part=MAX_WALKED,
-            search=self._search,
-            blocking=0,
-            remembers=self._remembers,
-            unknown_owners=0,
-        )
-        libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
-
-    def _settings(self) -> SettingsRecord:
-        value = libbpf.map_lookup(self._fds['sa_settings'], _U32.pack(0), SETTINGS.size)
-        assert value is not None
-        return SettingsRecord._make(SETTINGS.unpack(value))
-
-    def _outcome(self) -> Outcome:
-        now = self._settings()
-        return Outcome(
-            now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking,
-            now.unknown_owners,
-        )  # fmt: skip
-
-    def _kept(self) -> KeptRecord:
-        value = libbpf.map_lookup(self._fds['sa_kept'], _U32.pack(0), KEPT.size)
-        assert value is not None
-        return KeptRecord._make(KEPT.unpack(value))
-
-    def _wait_for_programs(self) -> None:
-        """Return when every BPF program that was running has ended (sa_grace in bpf/lib/maps.c)."""
-        libbpf.map_update(self._fds['sa_grace'], _U32.pack(0), _U32.pack(self._fds['sa_window']))
-
-    def _walk(self, walk: Walk) -> Iterator[bytes]:
-        """Yields what libbpf.iterate() does."""
-        self._prepare(walk)
-        return self._iterate()
-
-    def _iterate(self) -> Generator[bytes, None, None]:
-        return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_ends'])
-
 
 def _listener_keys(listeners: Iterable[tuple[str, int]]) -> list[bytes]:
     """A packed `struct listener_key` for each, with the network namespace of this process."""
     with socket.socket() as any_socket:
         (netns,) = _U64.unpack(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _U64.size))
     return [LISTENER_KEY.pack(netns, pack_address(address), port, 0) for address, port in listeners]
-
-
-def _unpack(printed: bytes) -> list[Event]:
-    events = [event_from(printed[at : at + EVENT.size]) for at in range(0, len(printed), EVENT.size)]
-    # The kernel shows an end that did not fit into one buffer again in the next; the later record holds.
-    return list({event.cookie: event for event in events}.values())
