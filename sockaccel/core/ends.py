@@ -7,7 +7,7 @@ There can be 200,000. What is done with each of them is little, and what is done
 import os
 import struct
 from array import array
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntFlag
 from hashlib import blake2b
 from typing import NamedTuple
@@ -62,12 +62,14 @@ class End(NamedTuple):
         return self.redirected_bytes + self.tcp_bytes
 
 
-# Packs an End.
-END = struct.Struct('=Q16s16s2H2I7Q7I16s')
 # Client and server. One of them is None where it is unknown, or gone already.
 Pair = tuple[End | None, End | None]
+# The same, each end as a Layout has it.
+PackedPair = tuple[bytes | None, bytes | None]
 # What says whose a connection is.
 _OF_PROGRAMS = ('cgroup', 'pid', 'program')
+# What it sent, each a number of 8 bytes.
+_OF_SIZE = ('redirected_bytes', 'tcp_bytes')
 # Sequence numbers: who knows those of a connection can try to slip packets into it.
 _OF_KEY = ('sent', 'received')
 # Of this run of the daemon.
@@ -93,6 +95,8 @@ class Layout:
             raise InvalidArgument(f'ends without the field "{min(missing)}" cannot be read')
         unpacked = ''.join(code if name in End._fields else f'{_width(code)}x' for name, code in self.fields)
         self._struct = struct.Struct(f'={unpacked}')
+        first, second = sorted(self._offsets[name][0] for name in _OF_SIZE)
+        self._sent = struct.Struct(f'={first}xQ{second - first - 8}xQ')
         names = [name for name, _code in self.fields if name in End._fields]
         self._places = [names.index(name) for name in End._fields]
         self._in_order = self._places == sorted(self._places)
@@ -104,10 +108,25 @@ class Layout:
             return map(End._make, rows)
         return (End._make([row[place] for place in self._places]) for row in rows)
 
+    def pair(self, packed: PackedPair) -> Pair:
+        """A connection, of its ends as they are packed."""
+        client, server = packed
+        return (self._end(client) if client else None), (self._end(server) if server else None)
+
+    def _end(self, packed: bytes) -> End:
+        values = self._struct.unpack(packed)
+        return End._make(values if self._in_order else [values[place] for place in self._places])
+
+    def moved(self, packed: PackedPair) -> int:
+        """Bytes that both ends sent, of a connection whose ends are packed."""
+        return sum(sum(self._sent.unpack_from(end)) for end in packed if end)
+
     def column(self, part: bytes | bytearray, name: str) -> list[int]:
-        """A field of each end, which must be a number of 4 or 8 bytes."""
+        """A field of each end, which must be a number of 4 or 8 bytes and aligned. Raises InvalidArgument."""
         offset, code = self._offsets[name]
         width = _width(code)
+        if offset % width or self.size % width:
+            raise InvalidArgument(f'ends whose field "{name}" is not aligned cannot be read')
         numbers = memoryview(part).cast('Q') if width == 8 else memoryview(part).cast('I')
         return numbers[offset // width :: self.size // width].tolist()
 
@@ -146,47 +165,58 @@ def _width(code: str) -> int:
     return struct.calcsize(f'={code}')
 
 
-def key_of(end: End) -> Hashable:
-    """What the two ends of one connection have in common, and no end of another one has."""
-    sent, received = end.sent, end.received
-    if not sent and not received:
-        return (end.cookie,)
-    return (sent, received) if sent < received else (received, sent)
-
-
 class Pairs:
-    """Puts ends together as they come. One that the walk shows again is left out (see `Kernel.parts`)."""
+    """Puts ends together as they come. One that the walk shows again is left out (see `Kernel.parts`).
 
-    def __init__(self) -> None:
-        self._waiting: dict[Hashable, End] = {}
+    What waits for its other end stays packed: it takes a third of the memory, and no time in garbage collection.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        # By what the client sends first and what it receives first. An end is either a client, or a server.
+        self._clients: dict[int, bytes] = {}
+        self._servers: dict[int, bytes] = {}
         self._seen: set[int] = set()
 
-    def add(self, ends: Iterable[End]) -> Iterator[Pair]:
-        """The connections that are complete now."""
-        waiting, seen = self._waiting, self._seen
-        for end in ends:
-            if end.cookie in seen:
+    def add(self, part: bytes) -> Iterator[Pair]:
+        """The connections that are complete now, and those whose other end cannot be found."""
+        return map(self._layout.pair, self.packed(part))
+
+    def packed(self, part: bytes) -> Iterator[PackedPair]:
+        """The same, as they are in the part."""
+        seen, clients, servers, size = self._seen, self._clients, self._servers, self._layout.size
+        columns = [self._layout.column(part, name) for name in ('cookie', 'sent', 'received', 'active')]
+        for at, (cookie, sent, received, active) in enumerate(zip(*columns, strict=True)):
+            if cookie in seen:
                 continue
-            seen.add(end.cookie)
-            key = key_of(end)
-            other = waiting.get(key)
-            if other is None:
-                waiting[key] = end
-            elif other.active == end.active:
-                # Both claim to be the same end.
-                yield _alone(end)
+            seen.add(cookie)
+            end = part[at * size : (at + 1) * size]
+            if active:
+                key = sent << 32 | received
+                peer = servers.pop(key, None)
+                if peer is not None or not key or key in clients:
+                    # Without a peer it was never established, or both claim to be the same end.
+                    yield end, peer
+                else:
+                    clients[key] = end
             else:
-                del waiting[key]
-                yield (other, end) if other.active else (end, other)
+                key = received << 32 | sent
+                peer = clients.pop(key, None)
+                if peer is not None or not key or key in servers:
+                    yield peer, end
+                else:
+                    servers[key] = end
 
     def rest(self) -> Iterator[Pair]:
         """Afterwards: the connections of which one end was found."""
-        yield from map(_alone, self._waiting.values())
-        self._waiting.clear()
+        return map(self._layout.pair, self.packed_rest())
 
-
-def _alone(end: End) -> Pair:
-    return (end, None) if end.active else (None, end)
+    def packed_rest(self) -> Iterator[PackedPair]:
+        """The same, as they were in their parts."""
+        clients, servers = self._clients, self._servers
+        self._clients, self._servers = {}, {}
+        yield from ((client, None) for client in clients.values())
+        yield from ((None, server) for server in servers.values())
 
 
 def moved(pair: Pair) -> int:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from sockaccel.core import filters, heap, words
 from sockaccel.core.connection import Counter, pack_address
-from sockaccel.core.ends import END, End, Layout, Pair, Pairs, moved
+from sockaccel.core.ends import End, Layout, PackedPair, Pair, Pairs
 from sockaccel.core.protocols import Clock, Ends, Timer
 from sockaccel.core.rows import Names, Row, path_of, program_of, reasons_of, row, state_of, target_of
 from sockaccel.core.target import quote
@@ -21,13 +21,12 @@ from sockaccel.errors import InvalidArgument, NotPermitted
 # Connections in a page, and in all pages of a listing: 3 MB. Who wants more than the busiest reads the parts.
 PAGE = 256
 MAXIMUM_KEPT = 32 * PAGE
-# Bytes that a connection takes meanwhile.
-_PAIR = 2 * END.size
 # Of listings. uid 0 may have two, each other user one, and these together two.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
 # The cgroup tree is read again for an unknown cgroup, but no sooner than this after the last time.
 _LOOK_AGAIN_AFTER_S = 1.0
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -206,9 +205,10 @@ class Connections:
                 found, total = self._listings[listing].found, self._listings[listing].total
             else:
                 raise InvalidArgument(f'listing {listing} is not kept any more: begin again with listing 0')
-            rows = await asyncio.to_thread(self._describe, found[offset * _PAIR : (offset + PAGE) * _PAIR])
+            size = 2 * self.sight.layout.size
+            rows = await asyncio.to_thread(self._describe, found[offset * size : (offset + PAGE) * size])
             self._forget(listing)
-            if (offset + PAGE) * _PAIR < len(found):
+            if (offset + PAGE) * size < len(found):
                 self._keep(listing, found, total, viewer)
             return Page(rows, total, listing)
 
@@ -231,13 +231,21 @@ class Connections:
 
     def _find(self, wanted: Filter, viewer: Viewer) -> tuple[bytes, int]:
         """The busiest, packed, and how many there are in all."""
-        busiest, wants = Busiest(MAXIMUM_KEPT), wanted.chooser(self.sight)
-        pairs = Pairs()
+        layout, busiest = self.sight.layout, Busiest[PackedPair](MAXIMUM_KEPT)
+        pairs = Pairs(layout)
+
+        def add(found: Iterable[PackedPair]) -> None:
+            if wanted != Filter():
+                wants = wanted.chooser(self.sight)
+                found = (each for each in found if wants(layout.pair(each)))
+            busiest.add((layout.moved(each), each) for each in found)
+
         for part in self.sight.parts(viewer):
-            busiest.add(filter(wants, pairs.add(self.sight.layout.ends(part))))
-        busiest.add(filter(wants, pairs.rest()))
+            add(pairs.packed(part))
+        add(pairs.packed_rest())
+        nobody = bytes(layout.size)
+        found = b''.join(end or nobody for pair in busiest.found() for end in pair)
         total = busiest.total
-        found = b''.join(_pack(end) for pair in busiest.pairs() for end in pair)
         if total > MAXIMUM_KEPT:
             del busiest, pairs
             heap.give_back()
@@ -245,43 +253,37 @@ class Connections:
 
     def _describe(self, packed: bytes) -> list[Row]:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        ends = map(_unpack, END.iter_unpack(packed))
+        # No socket has the cookie 0.
+        ends = (end if end.cookie else None for end in self.sight.layout.ends(packed))
         return [row(pair, self.sight, now) for pair in zip(ends, ends, strict=True)]
 
 
-class Busiest:
+class Busiest(Generic[T]):
     """Of any number of connections those that have sent most. limit: how many are kept; total: how many came."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._heap: list[tuple[int, int, Pair]] = []
+        self._heap: list[tuple[int, int, T]] = []
         self.total = 0
 
-    def add(self, pairs: Iterable[Pair]) -> None:
-        """Of two that have sent as much the one that came first is kept."""
+    def add(self, connections: Iterable[tuple[int, T]]) -> None:
+        """Each with the bytes that it has sent. Of two that have sent as much the one that came first is kept."""
         kept, limit, number = self._heap, self._limit, self.total
-        for pair in pairs:
+        for moved, connection in connections:
             number += 1
-            entry = (moved(pair), -number, pair)
             if len(kept) < limit:
-                heapq.heappush(kept, entry)
-            elif entry > kept[0]:
-                heapq.heapreplace(kept, entry)
+                heapq.heappush(kept, (moved, -number, connection))
+            elif moved > kept[0][0]:
+                heapq.heapreplace(kept, (moved, -number, connection))
         self.total = number
 
-    def pairs(self) -> list[Pair]:
+    def found(self) -> list[T]:
         """The busiest first."""
-        return [pair for _moved, _number, pair in sorted(self._heap, reverse=True)]
+        return [connection for _moved, _number, connection in sorted(self._heap, key=_most_first, reverse=True)]
 
 
-def _pack(end: End | None) -> bytes:
-    """No socket has the cookie 0."""
-    return END.pack(*end) if end else bytes(END.size)
-
-
-def _unpack(values: tuple[Any, ...]) -> End | None:
-    end = End._make(values)
-    return end if end.cookie else None
+def _most_first(entry: tuple[int, int, Any]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def _is_privileged(viewer: Viewer) -> bool:

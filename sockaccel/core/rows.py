@@ -17,7 +17,14 @@ _OF_END = (
     'address', 'port', 'peer_address', 'peer_port', 'netns_cookie', 'state', 'cgroup', 'reason', 'program', 'pid',
     'redirected_bytes', 'redirected_messages', 'tcp_bytes', 'tcp_messages',
 )  # fmt: skip
-_OF_CLIENT, _OF_SERVER = (tuple(f'{end}_{key}' for key in _OF_END) for end in ('client', 'server'))
+KEYS = (
+    'target', 'path', 'state', 'age_ns', 'netns_cookie', 'adopted', 'waiting_for_heartbeat',
+    *(f'client_{key}' for key in _OF_END), *(f'server_{key}' for key in _OF_END),
+)  # fmt: skip
+# Plain numbers: what Python does for a member of an enum takes long where there are 100,000 connections.
+_JOINED = int(ConnectionState.JOINED)
+STATES = {int(state): word for state, word in words.CONNECTION_STATES.items()}
+_ADOPTED, _AWAITS_HEARTBEAT = int(EndFlag.ADOPTED), int(EndFlag.AWAITS_HEARTBEAT)
 
 
 class Names(Protocol):
@@ -42,23 +49,22 @@ def row(pair: Pair, names: Names, now_ns: int) -> Row:
     addresses are translated on the way. netns_cookie: that of the client, if it is known. state: "joined" if both
     ends have joined, otherwise that of one that has not.
     """
+    return dict(zip(KEYS, values(pair, names, now_ns), strict=True))
+
+
+def values(pair: Pair, names: Names, now_ns: int) -> tuple[Any, ...]:
+    """The values of a row, in the order of KEYS. Each is a string, an int or a bool."""
     client, server = pair
     one = client or server
     assert one
     state = state_of(pair)
     to_server, to_client = reasons_of(pair, names.reasons)
-    found: Row = {
-        'target': target_of(pair, names),
-        'path': path_of(state, to_server, to_client),
-        'state': words.CONNECTION_STATES[state],
-        'age_ns': max(0, now_ns - one.time_ns),
-        'netns_cookie': one.netns,
-        'adopted': any(end and end.flags & EndFlag.ADOPTED for end in pair),
-        'waiting_for_heartbeat': any(end and end.flags & EndFlag.AWAITS_HEARTBEAT for end in pair),
-    }
-    found.update(zip(_OF_CLIENT, _values(client, server, to_server, names), strict=True))
-    found.update(zip(_OF_SERVER, _values(server, client, to_client, names), strict=True))
-    return found
+    flags = (client.flags if client else 0) | (server.flags if server else 0)
+    return (
+        names.target(one.slot), path_of(state, to_server, to_client), STATES[state],
+        max(0, now_ns - one.time_ns), one.netns, bool(flags & _ADOPTED), bool(flags & _AWAITS_HEARTBEAT),
+        *_values(client, server, to_server, names), *_values(server, client, to_client, names),
+    )  # fmt: skip
 
 
 def _values(end: End | None, peer: End | None, reason: str, names: Names) -> tuple[Any, ...]:
@@ -70,10 +76,9 @@ def _values(end: End | None, peer: End | None, reason: str, names: Names) -> tup
             0, 0, 0, 0, 0,
         )  # fmt: skip
     return (
-        _address(end.local), end.local_port, _address(end.remote), end.remote_port, end.netns,
-        words.CONNECTION_STATES[ConnectionState(end.state)], names.cgroup(end.cgroup), reason,
-        program_of(end.program), end.pid, end.redirected_bytes, end.redirected_messages, end.tcp_bytes,
-        end.tcp_messages,
+        _address(end.local), end.local_port, _address(end.remote), end.remote_port, end.netns, STATES[end.state],
+        names.cgroup(end.cgroup), reason, program_of(end.program), end.pid, end.redirected_bytes,
+        end.redirected_messages, end.tcp_bytes, end.tcp_messages,
     )  # fmt: skip
 
 
@@ -84,27 +89,27 @@ def target_of(pair: Pair, names: Names) -> str:
     return names.target(one.slot) if one else ''
 
 
-def state_of(pair: Pair) -> ConnectionState:
-    """JOINED if both ends have joined, otherwise the state of one that has not."""
+def state_of(pair: Pair) -> int:
+    """Of ConnectionState: JOINED if both ends have joined, otherwise the state of one that has not."""
     for end in pair:
-        if end and end.state != ConnectionState.JOINED:
-            return ConnectionState(end.state)
-    return ConnectionState.JOINED
+        if end and end.state != _JOINED:
+            return end.state
+    return _JOINED
 
 
 def reasons_of(pair: Pair, reasons: Sequence[str]) -> tuple[str, str]:
     """Why what goes to the server, and to the client, goes by TCP."""
-    client, server = (
-        reasons[end.marked or end.reason] if end and (end.marked or end.reason) else '' for end in pair
-    )
-    if state_of(pair) is not ConnectionState.JOINED:
-        return client or server, server or client
-    return client, server
+    client, server = pair
+    to_server = (client.marked or client.reason) if client else 0
+    to_client = (server.marked or server.reason) if server else 0
+    if state_of(pair) != _JOINED:
+        to_server, to_client = to_server or to_client, to_client or to_server
+    return (reasons[to_server] if to_server else ''), (reasons[to_client] if to_client else '')
 
 
-def path_of(state: ConnectionState, to_server: str, to_client: str) -> str:
-    """Which way the last messages went."""
-    if state is not ConnectionState.JOINED or (to_server and to_client):
+def path_of(state: int, to_server: str, to_client: str) -> str:
+    """Which way the last messages went. state: of ConnectionState."""
+    if state != _JOINED or (to_server and to_client):
         return 'tcp'
     return 'mixed' if to_server or to_client else 'redirect'
 

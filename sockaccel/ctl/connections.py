@@ -4,10 +4,11 @@
 import argparse
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Protocol
 
 from sockaccel.core.listing import Filter
-from sockaccel.core.rows import Row
+from sockaccel.core.rows import KEYS, Row
 from sockaccel.ctl import listing, printing, show
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.exits import EX_OK
@@ -42,16 +43,29 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
 class _Json:
     """An array with a row in each line, which can be printed before all rows are known."""
 
+    # An encoder that looks at each key and value takes twice as long, which is seconds for 100,000 rows.
+    _line = '{' + ', '.join(f'"{key}": %s' for key in KEYS) + '}'
+
     def __init__(self) -> None:
         self._before = '['
 
     def add(self, rows: list[Row]) -> None:
         if rows:
-            print(self._before + '\n' + ',\n'.join(map(json.dumps, rows)), end='', flush=True)
+            print(self._before + '\n' + ',\n'.join(map(self.line, rows)), end='', flush=True)
             self._before = ','
+
+    def line(self, row: Row) -> str:
+        """What json.dumps() makes of it."""
+        return self._line % tuple([value if type(value) is int else _encoded(value) for value in row.values()])
 
     def end(self, _total: int) -> None:
         print('[]' if self._before == '[' else '\n]')
+
+
+@lru_cache(maxsize=4096)
+def _encoded(value: str | bool) -> str:
+    """The same few names, addresses and words come again and again."""
+    return json.dumps(value)
 
 
 class _Text:

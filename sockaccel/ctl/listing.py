@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sockaccel.core.ends import Layout, Pair, Pairs
+from sockaccel.core.ends import Layout, Pair, Pairs, moved
 from sockaccel.core.listing import Busiest, Filter
 from sockaccel.core.rows import Row, row
 from sockaccel.ctl.client import Client, NotRunning
@@ -51,12 +51,12 @@ async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, 
         said = await _line(reader)
         listing = Listing(Layout(said['fields']), said['reasons'], said['time_ns'], said['programs'])
         wanted.permit(programs=listing.programs)
-        wants, pairs = wanted.chooser(listing), Pairs()
+        wants, pairs = wanted.chooser(listing), Pairs(listing.layout)
         while 'total' not in (said := await _line(reader)):
             listing.targets |= said['targets']
             listing.cgroups |= said['cgroups']
             part = await _exactly(reader, said['ends'] * listing.layout.size)
-            yield listing, list(filter(wants, pairs.add(listing.layout.ends(part))))
+            yield listing, list(filter(wants, pairs.add(part)))
         listing.is_complete = True
         yield listing, list(filter(wants, pairs.rest()))
     finally:
@@ -65,12 +65,12 @@ async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, 
 
 async def busiest(client: Client, wanted: Filter, limit: int) -> tuple[list[Row], int]:
     """Up to `limit` connections, the busiest first, and how many there are. Raises what `parts` raises."""
-    found, rows = Busiest(limit), list[Row]()
+    found, rows = Busiest[Pair](limit), list[Row]()
     async for listing, pairs in parts(client, wanted):
-        found.add(pairs)
+        found.add((moved(pair), pair) for pair in pairs)
         # Nothing comes after it.
         if listing.is_complete:
-            rows = list(map(listing.row, found.pairs()))
+            rows = list(map(listing.row, found.found()))
     return rows, found.total
 
 

@@ -118,7 +118,7 @@ async def _families(client: Client) -> list[Family]:
 async def _connections(client: Client) -> Family:
     found: Counter[tuple[str, str]] = Counter()
     async for seen, pairs in listing.parts(client, Filter()):
-        found.update((rows.target_of(pair, seen), words.CONNECTION_STATES[rows.state_of(pair)]) for pair in pairs)
+        found.update((rows.target_of(pair, seen), rows.STATES[rows.state_of(pair)]) for pair in pairs)
     family = Family('sockaccel_connections', 'gauge', 'Connections that a target covers now, by their state')
     for target in sorted({target for target, _state in found}):
         for state in words.CONNECTION_STATES.values():

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from sockaccel.core.ends import End, Layout, Pairs
+from sockaccel.core.ends import End, Layout, Pair, Pairs
 from sockaccel.errors import InvalidArgument
 from sockaccel.kernel.abi import EVENT
 from sockaccel.kernel.ends import Ends
@@ -16,6 +16,12 @@ LAYOUT = Ends(lambda: iter(())).layout
 
 def ends(count: int) -> list[End]:
     return list(LAYOUT.ends(packed_ends(count)))
+
+
+def packed(*found: End) -> bytes:
+    """As a walk writes them; what End does not know is 0."""
+    codes = '=' + ''.join(code for _name, code in LAYOUT.fields)
+    return b''.join(struct.pack(codes, *(getattr(end, name, 0) for name, _code in LAYOUT.fields)) for end in found)
 
 
 def test_an_end_is_what_the_walk_has_written() -> None:
@@ -30,11 +36,12 @@ def test_fields_may_come_in_another_order_and_among_others() -> None:
     fields = [(name, code) for name, code in LAYOUT.fields if name in End._fields]
     other = Layout([('', '12s'), *reversed(fields), ('news', 'I')])
     (client, _server) = ends(1)
-    packed = struct.pack(
+    data = struct.pack(
         '=12s' + ''.join(code for _name, code in reversed(fields)) + 'I',
         b'', *(getattr(client, name) for name, _code in reversed(fields)), 7,
     )  # fmt: skip
-    assert list(other.ends(packed)) == [client]
+    assert list(other.ends(data)) == [client]
+    assert other.pair((data, None)) == (client, None)
 
 
 def test_a_field_that_is_missing_is_named() -> None:
@@ -60,7 +67,7 @@ def test_what_others_see_of_ends() -> None:
             end._replace(sent=0, received=0, cgroup=0, pid=0, program=bytes(16)) for end in real
         ]
         # They meet all the same, and not by what is in their packets.
-        assert list(Pairs().add(seen)) == [(seen[0], seen[1])]
+        assert list(Pairs(LAYOUT).add(packed(*seen))) == [(seen[0], seen[1])]
         numbers, theirs = (
             {number for end in ends for number in (end.sent, end.received)} for ends in (real, seen)
         )
@@ -73,14 +80,14 @@ def test_an_end_without_numbers_gets_none() -> None:
     """The first connection has 0 for one of both."""
     client, server = LAYOUT.ends(LAYOUT.restricted(packed_ends(1), 1))
     assert (client.sent, server.received) == (0, 0) or (client.received, server.sent) == (0, 0)
-    assert list(Pairs().add([client, server])) == [(client, server)]
+    assert list(Pairs(LAYOUT).add(packed(client, server))) == [(client, server)]
 
 
 def test_ends_meet_in_whatever_order_they_come() -> None:
     found = ends(3)
-    pairs = Pairs()
-    assert list(pairs.add([found[0], found[3], found[4], found[0]])) == []
-    assert list(pairs.add([found[2], found[1], found[1]])) == [(found[2], found[3]), (found[0], found[1])]
+    pairs = Pairs(LAYOUT)
+    assert list(pairs.add(packed(found[0], found[3], found[4], found[0]))) == []
+    assert list(pairs.add(packed(found[2], found[1], found[1]))) == [(found[2], found[3]), (found[0], found[1])]
     assert list(pairs.rest()) == [(found[4], None)]
     assert list(pairs.rest()) == []
 
@@ -88,13 +95,24 @@ def test_ends_meet_in_whatever_order_they_come() -> None:
 def test_of_two_ends_that_claim_to_be_the_same_one_meets_the_other_end() -> None:
     client, server = ends(1)
     twin = client._replace(cookie=77)
-    pairs = Pairs()
-    assert list(pairs.add([client, twin, server])) == [(twin, None), (client, server)]
+    pairs = Pairs(LAYOUT)
+    assert list(pairs.add(packed(client, twin, server))) == [(twin, None), (client, server)]
     assert list(pairs.rest()) == []
 
 
 def test_ends_that_were_never_established_meet_nobody() -> None:
     found = [end._replace(sent=0, received=0) for end in ends(2)]
-    pairs = Pairs()
-    assert list(pairs.add(found)) == []
-    assert len(list(pairs.rest())) == 4
+    pairs = Pairs(LAYOUT)
+    assert sorted(pairs.add(packed(*found)), key=str) == sorted(map(alone, found), key=str)
+    assert list(pairs.rest()) == []
+
+
+def test_two_ends_of_which_neither_sends_what_the_other_receives_do_not_meet() -> None:
+    client, server = ends(2)[2:]
+    pairs = Pairs(LAYOUT)
+    assert list(pairs.add(packed(client, server._replace(sent=client.sent, received=client.received)))) == []
+    assert len(list(pairs.rest())) == 2
+
+
+def alone(end: End) -> Pair:
+    return (end, None) if end.active else (None, end)
