@@ -31,7 +31,7 @@ UNITDIR = $(or $(if $(filter /usr,$(PREFIX)),$(shell pkg-config --variable=syste
 NOTIFY_RELOAD = $(shell pkg-config --atleast-version=253 systemd 2>/dev/null && echo yes || echo no)
 
 .PHONY: help demo check test test-apps test-cockpit test-containers test-system test-kernels soak bench compatibility \
-    lint format deb clean completions install install-cockpit uninstall
+    lint format deb clean completions translations install install-cockpit uninstall
 
 help:
 	@echo 'sudo make demo [SECONDS=10]   real iperf3 traffic, plain and accelerated, side by side'
@@ -48,6 +48,7 @@ help:
 	@echo '     make lint                linters and types alone'
 	@echo '     make format              rewrite the sources in the project style'
 	@echo '     make completions         the shell completions, from the argument parser of sockaccelctl'
+	@echo '     make translations        the catalogue of the texts of the page, and its translations'
 	@echo '     make deb                 the Debian package, in build/'
 	@echo 'sudo make install             without a package: DESTDIR=, PREFIX=, NOTIFY_RELOAD=yes|no, COCKPIT=yes|no;'
 	@echo '                              make uninstall'
@@ -119,14 +120,19 @@ lint:
 
 format:
 	@tools/setup test
-	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo tools/generate-completions tools/generate-abi
-	.venv/bin/ruff format --quiet sockaccel tests bench demo tools/generate-completions tools/generate-abi
+	.venv/bin/ruff check --quiet --fix sockaccel tests bench demo tools/generate-completions tools/generate-abi tools/generate-translations
+	.venv/bin/ruff format --quiet sockaccel tests bench demo tools/generate-completions tools/generate-abi tools/generate-translations
 	clang-format -i bpf/*.c bpf/abi/*.h bpf/lib/*.[ch]
 
 # Checked in, so that an installation needs no run of the program.
 completions:
 	@tools/setup check
 	.venv/bin/python tools/generate-completions
+
+# Checked in too: an installation needs no tool for it.
+translations:
+	@tools/setup check
+	.venv/bin/python tools/generate-translations
 
 deb:
 	@tools/setup deb

@@ -54,16 +54,9 @@ export class Daemon extends EventTarget {
         } catch (error) {
             this.absent(error.problem || error.message);
         }
-        // With administrative access the daemon sees root, so a new connection to the bus is needed.
-        // It is null until Cockpit knows, and then what was opened before is right already.
-        const permission = cockpit.permission({ admin: true });
-        let { allowed } = permission;
-        permission.addEventListener('changed', () => {
-            const before = allowed;
-            ({ allowed } = permission);
-            if (before !== null && before !== allowed && this.present)
-                this.appeared();
-        });
+        // For a page that asks, Cockpit loads it anew when administrative access changes: the connection to the bus is
+        // opened as another user then.
+        cockpit.permission({ admin: true });
     }
 
     async appeared() {

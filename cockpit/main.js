@@ -13,7 +13,7 @@ import { Reasons } from './reasons.js';
 import { Targets } from './targets.js';
 import * as theme from './theme.js';
 import { Throughput } from './throughput.js';
-import { _, fill, share } from './words.js';
+import { _, fill, language, share } from './words.js';
 
 const { cockpit } = globalThis;
 
@@ -93,6 +93,8 @@ class Page {
     start() {
         theme.follow();
         cockpit.translate();
+        // By it a screen reader chooses its voice.
+        document.documentElement.lang = language();
         this.daemon.addEventListener('presence', () => this.presence());
         this.daemon.addEventListener('change', () => this.refresh());
         cockpit.addEventListener('locationchanged', () => this.open());

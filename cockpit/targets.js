@@ -13,7 +13,6 @@ const STATES = {
     refused: () => _("Refused"),
     probation: () => _("On probation"),
     draining: () => _("Draining"),
-    probation: () => _("On probation"),
     disabled: () => _("Off"),
 };
 

@@ -14,7 +14,8 @@ export function counted(one, many, count) {
 /** "$0", "$1" and so on in a text, replaced. */
 export const fill = (text, ...values) => text.replace(/\$(\d)/g, (_whole, index) => values[index]);
 
-const language = () => globalThis.cockpit?.language?.replace('_', '-') || 'en';
+/** Of the page, as HTML and JavaScript name it. */
+export const language = () => globalThis.cockpit?.language?.replace('_', '-') || 'en';
 
 export const number = value => value.toLocaleString(language());
 

@@ -9,14 +9,14 @@ import pytest
 
 from tests.cockpit.browser import Browser, Tab
 from tests.cockpit.machine import PACKAGES, Machine
-from tests.cockpit.person import log_in
+from tests.cockpit.person import log_in, speak
 from tests.support.harness import ROOT, Surroundings
 from tests.system import package, roots
 
 OUTPUT = ROOT / 'build' / 'cockpit'
 
-# What somebody sees who has logged in: log_in(user) is a context manager.
-Visit = Callable[[str], AbstractContextManager[Tab]]
+# What somebody sees who has logged in, in a language of Cockpit's menu: a context manager of (user, language="").
+Visit = Callable[..., AbstractContextManager[Tab]]
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -71,8 +71,10 @@ def visit(machine: Machine, browser: Browser) -> Visit:
     """Log in, see the page, and find at the end that nothing went wrong in it."""
 
     @contextmanager
-    def visited(user: str) -> Iterator[Tab]:
+    def visited(user: str, language: str = '') -> Iterator[Tab]:
         with browser.tab() as tab:
+            if language:
+                speak(tab, language)
             log_in(tab, user)
             yield tab
             assert tab.complaints() == []

@@ -65,8 +65,9 @@ def another_page(tab: Tab) -> Iterator[None]:
 
 
 def become_administrator(tab: Tab) -> None:
-    """Turn on administrative access, by the menu of Cockpit."""
+    """Turn on administrative access, by the menu of Cockpit, which loads the page anew then."""
     page = tab.frame
+    tab.evaluate('(page.isFormer = true)')
     tab.frame = 'window'
     tab.click('#super-user-indicator button')
     tab.type('[role=dialog] input[type=password]', PASSWORD)
@@ -74,6 +75,12 @@ def become_administrator(tab: Tab) -> None:
     tab.reads('#super-user-indicator', 'Administrative access')
     tab.wait('!$("[role=dialog]")')
     tab.frame = page
+    tab.wait('!page.isFormer && $("#state")?.innerText')
+
+
+def speak(tab: Tab, language: str) -> None:
+    """Choose the language of Cockpit, as its menu does, before anything of it is loaded."""
+    tab.command('Network.setCookie', name='CockpitLang', value=language, url=ADDRESS)
 
 
 def switch_of(target: str) -> str:

@@ -336,3 +336,26 @@ def test_an_audit_says_what_acceleration_would_bring(machine: Machine, visit: Vi
         tab.click('#audit')
         tab.reads('#audit-failed', 'nosuch.service')
     assert machine.targets() == []
+
+
+def test_the_page_speaks_german(machine: Machine, release: Release, visit: Visit) -> None:
+    """In the page, in Cockpit's menu, and in what a screen reader says; numbers are written so too."""
+    machine.enable()
+    machine.chatter(40)
+    with visit(ROOT_USER, 'de') as tab:
+        tab.wait(SHARE)
+        tab.reads('h1', 'Lokale TCP-Beschleunigung')
+        tab.reads('#state', 'Läuft')
+        tab.reads('#content table', 'Aktiv')
+        assert ('switch', f'{TARGET} beschleunigen') in tab.accessible()
+        for view, title in zip(VIEWS, ('Überblick', 'Verbindungen', 'Nicht beschleunigt', 'Kernel'), strict=True):
+            tab.reads(f'nav a[href="#/{view}"]', title)
+        open_view(tab, 'connections')
+        tab.reads('#range', '1–32 von 40')
+        tab.reads('#content table', 'Umgeleitet')
+        open_view(tab, 'reasons')
+        tab.reads('#content', 'Was zu tun ist')
+        tab.picture(OUTPUT / f'{release.name}-german.png')
+        assert tab.evaluate('page.document.documentElement.lang') == 'de'
+        tab.frame = 'window'
+        tab.reads('a[href^="/sockaccel"]', 'Lokale TCP-Beschleunigung')

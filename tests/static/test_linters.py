@@ -14,7 +14,8 @@ import pytest
 from tests.support.harness import ROOT
 
 BIN = Path(sys.executable).parent
-PYTHON = ['sockaccel', 'tests', 'bench', 'demo', 'tools/generate-abi', 'tools/generate-completions']
+TOOLS = ['tools/generate-abi', 'tools/generate-completions', 'tools/generate-translations']
+PYTHON = ['sockaccel', 'tests', 'bench', 'demo', *TOOLS]
 
 
 def tracked(*patterns: str) -> list[str]:
