@@ -95,7 +95,7 @@ def test_kernel(line: str, job: Path, _archive: None) -> None:  # noqa: PT019
     assert report.outcome is Outcome.PASSED, verdict(report)
 
 
-@pytest.mark.parametrize('line', WATCHED)
+@pytest.mark.parametrize('line', WATCHED, ids=lambda line: f'{line} with programs')
 def test_programs(line: str, job: Path, tmp_path: Path, _archive: None) -> None:  # noqa: PT019
     """Other people's programs where sockaccel sees what they do, which this machine's kernel need not allow."""
     goproxy.build(tmp_path)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from sockaccel.ctl.client import count
 from sockaccel.kernel import executables
 from sockaccel.systemd import statefiles
 from tests.support import harness, traffic
@@ -176,6 +177,21 @@ def test_the_list(root: Cgroup, program: Path) -> None:
         assert answer.returncode == 1
         assert 'programs.conf:2: key "Splice" is unknown' in answer.stderr
         assert [row['name'] for row in harness.call('ListPrograms')] == ['another']
+
+
+def test_an_audit_knows_the_list(root: Cgroup, program: Path) -> None:
+    with Daemon(root.path) as daemon:
+        daemon.ready()
+        blind = 'splice' in harness.every_issue()
+        with Peer(program, _SERVER, root) as server, Cgroup('audited', root) as audited:
+            with audited.inside():
+                client = socket.create_connection(('127.0.0.1', server.port()), PATIENCE_S)
+            with client:
+                for line, listed in (('', False), (f'Splices={NAME}', True)):
+                    write_list(daemon, line)
+                    report = harness.call('Audit', 'sa{sv}', audited.path, {'seconds': count(1)})
+                    reasons = [row['reason'] for row in report['exchanges']]
+                    assert reasons == ['known_program' if listed and blind else ''], line
 
 
 def test_a_listener_that_another_program_opened(root: Cgroup, program: Path, tmp_path: Path) -> None:
