@@ -2,21 +2,42 @@
 """Writes the section "Kernels" of docs/compatibility.md from what the guests measured:
 
 python3 -m tests.kernels.table build/kernels docs/compatibility.md
+
+A line of kernels that was not measured keeps what the document has.
 """
 
 import argparse
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.conformance import results
 from tests.conformance.catalogue import Behaviour, catalogue
+from tests.conformance.differences import DIFFERENCES
 from tests.conformance.results import Results
 from tests.conformance.table import summary
 from tests.kernels.archive import LINES
 
 TITLE = '## Kernels'
+NEWEST = 'newest'
+# The first cells of rows that are no behaviour's, and what one shows that is like plain TCP.
+RESULT, ALIKE, SAME = 'result', 'runs that are like plain TCP', 'same'
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a kernel shows. name: version and release; cells: by the first cell of their rows."""
+
+    name: str
+    cells: dict[str, str]
+
+    def is_of(self, line: str) -> bool:
+        """Whether it is of a line of kernels; "newest" is one that is of no other line."""
+        if line == NEWEST:
+            return not any(self.is_of(other) for other in LINES if other != NEWEST)
+        return self.name.startswith(f'{line}.')
 
 
 class Guest:
@@ -37,6 +58,15 @@ class Guest:
         ways = results.load(directory)
         self.plain: Results = ways.get('plain', {})
         self.accelerated: Results = ways.get('sockaccel', {})
+
+    def column(self) -> Column:
+        cells = {RESULT: self.result(), **{f'`{name}`': sentence for name, sentence in self.findings.items()}}
+        if self.accelerated:
+            cells[ALIKE] = f'{self.alike()} of {len(self.accelerated)}'
+        for behaviour in catalogue().values():
+            if any(case in self.accelerated for case in behaviour.cases()):
+                cells[behaviour.name] = self.difference(behaviour) or SAME
+        return Column(self.name, cells)
 
     def result(self) -> str:
         if self.refusal and self.outcome == 'passed':
@@ -60,42 +90,55 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ''
 
 
-def section(guests: list[Guest]) -> Iterator[str]:
+def columns_of(document: str) -> list[Column]:
+    """Those that a document has."""
+    rows = [
+        [cell.strip() for cell in re.split(r'(?<!\\)\|', line)[1:-1]]
+        for line in document.partition(f'\n{TITLE}\n')[2].splitlines()
+        if line.startswith('| ')
+    ]
+    if not rows:
+        return []
+    return [
+        Column(name, {row[0]: row[number] for row in rows[1:] if row[number]})
+        for number, name in enumerate(rows[0][1:], 1)
+    ]
+
+
+def section(columns: list[Column]) -> Iterator[str]:
     """The lines of the section."""
     yield TITLE
     yield ''
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
-        'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. Where no difference is '
-        'named, sockaccel is like plain TCP on that kernel.'
+        'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
+        'watchers. Where no difference is named, sockaccel is like plain TCP on that kernel.'
     )
-    rows = [
-        ['', *(guest.name for guest in guests)],
-        ['result', *(guest.result() for guest in guests)],
+    findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
+    differing = [
+        behaviour.name
+        for behaviour in catalogue().values()
+        if any(column.cells.get(behaviour.name, SAME) != SAME for column in columns)
     ]
-    for name in sorted({name for guest in guests for name in guest.findings}):
-        rows.append([f'`{name}`', *(guest.findings.get(name, '') for guest in guests)])
-    rows.append(
-        [
-            'runs that are like plain TCP',
-            *(f'{guest.alike()} of {len(guest.accelerated)}' if guest.accelerated else '' for guest in guests),
-        ]
-    )
-    for behaviour in catalogue().values():
-        cells = [guest.difference(behaviour) for guest in guests]
-        if any(cells):
-            measured = [any(case in guest.accelerated for case in behaviour.cases()) for guest in guests]
-            rows.append(
-                [
-                    behaviour.name,
-                    *(cell or ('same' if of else '') for cell, of in zip(cells, measured, strict=True)),
-                ]
-            )
+    rows = [['', *(column.name for column in columns)]]
+    rows += [
+        [name, *(column.cells.get(name, '') for column in columns)]
+        for name in (RESULT, *findings, ALIKE, *differing)
+    ]
     yield ''
     for index, row in enumerate(rows):
         yield '| ' + ' | '.join(row) + ' |'
         if index == 0:
             yield '|---' * len(row) + '|'
+    yield ''
+    yield 'What to do about these differences:'
+    yield ''
+    for name in differing:
+        yield f'* {name}. {_advice(name)}'
+
+
+def _advice(name: str) -> str:
+    return next((each.advice for each in DIFFERENCES if each.behaviour == name), 'This is a fault of sockaccel.')
 
 
 def main() -> None:
@@ -103,11 +146,16 @@ def main() -> None:
     parser.add_argument('results', type=Path, help='what make test-kernels left, a directory for each line')
     parser.add_argument('document', type=Path, help='the document whose section is written anew')
     options = parser.parse_args()
-    guests = [
-        Guest(options.results / line) for line in LINES if (options.results / line / 'summary.json').exists()
-    ]
-    before = options.document.read_text().partition(f'\n{TITLE}\n')[0].rstrip('\n')
-    options.document.write_text(f'{before}\n\n' + '\n'.join(section(guests)) + '\n')
+    document = options.document.read_text()
+    earlier = columns_of(document)
+    columns = []
+    for line in LINES:
+        if (options.results / line / 'summary.json').exists():
+            columns.append(Guest(options.results / line).column())
+        else:
+            columns += [column for column in earlier if column.is_of(line)]
+    before = document.partition(f'\n{TITLE}\n')[0].rstrip('\n')
+    options.document.write_text(f'{before}\n\n' + '\n'.join(section(columns)) + '\n')
 
 
 if __name__ == '__main__':
