@@ -40,7 +40,8 @@ sockaccel --check >/run/results/findings || exit 1
 export SOCKACCEL_SLOWER=40 SOCKACCEL_WAYS=plain,sockaccel SOCKACCEL_RESULTS=/run/results
 export SOCKACCEL_WORKER_OPTIONS='--quick --family ipv4 --reader nonblocking'
 pytest='python3 -m pytest -p no:cacheprovider --timeout=1200 -q --color=no --durations=5'
-chosen='ready or bus or issue or journal or killed or restart or splices or confined or capability'
+# What another kernel could change; each begins with a daemon that compiles, which takes a minute here.
+chosen='ready or issue or killed or restart_under or splices or confined or capability'
 $pytest tests/installed -k "$chosen"
 units=$?
 $pytest --verbose --verbose tests/conformance/test_behaviours.py -k 'like_plain_tcp and ipv4 and nonblocking'
