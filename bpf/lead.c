@@ -6,23 +6,14 @@
  */
 #include "lib/sock.h"
 
-#define SOCK_STREAM 1
 #define SOL_IP 0
 #define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80
+#define EADDRNOTAVAIL 99
 #define ECONNREFUSED 111
 
 /* By number, for the reason that lib/kernel.h gives for probe_read. */
-static long (*probe_read_str)(void *dst, __u32 size, const void *src) = (void *)BPF_FUNC_probe_read_kernel_str;
 static int (*set_return_value)(int value) = (void *)BPF_FUNC_set_retval;
-
-/* A read of the context must have its offset in the instruction: the compiler must not compute an address first. */
-#define FIELD(field)                                                                                              \
-	({                                                                                                        \
-		u32 value_ = (field);                                                                             \
-		asm volatile("" : "+r"(value_));                                                                  \
-		value_;                                                                                           \
-	})
 
 /* What becomes of a connect(). */
 enum decision {
@@ -30,105 +21,6 @@ enum decision {
 	LEAD,
 	REFUSE,
 };
-
-static inline void count_led(u32 slot, u32 counter)
-{
-	struct lead_counts *counts = sa_lead_counts.lookup(&slot);
-
-	if (counts && counter < LEAD_COUNTERS)
-		__sync_fetch_and_add(&counts->value[counter], 1);
-}
-
-static inline void tell(u32 slot, u32 happening)
-{
-	struct lead_event event = {.slot = slot, .happening = happening};
-
-	sa_lead_events.ringbuf_output(&event, sizeof(event), 0);
-}
-
-static inline u64 id_of_cgroup(u64 cgroup)
-{
-	return READ_U64(READ_U64(cgroup, OFFSET_cgroup_kn), OFFSET_kernfs_node_id);
-}
-
-static inline int lowest_level(u64 cgroup)
-{
-	int level = READ_U32(cgroup, OFFSET_cgroup_level);
-
-	return level > MAX_TARGET_LEVELS - 1 ? MAX_TARGET_LEVELS - 1 : level;
-}
-
-/* The owner of the innermost cgroup that has a place, at or above this one. 0 for nobody. */
-static inline u32 owner_by_name(u64 cgroup)
-{
-	int level = lowest_level(cgroup);
-	u64 child = READ_U64(cgroup, OFFSET_cgroup_ancestors + 8ULL * level);
-
-#pragma clang loop unroll(disable)
-	for (int depth = 0; depth < MAX_TARGET_LEVELS; depth++) {
-		u64 above, id;
-
-		if (level < 1)
-			break;
-		level--;
-		above = READ_U64(cgroup, OFFSET_cgroup_ancestors + 8ULL * level);
-		id = id_of_cgroup(above);
-		if (sa_parents.lookup(&id)) {
-			struct place place = {.parent = id};
-			u32 *owner;
-
-			probe_read_str(
-				place.name, sizeof(place.name),
-				(void *)READ_U64(READ_U64(child, OFFSET_cgroup_kn), OFFSET_kernfs_node_name));
-			owner = sa_places.lookup(&place);
-			if (owner)
-				return *owner;
-		}
-		child = above;
-	}
-	return OWNER_NOBODY;
-}
-
-/* The owner of the innermost cgroup that is known by id. */
-static inline u32 owner_by_id(u64 cgroup)
-{
-	int level = lowest_level(cgroup);
-
-#pragma clang loop unroll(disable)
-	for (int depth = 0; depth < MAX_TARGET_LEVELS; depth++) {
-		u64 id;
-		u32 *owner;
-
-		if (level < 0)
-			break;
-		id = id_of_cgroup(READ_U64(cgroup, OFFSET_cgroup_ancestors + 8ULL * level));
-		owner = sa_owners.lookup(&id);
-		if (owner)
-			return *owner;
-		level--;
-	}
-	return OWNER_NOBODY;
-}
-
-static inline int is_mapped(const u32 *address)
-{
-	return !address[0] && !address[1] && address[2] == bpf_htonl(0xffff);
-}
-
-static inline int is_loopback(const u32 *address)
-{
-	if (is_mapped(address))
-		return bpf_ntohl(address[3]) >> 24 == 127;
-	return !address[0] && !address[1] && !address[2] && address[3] == bpf_htonl(1);
-}
-
-/* Multicast and broadcast: no TCP connection can be made, and the kernel says so. */
-static inline int is_nobodys(const u32 *address)
-{
-	if (is_mapped(address))
-		return bpf_ntohl(address[3]) >> 28 == 14 || address[3] == 0xffffffff;
-	return bpf_ntohl(address[0]) >> 24 == 0xff;
-}
 
 /*
  * The owner of the listener that answers a connection to an address of this host, 0 if there is none. A listener on
@@ -189,17 +81,6 @@ static inline int is_left_alone(u32 slot, const struct origin *wanted, u32 uid)
 	return 0;
 }
 
-/* Remembers whether the proxy was there, and tells the daemon when that has changed. */
-static inline void note_proxy(u32 slot, u32 down)
-{
-	u32 *before = sa_lead_down.lookup(&slot);
-
-	if (!before || *before == down)
-		return;
-	*before = down;
-	tell(slot, down ? LEAD_DOWN : LEAD_BACK);
-}
-
 /*
  * What becomes of a connect() to where `wanted` says. With LEAD, `wanted` is complete, and *port is the proxy's.
  */
@@ -212,7 +93,7 @@ static inline enum decision decide(struct bpf_sock_addr *ctx, u64 sock, struct o
 	if (owner >> 16 != OWNER_TARGET)
 		return DIRECT;
 	lead = sa_leads.lookup(&slot);
-	if (!lead || !(lead->flags & INTERCEPTION_ON) || is_nobodys(wanted->address))
+	if (!lead || !(lead->flags & INTERCEPTION_ON) || !lead->outbound || is_nobodys(wanted->address))
 		return DIRECT;
 	/* The kernel itself makes these sockets for the application's, whose getpeername() would show the proxy. */
 	if (sock_is_mptcp(sock)) {
@@ -236,11 +117,11 @@ static inline enum decision decide(struct bpf_sock_addr *ctx, u64 sock, struct o
 	}
 	*port = lead->outbound;
 	if (owner_of_listener(ctx, loopback, *port) == lead->proxy) {
-		note_proxy(slot, 0);
+		note_proxy(slot, OUTBOUND, *port, 0);
 		wanted->slot = slot;
 		return LEAD;
 	}
-	note_proxy(slot, 1);
+	note_proxy(slot, OUTBOUND, *port, 1);
 	if (lead->flags & INTERCEPTION_BYPASS) {
 		count_led(slot, LEAD_BYPASSED);
 		return DIRECT;
@@ -276,10 +157,29 @@ static inline u64 begin_connect(struct bpf_sock_addr *ctx, struct bpf_sock *sk)
 	return sock;
 }
 
-static inline int refuse_connect(void)
+static inline int refuse_connect(int error)
 {
-	set_return_value(-ECONNREFUSED);
+	set_return_value(-error);
 	return 0;
+}
+
+/*
+ * A connect() that is not led by us. If it goes to an entrance which it may pass, there must be room to note that:
+ * the proxy would otherwise be led to itself, and again, without end.
+ */
+static inline int go_direct(u64 sock, const struct origin *wanted)
+{
+	u64 *past;
+	int zero = 0;
+	u32 slot = slot_to_pass(sock, wanted->address, wanted->port);
+
+	if (!slot)
+		return 1;
+	past = sa_past_count.lookup(&zero);
+	if (past && *past < MAX_PAST - PAST_RESERVE)
+		return 1;
+	count_led(slot, LEAD_NO_ROOM);
+	return refuse_connect(EADDRNOTAVAIL);
 }
 
 int sockaccel_lead4(struct bpf_sock_addr *ctx)
@@ -301,9 +201,9 @@ int sockaccel_lead4(struct bpf_sock_addr *ctx)
 	wanted.address[3] = address ? address : bpf_htonl(0x7f000001);
 	decision = decide(ctx, sock, &wanted, &port);
 	if (decision == DIRECT)
-		return 1;
+		return go_direct(sock, &wanted);
 	if (decision == REFUSE || !keep_origin(sk, &wanted))
-		return refuse_connect();
+		return refuse_connect(ECONNREFUSED);
 	ctx->user_ip4 = bpf_htonl(0x7f000001);
 	ctx->user_port = bpf_htons(port);
 	return 1;
@@ -336,9 +236,9 @@ int sockaccel_lead6(struct bpf_sock_addr *ctx)
 	}
 	decision = decide(ctx, sock, &wanted, &port);
 	if (decision == DIRECT)
-		return 1;
+		return go_direct(sock, &wanted);
 	if (decision == REFUSE || !keep_origin(sk, &wanted))
-		return refuse_connect();
+		return refuse_connect(ECONNREFUSED);
 	if (is_mapped(wanted.address)) {
 		ctx->user_ip6[3] = bpf_htonl(0x7f000001);
 	} else {
@@ -396,7 +296,7 @@ static inline void changed_waiting(s64 by)
 	__sync_fetch_and_add(waiting, by);
 	drains = sa_lead_drains.lookup(&zero);
 	if (drains && *drains && !*waiting)
-		tell(0, LEAD_DRAINED);
+		tell(0, LEAD_DRAINED, 0);
 }
 
 /*
@@ -443,8 +343,10 @@ static inline void on_accepted(struct bpf_sock *sk, u64 sock)
 
 	read_flow(sock, &own);
 	left = sa_led.lookup(&own);
-	if (!left)
+	if (!left) {
+		on_accepted_inbound(sk, sock, &own);
 		return;
+	}
 	copy = *left;
 	/* With Fast Open the SYN has brought bytes already. */
 	sequence = READ_U32(sock, OFFSET_tcp_sock_rcv_nxt) - (u32)READ_U64(sock, OFFSET_tcp_sock_bytes_received);
@@ -469,6 +371,7 @@ int sockaccel_led(struct bpf_sock_ops *ops)
 	switch (ops->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
 		if (ops->args[1] == TCP_CLOSE)
@@ -482,12 +385,23 @@ int sockaccel_led(struct bpf_sock_ops *ops)
 	sock = (u64)bpf_skc_to_tcp_sock(sk);
 	if (!sock)
 		return 1;
+	if (ops->op == BPF_SOCK_OPS_TCP_LISTEN_CB) {
+		on_listen(ops, sock);
+		return 1;
+	}
 	if (ops->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		on_accepted(sk, sock);
 		return 1;
 	}
 	origin = sa_origins.sk_storage_get(sk, 0, 0);
-	if (!origin || origin->accepted)
+	if (!origin) {
+		if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+			on_direct_connect(ops, sock);
+		else
+			on_direct_close(sock);
+		return 1;
+	}
+	if (origin->accepted)
 		return 1;
 	if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
 		on_led_connect(ops, origin, sock);

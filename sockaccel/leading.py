@@ -7,7 +7,8 @@ from pathlib import Path
 
 import structlog
 
-from sockaccel.core.interceptions import Interceptions, LeadKernel
+from sockaccel.core.interceptions import Interceptions
+from sockaccel.core.led import LeadKernel
 from sockaccel.core.store import Store
 from sockaccel.errors import SockaccelError, SystemRefused
 from sockaccel.kernel.lead import Lead, Source
@@ -77,7 +78,9 @@ class Leading:
         source, self._source = self._source, None
         self._lead = lead = await source.obtain()
         ready = lead.listen(
-            lambda slot, down: self.interceptions.happened(slot, down=down), self.interceptions.drained
+            lambda slot, down, port: self.interceptions.happened(slot, down=down, port=port),
+            self.interceptions.elsewhere,
+            self.interceptions.drained,
         )
         self._loop.add_reader(ready, lead.consume)
         return lead

@@ -10,7 +10,10 @@ enum interception_flag {
 	INTERCEPTION_BYPASS = 2,
 };
 
-/* What a slot holds. proxy: the owner whose listener takes the connections. outbound: its port, in host order. */
+/*
+ * What a slot holds. proxy: the owner whose listeners take the connections. outbound: its port for those that the
+ * target makes, in host order; 0 if they are not led.
+ */
 struct interception {
 	__u32 flags;
 	__u32 proxy;
@@ -37,6 +40,48 @@ struct place {
 	char name[MAX_PLACE_NAME];
 };
 
+/* A port of a target, in host order, at which connections to it are led. */
+struct inbound_key {
+	__u32 slot;
+	__u32 port;
+};
+
+/* port: that of the proxy which takes them. which: a bit of its own in sa_lead_down. */
+struct inbound {
+	__u32 port;
+	__u32 which;
+};
+
+/*
+ * Where a target takes connections that are led. network: the number of the network namespace, from 1. address: as in
+ * struct flow, zero for every one. port: in host order.
+ */
+struct entrance {
+	__u32 network;
+	__u32 port;
+	__u32 address[4];
+};
+
+/* A listener of a proxy that takes connections to targets: the one with a number among those of a port. */
+struct door {
+	__u32 network;
+	__u32 port;
+	__u32 family;
+	__u32 number;
+};
+
+/* A port of a proxy at which such connections are taken. owner: as in sa_owners. */
+struct door_port {
+	__u32 owner;
+	__u32 port;
+};
+
+/* What a walk over the open files takes note of. */
+enum lead_walk {
+	LEAD_WALK_DOORS,
+	LEAD_WALK_ENTRANCES,
+};
+
 /* What happened to the connections of a slot. */
 enum lead_counter {
 	LEAD_LED,
@@ -47,9 +92,13 @@ enum lead_counter {
 	LEAD_ORIGIN_GIVEN,
 	LEAD_MPTCP,
 	LEAD_NO_ROOM,
+	LEAD_LED_IN,
+	LEAD_PROXY_DOWN_IN,
+	LEAD_BYPASSED_IN,
+	LEAD_UNREACHED,
 };
 
-#define LEAD_COUNTERS 8
+#define LEAD_COUNTERS 12
 
 /* Where an application wanted to go. Addresses are as in struct flow, the port is in host order. */
 struct origin {
@@ -63,16 +112,22 @@ struct origin {
 	__u64 cookie;
 };
 
-/* Down and back: the proxy of a slot. Drained: no led connection waits any more for its proxy. */
+/*
+ * Down and back: the proxy of a slot, at the port `about`. Drained: no led connection waits any more for its proxy.
+ * Elsewhere: a target wants an entrance in the network namespace with the inode number `about`, in which nothing leads.
+ */
 enum lead_happening {
 	LEAD_DOWN,
 	LEAD_BACK,
 	LEAD_DRAINED,
+	LEAD_ELSEWHERE,
 };
 
 struct lead_event {
 	__u32 slot;
 	__u32 happening;
+	__u32 about;
+	__u32 pad;
 };
 
 #endif

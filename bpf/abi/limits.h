@@ -21,6 +21,17 @@
 #define MAX_INTERCEPTIONS 33
 /* Connections that were led and that their proxy has not accepted yet. */
 #define MAX_LED_WAITING 65536
+/* Ports of one target at which connections to it are led. */
+#define MAX_INBOUND 16
+/* Network namespaces in which connections to targets are led. */
+#define MAX_NETWORKS 16
+/* Addresses and ports of targets at which connections to them are led. */
+#define MAX_ENTRANCES 4096
+/* Listeners of proxies that take such connections, and how many of them one port can have. */
+#define MAX_DOORS 1024
+#define MAX_DOORS_OF_PORT 4
+/* Connections of proxies and targets to their own entrances. */
+#define MAX_PAST 65536
 /* Bytes of a cgroup's own name by which a target or a proxy of an interception is found, with the NUL. */
 #define MAX_PLACE_NAME 248
 

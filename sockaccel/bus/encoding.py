@@ -10,9 +10,9 @@ from sockaccel.core.advice import ADVICE
 from sockaccel.core.audit import Exchange, Report, Terms
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
-from sockaccel.core.interceptions import InterceptionStatus
 from sockaccel.core.keys import POLICY_KEYS, text_of
 from sockaccel.core.knowledge import WHY
+from sockaccel.core.led import InterceptionStatus
 from sockaccel.core.programs import Row as Program
 from sockaccel.core.target import TargetStatus, quote
 from sockaccel.dbus.message import Variant
@@ -51,7 +51,8 @@ def no_target(name: str) -> Row:
 
 # Of Intercept, with their D-Bus types.
 INTERCEPTION_OPTIONS = {
-    'outbound': 'q', 'except_ports': 'as', 'except_addresses': 'as', 'except_users': 'as', 'when_down': 's',
+    'outbound': 'q', 'inbound': 'as', 'except_ports': 'as', 'except_addresses': 'as', 'except_users': 'as',
+    'when_down': 's',
 }  # fmt: skip
 
 
@@ -63,6 +64,7 @@ def interception(status: InterceptionStatus) -> Row:
         state=('s', words.TARGET_STATES[status.state]),
         detail=('s', status.detail),
         outbound=('q', wanted.outbound),
+        inbound=('as', wanted.inbound_texts),
         except_ports=('as', [rule.text for rule in wanted.except_ports]),
         except_addresses=('as', [rule.text for rule in wanted.except_addresses]),
         except_users=('as', [rule.text for rule in wanted.except_users]),

@@ -21,7 +21,7 @@ from sockaccel.core.audit import Report, Terms
 from sockaccel.core.config import Config
 from sockaccel.core.connection import Counter, Event
 from sockaccel.core.finding import Finding
-from sockaccel.core.interceptions import InterceptionStatus
+from sockaccel.core.led import InterceptionStatus
 from sockaccel.core.listing import Connections, Filter, Viewer
 from sockaccel.core.policies import Settings
 from sockaccel.core.programs import Row as Program

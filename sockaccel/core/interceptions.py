@@ -3,132 +3,25 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from sockaccel.core import messages
-from sockaccel.core.cgroup import Cgroup, Place
 from sockaccel.core.interception import Interception, WhenDown
-from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_PLACE_NAME
+from sockaccel.core.led import Entry, InterceptionStatus, LeadKernel, Memory, Owner, Spot, Tree, Wanted
+from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_NETWORKS, MAX_PLACE_NAME
 from sockaccel.core.target import State, Target, quote
-from sockaccel.errors import InvalidArgument, InvalidTarget, LimitExceeded, SockaccelError, UnknownTarget
+from sockaccel.errors import (
+    InvalidArgument,
+    InvalidTarget,
+    KernelRefused,
+    LimitExceeded,
+    SockaccelError,
+    UnknownTarget,
+)
 
 log = structlog.stdlib.get_logger()
-
-# A place in the tree of cgroups: the id of the one above, and the name below it.
-Spot = tuple[int, str]
-
-
-class Tree(Protocol):
-    """Where cgroups are (sockaccel.systemd.cgroups)."""
-
-    def when_moved(self, tell: Callable[[str], None]) -> None: ...
-    async def follow(self, target: Target, *, must_exist: bool = True) -> Place: ...
-    def place(self, name: str) -> Place: ...
-    def forget(self, name: str) -> None: ...
-    def path(self, name: str) -> str:
-        """Where the cgroup of a followed target is, or will be; '' while that is unknown."""
-
-    def find(self, path: str) -> Cgroup | None:
-        """The cgroup that has a path now."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose a cgroup is: the target's in a slot, or that of the proxy with a number."""
-
-    is_proxy: bool
-    number: int
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to be in the kernel.
-
-    owners: of each cgroup that exists, by id. proxies: the paths of those whose getsockopt() is answered, by id.
-    spots: the owner of each place.
-    """
-
-    owners: dict[int, Owner]
-    proxies: dict[int, str]
-    spots: dict[Spot, Owner]
-
-
-class LeadKernel(Protocol):
-    """The programs that lead (sockaccel.kernel.lead). Any method may raise OSError."""
-
-    def set_slot(self, slot: int, interception: Interception | None, proxy: Owner | None) -> None:
-        """Write what a slot does; nothing leads to it yet. None: it is off."""
-
-    def put(self, wanted: Wanted) -> None:
-        """Let all of this be there, and then nothing else, but for proxies. Raises KernelRefused."""
-
-    def attach(self) -> None:
-        """Lead from now on. A repeated call is no error. Raises KernelRefused."""
-
-    def settle(self, proxies: Mapping[int, str], *, leads: bool) -> bool:
-        """Detach from all other proxies, and, unless it leads on, from everything.
-
-        False if led connections are on their way to their proxies: `drained` is told when that is over.
-        """
-
-    def release(self) -> None:
-        """Detach everything at once, and keep nothing for the next daemon."""
-
-    def counters(self, slot: int) -> dict[str, int]: ...
-
-    def is_down(self, slot: int) -> bool:
-        """Whether the proxy was not there when it was last needed."""
-
-
-class Memory(Protocol):
-    """What outlives the process (sockaccel.systemd.leadfile)."""
-
-    def write(self, entries: list[dict[str, Any]]) -> None:
-        """From any thread. Raises StateNotSaved."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """slot: of the target. number: of its proxy, which several entries can share."""
-
-    interception: Interception
-    slot: int
-    number: int
-
-    @property
-    def target(self) -> Owner:
-        return Owner(is_proxy=False, number=self.slot)
-
-    @property
-    def proxy(self) -> Owner:
-        if self.interception.proxy == self.interception.target:
-            return self.target
-        return Owner(is_proxy=True, number=self.number)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.interception.to_json(), 'slot': self.slot, 'number': self.number}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> 'Entry':
-        """Raises KeyError, TypeError, ValueError, SockaccelError."""
-        slot, number = int(entry['slot']), int(entry['number'])
-        if not 0 < slot < MAX_INTERCEPTIONS or not 0 < number < MAX_INTERCEPTIONS:
-            raise ValueError(f'there is no slot {slot}, or no proxy {number}')
-        return cls(Interception.from_json(entry), slot, number)
-
-
-@dataclass(frozen=True)
-class InterceptionStatus:
-    """An interception as users see it. proxy_is_down: since the last connection that wanted it."""
-
-    interception: Interception
-    state: State
-    detail: str
-    proxy_is_down: bool = False
-    counters: Mapping[str, int] = field(default_factory=dict)
 
 
 class Interceptions:
@@ -157,6 +50,8 @@ class Interceptions:
         self._followed: set[str] = set()
         self._kernel: LeadKernel | None = None
         self._down: dict[int, bool] = {}
+        # The network namespaces in which targets listen and nothing leads, by slot.
+        self._elsewhere: dict[int, set[int]] = {}
         self._lock = asyncio.Lock()
 
     async def start(self, kernel: LeadKernel | None, failure: str = '') -> None:
@@ -184,7 +79,11 @@ class Interceptions:
                 self._down[entry.slot] = kernel.is_down(entry.slot)
             kernel.put(self._wanted())
             if self._entries:
-                kernel.attach()
+                try:
+                    kernel.attach(inbound=self._has_inbound())
+                except (SockaccelError, OSError) as exc:
+                    log.error(f'What was led stays as it is: {exc}', message_id=messages.NOT_LED)
+                    return
             self._settle()
 
     async def intercept(
@@ -206,7 +105,7 @@ class Interceptions:
                 await self._restore(wanted.target, before)
                 raise
             self._refused.pop(wanted.target, None)
-        told = f' on port {wanted.outbound}; while it is down: {wanted.when_down.value}'
+        told = f'{_ports(wanted)}; while it is down: {wanted.when_down.value}'
         log.info(
             f'Leads "{wanted.target}" to "{wanted.proxy}"{told}{_asked_by(by)}',
             message_id=messages.LED,
@@ -246,9 +145,9 @@ class Interceptions:
     def rows(self) -> list[InterceptionStatus]:
         return [self._status(entry) for entry in self._entries.values()]
 
-    def happened(self, slot: int, *, down: bool) -> None:
+    def happened(self, slot: int, *, down: bool, port: int) -> None:
         """The proxy of a slot was not there when a connection wanted it, or is there again."""
-        entry = next((each for each in self._entries.values() if each.slot == slot), None)
+        entry = self._entry(slot)
         if entry is None or self._down.get(slot, False) == down:
             return
         self._down[slot] = down
@@ -259,17 +158,31 @@ class Interceptions:
             log.info(f'{where} listens again: connections are led', message_id=messages.PROXY_BACK, **fields)
         elif wanted.when_down is WhenDown.REFUSE:
             log.error(
-                f'{where} does not listen on port {wanted.outbound}: connections are refused',
+                f'{where} does not listen on port {port}: connections are refused',
                 message_id=messages.PROXY_DOWN,
                 **fields,
             )
         else:
             log.error(
-                f'{where} does not listen on port {wanted.outbound}: connections pass it by',
+                f'{where} does not listen on port {port}: connections pass it by',
                 message_id=messages.PROXY_DOWN,
                 **fields,
             )
         self.on_change()
+
+    def elsewhere(self, slot: int, network: int) -> None:
+        """The target of a slot listens, or wants to, in a network namespace in which nothing leads."""
+        entry = self._entry(slot)
+        if entry is None or network in self._elsewhere.setdefault(slot, set()):
+            return
+        self._elsewhere[slot].add(network)
+        wanted = entry.interception
+        what = 'its bind() fails' if wanted.when_down is WhenDown.REFUSE else 'connections to it pass the proxy by'
+        log.error(
+            f'"{wanted.target}" listens in {_unopened(network)}: {what}',
+            message_id=messages.NOT_LED,
+            target=wanted.target,
+        )
 
     def drained(self) -> None:
         """No led connection is on its way to its proxy."""
@@ -300,7 +213,13 @@ class Interceptions:
         kernel.set_slot(entry.slot, entry.interception, entry.proxy)
         self._entries = {**self._entries, wanted.target: entry}
         kernel.put(self._wanted())
-        kernel.attach()
+        self._elsewhere.pop(entry.slot, None)
+        kernel.attach(inbound=self._has_inbound())
+        if wanted.when_down is WhenDown.REFUSE and (networks := self._elsewhere.get(entry.slot)):
+            raise KernelRefused(
+                f'connections to "{wanted.target}" cannot be led: it listens in {_unopened(min(networks))}. Give '
+                'that a name there, or accept by --when-down bypass that they pass the proxy by'
+            )
         await self._remember(self._entries)
         self._settle()
 
@@ -315,10 +234,12 @@ class Interceptions:
             return
         if before:
             kernel.set_slot(before.slot, before.interception, before.proxy)
-        kernel.put(self._wanted())
-        if now and not before:
+        elif now:
+            # First: while its proxy is nobody, connections to the target would be refused.
             kernel.set_slot(now.slot, None, None)
             self._down.pop(now.slot, None)
+            self._elsewhere.pop(now.slot, None)
+        kernel.put(self._wanted())
         self._settle()
 
     def _numbers(self, wanted: Interception) -> tuple[int, int]:
@@ -385,7 +306,27 @@ class Interceptions:
                     owners[cgroup.id] = owner
                     if name == entry.interception.proxy:
                         proxies[cgroup.id] = cgroup.path
-        return Wanted(owners, proxies, spots)
+        return Wanted(owners, proxies, spots, *self._ways_in())
+
+    def _ways_in(self) -> tuple[set[tuple[Owner, int]], dict[tuple[str, int], int]]:
+        """Doors, and listeners that systemd has opened (see Wanted)."""
+        doors, served = set(), {}
+        for entry in self._entries.values():
+            inbound = dict(entry.interception.inbound)
+            doors |= {(entry.proxy, to) for to in inbound.values()}
+            name = entry.interception.target
+            if not inbound or name not in self._followed:
+                continue
+            for address, port in self._tree.place(name).listeners:
+                if port in inbound:
+                    served[address, port] = entry.slot
+        return doors, served
+
+    def _entry(self, slot: int) -> Entry | None:
+        return next((each for each in self._entries.values() if each.slot == slot), None)
+
+    def _has_inbound(self) -> bool:
+        return any(entry.interception.inbound for entry in self._entries.values())
 
     def _moved(self, _name: str) -> None:
         """A followed cgroup was made or removed."""
@@ -393,6 +334,8 @@ class Interceptions:
             return
         try:
             self._kernel.put(self._wanted())
+            if self._has_inbound():
+                self._kernel.attach(inbound=True)
         except (SockaccelError, OSError) as exc:
             # A proxy that is not entered gets no connection; a target has its place by name.
             log.error(f'A cgroup cannot be taken into account, and its connections may be refused: {exc}')
@@ -401,7 +344,9 @@ class Interceptions:
 
     def _settle(self) -> None:
         if self._kernel:
-            self._kernel.settle(self._wanted().proxies, leads=bool(self._entries))
+            self._kernel.settle(
+                self._wanted().proxies, leads=bool(self._entries), inbound=self._has_inbound()
+            )  # fmt: skip
 
     async def _remember(self, entries: Mapping[str, Entry]) -> None:
         """Raises StateNotSaved."""
@@ -424,6 +369,19 @@ class Interceptions:
 
 def _names(entry: Entry) -> tuple[str, str]:
     return entry.interception.target, entry.interception.proxy
+
+
+def _ports(wanted: Interception) -> str:
+    """Which connections are led, for the journal."""
+    out = f' on port {wanted.outbound}' if wanted.outbound else ''
+    return out + ''.join(f', connections to port {port} to its port {to}' for port, to in wanted.inbound)
+
+
+def _unopened(network: int) -> str:
+    return (
+        f'a network namespace (inode {network}) that is not the one of sockaccel, and that no file names in '
+        f'/run/netns or /run/docker/netns, or that is not among the first {MAX_NETWORKS} of these'
+    )
 
 
 def _asked_by(by: str) -> str:

@@ -19,6 +19,17 @@ MAX_CGROUPS = 1024
 MAX_INTERCEPTIONS = 33
 # Connections that were led and that their proxy has not accepted yet.
 MAX_LED_WAITING = 65536
+# Ports of one target at which connections to it are led.
+MAX_INBOUND = 16
+# Network namespaces in which connections to targets are led.
+MAX_NETWORKS = 16
+# Addresses and ports of targets at which connections to them are led.
+MAX_ENTRANCES = 4096
+# Listeners of proxies that take such connections, and how many of them one port can have.
+MAX_DOORS = 1024
+MAX_DOORS_OF_PORT = 4
+# Connections of proxies and targets to their own entrances.
+MAX_PAST = 65536
 # Bytes of a cgroup's own name by which a target or a proxy of an interception is found, with the NUL.
 MAX_PLACE_NAME = 248
 # Executables that are known, because a watcher has seen them or because programs.conf names their paths.

@@ -97,7 +97,11 @@ LEAD_COUNTERS = {
     'bypassed': 'connections that went direct because the proxy did not listen',
     'origin_given': 'times that the proxy asked where a connection wanted to go, and was told',
     'mptcp': 'connections that went direct because they are of Multipath TCP',
-    'no_room': 'connections that the proxy could not be told of, for want of memory',
+    'no_room': 'connections that the proxy could not be told of, or that could not be led, for want of memory',
+    'led_in': 'connections to the target that were led to the proxy',
+    'proxy_down_in': 'connections to the target that were refused because the proxy did not listen',
+    'bypassed_in': 'connections that reached the target because the proxy did not listen',
+    'unreached': 'calls of bind() to a port that is led, in a network namespace in which nothing leads',
 }
 
 # What follows "org.sockaccel1.Error." in the name of an error. Errors of other classes are named "Failed".

@@ -150,8 +150,10 @@ def _intercept(command: argparse.ArgumentParser) -> None:
     whose = 'whose connections; without it, list what is led'
     command.add_argument('target', nargs='?', type=_text, metavar='TARGET', help=whose)
     command.add_argument('--proxy', type=_text, metavar='PROXY', help='the unit or cgroup that takes them')
-    port = 'the port at which the proxy takes them, on 127.0.0.1 and ::1 (default: 15001)'
-    command.add_argument('--outbound', type=_number(1, 65535), metavar='PORT', help=port)
+    port = 'the port at which the proxy takes them, on 127.0.0.1 and ::1 (default: 15001; 0: none, with --inbound)'
+    command.add_argument('--outbound', type=_number(0, 65535), metavar='PORT', help=port)
+    inbound = 'a port of the target, connections to which are led to a port of the proxy, such as 8080=15006'
+    command.add_argument('--inbound', action='append', default=[], type=_text, metavar='PORT=PORT', help=inbound)
     direct = {
         '--except-port': ('PORTS', 'a port, or a range such as 8000-8999, to which connections go direct'),
         '--except': ('ADDRESSES', 'an address, or a range such as 10.0.0.0/8, to which they go direct'),

@@ -9,7 +9,12 @@ from sockaccel.ctl.client import Client, short, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_USAGE
 from sockaccel.dbus.message import Variant
 
-_LISTS = {'except_ports': 'except_port', 'except_addresses': 'except', 'except_users': 'except_user'}
+_LISTS = {
+    'inbound': 'inbound',
+    'except_ports': 'except_port',
+    'except_addresses': 'except',
+    'except_users': 'except_user',
+}
 
 
 async def intercept(client: Client, options: argparse.Namespace) -> int:
@@ -23,16 +28,22 @@ async def intercept(client: Client, options: argparse.Namespace) -> int:
         show.print_json(row)
         return EX_OK
     down = 'refused' if row['when_down'] == 'refuse' else 'direct'
+    ways = [f'that "{row["target"]}" makes from now on are led to "{row["proxy"]}", port {row["outbound"]}']
+    if not row['outbound']:
+        ways = []
+    for pair in row['inbound']:
+        port, _sign, to = pair.partition('=')
+        ways.append(f'to port {port} of "{row["target"]}" are led to "{row["proxy"]}", port {to}')
     print(
-        f'The connections that "{row["target"]}" makes from now on are led to "{row["proxy"]}", port '
-        f'{row["outbound"]} ({row["state"]}: {row["detail"]}). While the proxy does not listen they are {down}.'
+        f'The connections {"; those ".join(ways)} ({row["state"]}: {row["detail"]}). While the proxy does not '
+        f'listen they are {down}.'
     )
     return EX_OK
 
 
 async def release(client: Client, options: argparse.Namespace) -> int:
     await client.call('Release', 's', options.target)
-    print(f'The connections that "{options.target}" makes from now on go direct.')
+    print(f'The connections that "{options.target}" makes, and those to it, go direct from now on.')
     return EX_OK
 
 

@@ -29,10 +29,12 @@ def interceptions(rows: Sequence[Row]) -> None:
     styles = ['bold']
     for row in rows:
         counts, is_down = row['counters'], row['proxy_is_down']
-        direct = sum(counts[name] for name in ('excepted', 'own_listener', 'bypassed', 'mptcp'))
+        direct = sum(counts[name] for name in ('excepted', 'own_listener', 'bypassed', 'bypassed_in', 'mptcp'))
         state = f'{row["state"]}, proxy down' if is_down else row['state']
-        proxy = f'{row["proxy"]} port {row["outbound"]}'
-        numbers = [str(number) for number in (counts['led'], counts['proxy_down'], direct)]
+        ways = [str(row['outbound'])] if row['outbound'] else []
+        proxy = f'{row["proxy"]} port {", ".join(ways + row["inbound"])}'
+        led, refused = counts['led'] + counts['led_in'], counts['proxy_down'] + counts['proxy_down_in']
+        numbers = [str(number) for number in (led, refused, direct)]
         cells.append([row['target'], proxy, state, *numbers, row['detail']])
         styles.append('red' if is_down else show.STATE_STYLES.get(row['state'], ''))
     for line in show.table(cells, styles=styles):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sockaccel.core.connection import Counter
 
-LEAD_COUNTERS = 8
+LEAD_COUNTERS = 12
 # Names of directories and mounts on the way to an executable that are read, and bytes of each.
 PATH_PARTS = 16
 PATH_PART = 64
@@ -109,6 +109,16 @@ class OwnerKind(IntEnum):
     PROXY = 2
 
 
+class LeadWalk(IntEnum):
+    """`enum lead_walk`.
+
+    What a walk over the open files takes note of.
+    """
+
+    DOORS = 0
+    ENTRANCES = 1
+
+
 class LeadCounter(IntEnum):
     """`enum lead_counter`.
 
@@ -123,17 +133,24 @@ class LeadCounter(IntEnum):
     ORIGIN_GIVEN = 5
     MPTCP = 6
     NO_ROOM = 7
+    LED_IN = 8
+    PROXY_DOWN_IN = 9
+    BYPASSED_IN = 10
+    UNREACHED = 11
 
 
 class LeadHappening(IntEnum):
     """`enum lead_happening`.
 
-    Down and back: the proxy of a slot. Drained: no led connection waits any more for its proxy.
+    Down and back: the proxy of a slot, at the port `about`. Drained: no led connection waits any more for its
+    proxy. Elsewhere: a target wants an entrance in the network namespace with the inode number `about`, in which
+    nothing leads.
     """
 
     DOWN = 0
     BACK = 1
     DRAINED = 2
+    ELSEWHERE = 3
 
 
 class KnowledgeFlag(IntFlag):
@@ -336,7 +353,8 @@ KEPT = struct.Struct('=4Q')
 class InterceptionRecord(NamedTuple):
     """`struct interception`, 16 bytes: `INTERCEPTION` packs it.
 
-    What a slot holds. proxy: the owner whose listener takes the connections. outbound: its port, in host order.
+    What a slot holds. proxy: the owner whose listeners take the connections. outbound: its port for those that the
+    target makes, in host order; 0 if they are not led.
     """
 
     flags: int
@@ -362,6 +380,75 @@ class PlaceRecord(NamedTuple):
 PLACE = struct.Struct('=Q248s')
 
 
+class InboundKeyRecord(NamedTuple):
+    """`struct inbound_key`, 8 bytes: `INBOUND_KEY` packs it.
+
+    A port of a target, in host order, at which connections to it are led.
+    """
+
+    slot: int
+    port: int
+
+
+INBOUND_KEY = struct.Struct('=2I')
+
+
+class InboundRecord(NamedTuple):
+    """`struct inbound`, 8 bytes: `INBOUND` packs it.
+
+    port: that of the proxy which takes them. which: a bit of its own in sa_lead_down.
+    """
+
+    port: int
+    which: int
+
+
+INBOUND = struct.Struct('=2I')
+
+
+class EntranceRecord(NamedTuple):
+    """`struct entrance`, 24 bytes: `ENTRANCE` packs it.
+
+    Where a target takes connections that are led. network: the number of the network namespace, from 1. address:
+    as in struct flow, zero for every one. port: in host order.
+    """
+
+    network: int
+    port: int
+    address: bytes
+
+
+ENTRANCE = struct.Struct('=2I16s')
+
+
+class DoorRecord(NamedTuple):
+    """`struct door`, 16 bytes: `DOOR` packs it.
+
+    A listener of a proxy that takes connections to targets: the one with a number among those of a port.
+    """
+
+    network: int
+    port: int
+    family: int
+    number: int
+
+
+DOOR = struct.Struct('=4I')
+
+
+class DoorPortRecord(NamedTuple):
+    """`struct door_port`, 8 bytes: `DOOR_PORT` packs it.
+
+    A port of a proxy at which such connections are taken. owner: as in sa_owners.
+    """
+
+    owner: int
+    port: int
+
+
+DOOR_PORT = struct.Struct('=2I')
+
+
 class OriginRecord(NamedTuple):
     """`struct origin`, 40 bytes: `ORIGIN` packs it.
 
@@ -380,13 +467,15 @@ ORIGIN = struct.Struct('=16s4IQ')
 
 
 class LeadEventRecord(NamedTuple):
-    """`struct lead_event`, 8 bytes: `LEAD_EVENT` packs it."""
+    """`struct lead_event`, 16 bytes: `LEAD_EVENT` packs it."""
 
     slot: int
     happening: int
+    about: int
+    pad: int
 
 
-LEAD_EVENT = struct.Struct('=2I')
+LEAD_EVENT = struct.Struct('=4I')
 
 
 class ExecutableRecord(NamedTuple):

@@ -7,8 +7,10 @@ import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
+
 from sockaccel.core.interception import Interception, WhenDown
-from sockaccel.core.interceptions import Owner, Wanted
+from sockaccel.core.led import Owner, Wanted
 from sockaccel.core.store import Store
 from sockaccel.errors import KernelRefused
 from sockaccel.kernel import lead_programs, libbpf
@@ -24,9 +26,13 @@ from sockaccel.kernel.abi import (
     LeadCounter,
     LeadEventRecord,
     LeadHappening,
-    OwnerKind,
 )
-from sockaccel.kernel.lead_programs import ASKED, MAPS, PROGRAMS, Waiting
+from sockaccel.kernel.inbound import Inbound, code
+from sockaccel.kernel.lead_programs import ASKED, MAPS, OF_ENTRANCES, OF_ROOT, PROGRAMS, Waiting
+from sockaccel.kernel.links import Links
+from sockaccel.kernel.networks import Mounts
+
+log = structlog.stdlib.get_logger()
 
 _U32, _U64 = struct.Struct('=I'), struct.Struct('=Q')
 _ZERO = _U32.pack(0)
@@ -34,7 +40,6 @@ _ZERO = _U32.pack(0)
 _LINK, _PROXY_LINK = 'link-', 'link-proxy-'
 # Connections are led no more when these are gone; what was led needs the others a little longer.
 _LEADING = ('sockaccel_lead4', 'sockaccel_lead6')
-_OF_ROOT = tuple(name for name in PROGRAMS if name != ASKED)
 
 
 class Source:
@@ -86,7 +91,7 @@ class Source:
 
 
 class Lead:
-    """Implements sockaccel.core.interceptions.LeadKernel.
+    """Implements sockaccel.core.led.LeadKernel.
 
     links: of an earlier daemon, by their names in the store. stale: its objects that nobody needs once `attach`
     has run.
@@ -103,20 +108,28 @@ class Lead:
         directory: Callable[[str], Path],
     ) -> None:
         self._fds = fds
-        self._links = links
+        self._links = Links(store, links)
+        self._inbound = Inbound(fds, self._links)
         self._stale = stale
         self._store = store
         self._name = name
         self._root = root
         self._directory = directory
-        # Those of an earlier daemon may run the programs of another version.
-        self._outdated = set(links)
         self._cpus = libbpf.possible_cpus()
         self._ring: libbpf.RingBuffer | None = None
+        self._mounts: Mounts | None = None
+        self._served: Mapping[tuple[str, int], int] = {}
 
-    def listen(self, happened: Callable[[int, bool], None], drained: Callable[[], None]) -> int:
-        """Let `consume` tell of a proxy that is down, or not any more, with its slot, and when nothing waits.
+    def listen(
+        self,
+        happened: Callable[[int, bool, int], None],
+        elsewhere: Callable[[int, int], None],
+        drained: Callable[[], None],
+    ) -> int:
+        """Let `consume` tell what happened.
 
+        happened: the proxy of a slot is down, or not any more, at a port. elsewhere: the target of a slot listens
+        in a network namespace in which nothing leads, given by its inode number. drained: nothing waits any more.
         Returns the fd that is readable when there is something to tell.
         """
 
@@ -124,8 +137,10 @@ class Lead:
             event = LeadEventRecord._make(LEAD_EVENT.unpack(data[: LEAD_EVENT.size]))
             if event.happening == LeadHappening.DRAINED:
                 drained()
+            elif event.happening == LeadHappening.ELSEWHERE:
+                elsewhere(event.slot, event.about)
             else:
-                happened(event.slot, event.happening == LeadHappening.DOWN)
+                happened(event.slot, event.happening == LeadHappening.DOWN, event.about)
 
         self._ring = libbpf.RingBuffer(self._fds['sa_lead_events'], receive)
         return self._ring.fd
@@ -137,6 +152,7 @@ class Lead:
     def set_slot(self, slot: int, interception: Interception | None, proxy: Owner | None) -> None:
         """Write what a slot does. None: it is off."""
         key = _U32.pack(slot)
+        self._inbound.set_slot(slot, interception, proxy)
         if interception is None or proxy is None:
             libbpf.map_update(self._fds['sa_leads'], key, INTERCEPTION.pack(0, 0, 0, 0))
             libbpf.map_update(self._fds['sa_lead_down'], key, _ZERO)
@@ -150,15 +166,15 @@ class Lead:
         if interception.when_down is WhenDown.BYPASS:
             flags |= InterceptionFlag.BYPASS
         libbpf.map_update(
-            self._fds['sa_leads'], key, INTERCEPTION.pack(flags, _code(proxy), interception.outbound, 0)
+            self._fds['sa_leads'], key, INTERCEPTION.pack(flags, code(proxy), interception.outbound, 0)
         )
 
     def put(self, wanted: Wanted) -> None:
         """First what is added, then what is taken away, so that no cgroup is nobody's in between."""
         for cgroup_id, path in wanted.proxies.items():
             self._answer(cgroup_id, path)
-        owners = {_U64.pack(cgroup_id): _code(owner) for cgroup_id, owner in wanted.owners.items()}
-        spots = {PLACE.pack(parent, name.encode()): _code(owner) for (parent, name), owner in wanted.spots.items()}
+        owners = {_U64.pack(cgroup_id): code(owner) for cgroup_id, owner in wanted.owners.items()}
+        spots = {PLACE.pack(parent, name.encode()): code(owner) for (parent, name), owner in wanted.spots.items()}
         parents = {_U64.pack(parent): 1 for parent, _name in wanted.spots}
         tables = (
             ('sa_owners', owners, _U64.size),
@@ -172,31 +188,33 @@ class Lead:
             for key in libbpf.map_keys(self._fds[name], size):
                 if key not in entries:
                     libbpf.map_delete(self._fds[name], key)
+        self._inbound.keep_doors(wanted.doors)
+        self._served = wanted.served
 
-    def attach(self) -> None:
-        """To the root: what a led connection needs comes before what leads it. Raises KernelRefused."""
+    def attach(self, *, inbound: bool) -> None:
+        """To the root: what a led connection needs comes before what leads it. Raises KernelRefused, OSError."""
         libbpf.map_update(self._fds['sa_lead_drains'], _ZERO, _ZERO)
         root = self._root()
         try:
-            for program in _OF_ROOT:
+            for program in (*OF_ROOT, *(OF_ENTRANCES if inbound else ())):
                 self._link(_LINK + program, program, root)
         finally:
             os.close(root)
+        if inbound:
+            self._enter()
         for name, fd in self._stale.items():
             self._store.drop([name])
             os.close(fd)
         self._stale = {}
 
-    def settle(self, proxies: Mapping[int, str], *, leads: bool) -> bool:
+    def settle(self, proxies: Mapping[int, str], *, leads: bool, inbound: bool) -> bool:
         """See LeadKernel."""
         if not leads:
             for program in _LEADING:
-                self._unlink(_LINK + program)
-        gone = [
-            name
-            for name in self._links
-            if name.startswith(_PROXY_LINK) and int(name[len(_PROXY_LINK) :]) not in proxies
-        ]
+                self._links.drop(_LINK + program)
+        if not inbound:
+            self._leave()
+        gone = [name for name in self._links.names(_PROXY_LINK) if int(name[len(_PROXY_LINK) :]) not in proxies]
         if leads and not gone:
             return True
         libbpf.map_update(self._fds['sa_lead_drains'], _ZERO, _U32.pack(1))
@@ -205,17 +223,18 @@ class Lead:
         if self._waiting():
             return False
         libbpf.map_update(self._fds['sa_lead_drains'], _ZERO, _ZERO)
-        for name in gone if leads else list(self._links):
-            self._unlink(name)
+        for name in gone if leads else self._links.names():
+            self._links.drop(name)
         return True
 
     def release(self) -> None:
         """Detach everything at once, what leads first, and keep nothing for the next daemon."""
         for program in _LEADING:
-            self._unlink(_LINK + program)
+            self._links.drop(_LINK + program)
+        self._leave()
         self._wait_for_programs()
-        for name in list(self._links):
-            self._unlink(name)
+        for name in self._links.names():
+            self._links.drop(name)
         self._store.drop([self._name(name) for name in self._fds] + list(self._stale))
 
     def close(self) -> None:
@@ -223,9 +242,13 @@ class Lead:
         if self._ring:
             self._ring.close()
             self._ring = None
-        for fd in (*self._links.values(), *self._fds.values(), *self._stale.values()):
+        if self._mounts:
+            self._mounts.close()
+            self._mounts = None
+        self._links.close()
+        for fd in (*self._fds.values(), *self._stale.values()):
             os.close(fd)
-        self._links, self._fds, self._stale = {}, {}, {}
+        self._fds, self._stale = {}, {}
 
     def counters(self, slot: int) -> dict[str, int]:
         """By the names of bpf/abi/lead.h, summed over the CPUs."""
@@ -238,6 +261,28 @@ class Lead:
     def is_down(self, slot: int) -> bool:
         value = libbpf.map_lookup(self._fds['sa_lead_down'], _U32.pack(slot), _U32.size)
         return value is not None and value != _ZERO
+
+    def _enter(self) -> None:
+        if self._mounts is None:
+            self._mounts = Mounts(self._mounted)
+        self._inbound.enter(self._served)
+        # Who asked for this wants to know of what could not be entered.
+        if self._ring:
+            self._ring.consume()
+
+    def _leave(self) -> None:
+        for program in OF_ENTRANCES:
+            self._links.drop(_LINK + program)
+        self._inbound.leave()
+        if self._mounts:
+            self._mounts.close()
+            self._mounts = None
+
+    def _mounted(self) -> None:
+        try:
+            self._inbound.enter(self._served)
+        except (KernelRefused, OSError) as exc:
+            log.error(f'New network namespaces cannot be taken into account, ignoring: {exc}')
 
     def _waiting(self) -> bool:
         """Whether a led connection has not been accepted. Entries that are counted wrongly are counted anew."""
@@ -263,11 +308,9 @@ class Lead:
 
     def _link(self, name: str, program: str, cgroup: int) -> None:
         """Let a program run at a cgroup, an fd of its directory; there is no moment without one. KernelRefused."""
-        link = self._links.get(name)
+        link = self._links.fd(name)
         if link is not None and libbpf.link_cgroup(link) == os.fstat(cgroup).st_ino:
-            if name in self._outdated:
-                libbpf.replace_program(link, self._fds[program])
-                self._outdated.discard(name)
+            self._links.renew(name, self._fds[program])
             return
         try:
             new = libbpf.attach_cgroup(self._fds[program], cgroup, PROGRAMS[program].attach_type)
@@ -277,21 +320,8 @@ class Lead:
                 f'cannot attach "{program}" to cgroup "{path}" ({exc.strerror}): a program of somebody else may '
                 f'be attached there or above without "multi"; see "bpftool cgroup show {shlex.quote(path)}"'
             ) from exc
-        self._unlink(name)
-        self._links[name] = new
-        self._store.keep(name, new)
-
-    def _unlink(self, name: str) -> None:
-        link = self._links.pop(name, None)
-        self._outdated.discard(name)
-        if link is not None:
-            self._store.drop([name])
-            os.close(link)
+        self._links.put(name, new)
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (sa_lead_grace in bpf/lib/lead_maps.c)."""
         libbpf.map_update(self._fds['sa_lead_grace'], _ZERO, _U32.pack(self._fds['sa_lead_down']))
-
-
-def _code(owner: Owner) -> int:
-    return (OwnerKind.PROXY if owner.is_proxy else OwnerKind.TARGET) << 16 | owner.number

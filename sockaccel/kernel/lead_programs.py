@@ -6,10 +6,12 @@ capabilities. So this process is started before, waits as a shell that reads one
 """
 
 import asyncio
+import ctypes
 import hashlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,16 +19,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sockaccel.core import child
+from sockaccel.core.limits import MAX_NETWORKS
 from sockaccel.errors import KernelRefused, LoaderEnded, SockaccelError
 from sockaccel.kernel import handover, libbpf, loader, offsets, sources
 from sockaccel.kernel.libbpf import KernelTypes
 from sockaccel.kernel.programs import Digests
 
 LAYOUT = 'lib/lead_maps.c'
-SOURCES = (LAYOUT, 'lib/flows.c', 'lead.c')
+SOURCES = (LAYOUT, 'lib/flows.c', 'lib/owners.c', 'inbound.c', 'lead.c')
 MAPS = (
     'sa_leads', 'sa_lead_rules', 'sa_lead_counts', 'sa_lead_down', 'sa_places', 'sa_parents', 'sa_owners',
-    'sa_origins', 'sa_led', 'sa_led_count', 'sa_lead_drains', 'sa_lead_events', 'sa_lead_grace',
+    'sa_origins', 'sa_led', 'sa_led_count', 'sa_lead_drains', 'sa_lead_events', 'sa_lead_grace', 'sa_networks',
+    'sa_inbound', 'sa_door_ports', 'sa_entrances', 'sa_doors', 'sa_door_cookies', 'sa_past', 'sa_past_count',
+    'sa_lead_walk',
 )  # fmt: skip
 
 
@@ -37,22 +42,38 @@ class Hook(NamedTuple):
     attach_type: int
 
 
-_SOCK_OPS, _SOCK_ADDR, _SOCKOPT = 13, 18, 25
-# By the name of the program. This one is attached to the cgroups of proxies, the others to the root.
+_SOCK_OPS, _SOCK_ADDR, _SOCKOPT, _SK_LOOKUP = 13, 18, 25, 30
+# By the name of the program. This one is attached to the cgroups of proxies.
 ASKED = 'sockaccel_asked'
-# In the order in which they are attached: what a led connection needs is there before the first is led.
-PROGRAMS = {
-    ASKED: Hook(_SOCKOPT, 21),
+# To the root, in the order in which they are attached: what a led connection needs comes before what leads it.
+OF_ROOT = {
     'sockaccel_led': Hook(_SOCK_OPS, 3),
     'sockaccel_name4': Hook(_SOCK_ADDR, 29),
     'sockaccel_name6': Hook(_SOCK_ADDR, 30),
     'sockaccel_lead4': Hook(_SOCK_ADDR, 10),
     'sockaccel_lead6': Hook(_SOCK_ADDR, 11),
 }
+# To the root too, where connections that come in are led.
+OF_ENTRANCES = {'sockaccel_bind4': Hook(_SOCK_ADDR, 8), 'sockaccel_bind6': Hook(_SOCK_ADDR, 9)}
+# To the network namespace with this number: copies of one program, in which the number is written.
+_NETWORK = 'sockaccel_network'
+OF_NETWORK = {f'{_NETWORK}{number}': Hook(_SK_LOOKUP, 36) for number in range(1, MAX_NETWORKS + 1)}
+# struct bpf_insn: r? = a number of 64 bits, in two instructions. The number is that of bpf/inbound.c.
+_INSTRUCTION = struct.Struct('=BBhi')
+_LOAD_NUMBER = 0x18
+_PLACE_OF_NUMBER = 0x6E6574776F726B
+# Walks over the open files of all tasks.
+WALK = 'bpf_iter__task_file'
+PROGRAMS = {
+    ASKED: Hook(_SOCKOPT, 21), **OF_ROOT, **OF_ENTRANCES, **OF_NETWORK,
+    WALK: Hook(libbpf.BPF_PROG_TYPE_TRACING, libbpf.BPF_TRACE_ITER),
+}  # fmt: skip
+_NO_ATTACH_TYPE = (_SOCK_OPS, libbpf.BPF_PROG_TYPE_TRACING)
 # Beyond those that every program reads (offsets.FIELDS).
 _FIELDS = {
     'kernfs_node_name': ('kernfs_node', 'name'),
     'tcp_sock_bytes_received': ('tcp_sock', 'bytes_received'),
+    'net_inode': ('net', 'ns.inum'),
 }
 # $0 of the shell that waits, which `systemctl status` and ps show.
 _NAME = 'sockaccel-lead-loader'
@@ -166,6 +187,40 @@ def _compile(bcc: Any, values: Mapping[str, int]) -> Any:
         ) from exc
 
 
+def _load_networks(lib: Any, module: Any) -> dict[str, int]:
+    """The programs of network namespaces. Raises KernelRefused."""
+    symbol = _NETWORK.encode()
+    code = ctypes.string_at(lib.bpf_function_start(module, symbol), lib.bpf_function_size(module, symbol))
+    programs = {}
+    for number, (name, hook) in enumerate(OF_NETWORK.items(), 1):
+        try:
+            programs[name] = libbpf.load(
+                symbol[: libbpf.NAME_LENGTH], with_number(code, number), program_type=hook.program_type,
+                attach_type=hook.attach_type,
+            )  # fmt: skip
+        except OSError as exc:
+            raise KernelRefused(
+                f'kernel {os.uname().release} does not take the program "{_NETWORK}" for interception '
+                f'({exc.strerror}): {loader.what_it_lacks()}'
+            ) from exc
+    return programs
+
+
+def with_number(code: bytes, number: int) -> bytes:
+    """The program of a network namespace with its number in the place that is left for it."""
+    low, high = _PLACE_OF_NUMBER & 0xFFFFFFFF, _PLACE_OF_NUMBER >> 32
+    for at in range(0, len(code), _INSTRUCTION.size):
+        operation, registers, offset, immediate = _INSTRUCTION.unpack_from(code, at)
+        if operation == _LOAD_NUMBER and registers >> 4 == 0 and immediate == low:
+            second = at + _INSTRUCTION.size
+            assert _INSTRUCTION.unpack_from(code, second)[3] == high
+            made = bytearray(code)
+            _INSTRUCTION.pack_into(made, at, operation, registers, offset, number)
+            _INSTRUCTION.pack_into(made, second, 0, 0, 0, 0)
+            return bytes(made)
+    raise ValueError('the program has no place for its number')
+
+
 def _load(old_maps: Mapping[str, int]) -> dict[str, int]:
     """Make programs and, without old maps, maps. Returns their fds by name. Raises SockaccelError."""
     bcc = loader.import_bcc()
@@ -174,9 +229,11 @@ def _load(old_maps: Mapping[str, int]) -> dict[str, int]:
     for name, fd in old_maps.items():
         # Programs that are not loaded yet name maps by fd.
         os.dup2(fd, maps[name], inheritable=False)
-    programs = {}
+    programs = _load_networks(bcc.lib, module.module)
     for name, hook in PROGRAMS.items():
-        attach_type = -1 if hook.program_type == libbpf.BPF_PROG_TYPE_SOCK_OPS else hook.attach_type
+        if name in OF_NETWORK:
+            continue
+        attach_type = -1 if hook.program_type in _NO_ATTACH_TYPE else hook.attach_type
         try:
             programs[name] = module.load_func(name.encode(), hook.program_type, attach_type=attach_type).fd
         except Exception as exc:

@@ -164,6 +164,11 @@ def attach_cgroup(program: int, cgroup: int, attach_type: int) -> int:
     return _check(_libbpf.bpf_link_create(program, cgroup, attach_type, None))
 
 
+def attach_network(program: int, network: int, attach_type: int) -> int:
+    """Link a program to a network namespace, beside others there. network: an fd of it. Returns the link's fd."""
+    return _check(_libbpf.bpf_link_create(program, network, attach_type, None))
+
+
 def replace_program(link: int, program: int) -> None:
     """Let a link run another program from now on; there is no moment without a program."""
     _check(_libbpf.bpf_link_update(link, program, None))
@@ -173,6 +178,12 @@ def link_cgroup(link: int) -> int:
     """The id of the cgroup that a link is attached to, 0 if the cgroup is gone."""
     # struct bpf_link_info: type, id, prog_id, padding, cgroup_id
     return int(struct.unpack_from('=Q', _info(link, 24), 16)[0])
+
+
+def link_network(link: int) -> int:
+    """The inode number of the network namespace that a link is attached to, 0 if that is gone."""
+    # struct bpf_link_info: type, id, prog_id, padding, netns_ino
+    return int(struct.unpack_from('=I', _info(link, 24), 16)[0])
 
 
 def map_name(fd: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from sockaccel.core.interceptions import Entry
+from sockaccel.core.led import Entry
 from sockaccel.core.limits import MAX_INTERCEPTIONS
 from sockaccel.errors import SockaccelError, StateNotSaved
 from sockaccel.systemd import statefiles
@@ -21,7 +21,7 @@ _LARGEST = 1 << 20
 
 
 class LeadFile:
-    """Implements sockaccel.core.interceptions.Memory. directory: one that outlives a reboot."""
+    """Implements sockaccel.core.led.Memory. directory: one that outlives a reboot."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _NAME

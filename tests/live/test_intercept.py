@@ -10,13 +10,10 @@ import shutil
 import signal
 import socket
 import struct
-import sys
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -35,6 +32,7 @@ from tests.support.led import (
     original,
     place,
 )
+from tests.support.led_traffic import Traffic, serving
 from tests.support.patience import PATIENCE_S
 
 WANTED = (ADDRESS, PORT)
@@ -428,7 +426,7 @@ def test_what_cannot_be(led: Place, root: Cgroup) -> None:
         (app.path, proxy.path, {'outbound': short(0)}, 'InvalidArgument', 'outbound port 0'),
         (app.path, proxy.path, {'when_down': string('x')}, 'InvalidArgument', '"refuse", "bypass"'),
         (app.path, proxy.path, {'except_ports': strings(['x'])}, 'InvalidArgument', '"x"'),
-        (app.path, proxy.path, {'inbound': string('x')}, 'InvalidArgument', 'option "inbound" is unknown'),
+        (app.path, proxy.path, {'where': string('x')}, 'InvalidArgument', 'option "where" is unknown'),
     ):
         with pytest.raises(Refused, match=said) as raised:
             harness.call('Intercept', 'ssa{sv}', target, by, options)
@@ -454,76 +452,6 @@ def test_by_the_command_line(led: Place) -> None:
     assert app not in harness.control('intercept').stdout
 
 
-# Connects for ever, and writes a letter for each connection: what it was told, R for refused, X for anything else.
-_CONNECTS = """
-import socket, sys
-while True:
-    try:
-        with socket.create_connection((sys.argv[1], int(sys.argv[2])), 60) as client:
-            said = client.recv(1) or b'X'
-    except ConnectionRefusedError:
-        said = b'R'
-    except OSError:
-        said = b'X'
-    sys.stdout.buffer.write(said)
-    sys.stdout.buffer.flush()
-"""
-
-
-class Traffic:
-    """An application that connects again and again; a context manager.
-
-    told: how often what happened, by letter.
-    """
-
-    def __init__(self, where: Place) -> None:
-        self.told: Counter[str] = Counter()
-        self._process = where.start(sys.executable, '-S', '-c', _CONNECTS, ADDRESS, str(PORT), of=where.app)
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        while letters := os.read(self._process.stdout.fileno(), 65536):
-            self.told.update(letters.decode())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        harness.stop(self._process)
-        self._thread.join()
-        assert self._process.stdout
-        self._process.stdout.close()
-
-    def goes_on(self, letter: str, count: int) -> None:
-        """Wait for so many more of these."""
-        seen = self.told[letter]
-        harness.wait_until(lambda: self.told[letter] >= seen + count, f'{count} more of "{letter}": {self.told}')
-
-
-@contextlib.contextmanager
-def serving(listener: socket.socket, said: bytes, *, asks: bool) -> Iterator[None]:
-    """Say a byte to each client; if it asks, only after it was told what the client wanted."""
-
-    def work() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                accepted, _address = listener.accept()
-                with accepted:
-                    accepted.send(said if not asks or original(accepted) == WANTED else b'X')
-
-    thread = threading.Thread(target=work)
-    listener.settimeout(None)
-    thread.start()
-    try:
-        yield
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
-
-
 def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> None:
     """Killed, restarted, and replaced by one with other code. The target could reach what it wants."""
     with PrivateBus(), Cgroup(f'sockaccel-going-{os.getpid()}') as root, FdStore() as store:
@@ -537,9 +465,9 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             where = stack.enter_context(place(app, proxy))
             daemon = Daemon(root.path, state=tmp_path, store=store).ready()
             intercept(app, proxy)
-            stack.enter_context(serving(where.listener(), b'P', asks=True))
-            stack.enter_context(serving(where.listener(ADDRESS, PORT, of=outside), b'D', asks=False))
-            traffic = stack.enter_context(Traffic(where))
+            stack.enter_context(serving(where.listener(), b'P', wanted=WANTED))
+            stack.enter_context(serving(where.listener(ADDRESS, PORT, of=outside), b'D'))
+            traffic = stack.enter_context(Traffic(where, ADDRESS, PORT, of=app))
             for directory in (harness.ROOT, upgrade, harness.ROOT):
                 daemon.stop(signal.SIGKILL)
                 daemon.close()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sockaccel.kernel import libbpf
@@ -31,6 +32,18 @@ table {family} led {{
   }}
 }}
 """
+# For connections that come in: the target's port, and that of the proxy.
+INSIDE, INBOUND = 8080, 15006
+# The address of another host, behind the interface that has OTHER, and what it calls both in IPv6.
+HOST, OTHER6, HOST6 = '10.78.0.2', 'fd78::1', 'fd78::2'
+_RULES_IN = """
+table {family} led {{
+  chain prerouting {{
+    type nat hook prerouting priority -100
+    tcp dport {port} redirect to :{inbound}
+  }}
+}}
+"""
 _T = TypeVar('_T')
 
 
@@ -42,12 +55,16 @@ class Place:
         self.app = app
         self.proxy = proxy
         thread = self.run(threading.get_native_id)
-        self._network = f'/proc/{os.getpid()}/task/{thread}/ns/net'
+        self.network = f'/proc/{os.getpid()}/task/{thread}/ns/net'
+
+    def inode(self) -> int:
+        """The number by which the kernel knows the network namespace."""
+        return os.stat(self.network).st_ino
 
     def start(self, *words: str, of: Cgroup) -> 'subprocess.Popen[bytes]':
         """A program of a cgroup there, whose output can be read."""
         return subprocess.Popen(
-            ['nsenter', f'--net={self._network}', *words], stdout=subprocess.PIPE, preexec_fn=of.enter
+            ['nsenter', f'--net={self.network}', *words], stdout=subprocess.PIPE, preexec_fn=of.enter
         )
 
     def run(self, work: Callable[[], _T]) -> _T:
@@ -56,7 +73,7 @@ class Place:
 
     def command(self, *words: str, text: str | None = None) -> None:
         """Run a program there."""
-        subprocess.run(['nsenter', f'--net={self._network}', *words], input=text, text=True, check=True)
+        subprocess.run(['nsenter', f'--net={self.network}', *words], input=text, text=True, check=True)
 
     def make(
         self, family: socket.AddressFamily = socket.AF_INET, protocol: int = 0, *, of: Cgroup | None = None
@@ -128,3 +145,54 @@ def foreign_connect(cgroup: Cgroup, port: int, instead: int) -> Iterator[None]:
     finally:
         os.close(link)
         os.close(loaded)
+
+
+class Entered(Place):
+    """Such a namespace to which another host is connected, whose sockets `make_there` makes."""
+
+    host: ThreadPoolExecutor
+
+    def make_there(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+        made = self.host.submit(lambda: socket.socket(family, socket.SOCK_STREAM)).result()
+        made.settimeout(PATIENCE_S)
+        return made
+
+
+@contextlib.contextmanager
+def named(where: Place) -> Iterator[Path]:
+    """A name in /run/netns for the namespace while it lasts, as "ip netns add" gives one."""
+    directory = Path('/run/netns')
+    directory.mkdir(exist_ok=True)
+    path = directory / f'sockaccel-{os.getpid()}-{where.inode()}'
+    path.touch()
+    subprocess.run(['mount', '--bind', where.network, str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(['umount', str(path)], check=True)
+        path.unlink()
+
+
+@contextlib.contextmanager
+def entered(app: Cgroup, proxy: Cgroup, *, netfilter: bool = False) -> Iterator[Entered]:
+    """netfilter: whether REDIRECT leads what comes in from the other host; otherwise nobody does yet."""
+    with namespace() as pool, namespace() as host:
+        made = Entered(pool, app, proxy)
+        made.host = host
+        there = host.submit(threading.get_native_id).result()
+        network = f'/proc/{os.getpid()}/task/{there}/ns/net'
+        for words in (
+            f'ip link add d0 type veth peer name d1 netns {network}', f'ip addr add {OTHER}/24 dev d0',
+            f'ip addr add {OTHER6}/64 dev d0 nodad', 'ip link set d0 up', 'sysctl -qw net.ipv4.tcp_fastopen=3',
+        ):  # fmt: skip
+            made.command(*words.split())
+        for words in (
+            f'ip addr add {HOST}/24 dev d1', f'ip addr add {HOST6}/64 dev d1 nodad', 'ip link set d1 up',
+            'sysctl -qw net.ipv4.tcp_fastopen=3',
+        ):  # fmt: skip
+            subprocess.run(['nsenter', f'--net={network}', *words.split()], check=True)
+        if netfilter:
+            for family in ('ip', 'ip6'):
+                rules = _RULES_IN.format(family=family, port=INSIDE, inbound=INBOUND)
+                made.command('nft', '-f', '-', text=rules)
+        yield made

@@ -8,17 +8,22 @@ from typing import Any
 
 from sockaccel.core.cgroup import Cgroup, Place
 from sockaccel.core.interception import Interception
-from sockaccel.core.interceptions import Entry, Interceptions, Owner, Wanted
+from sockaccel.core.interceptions import Interceptions
+from sockaccel.core.led import Entry, Owner, Wanted
 from sockaccel.core.target import Target
 from sockaccel.errors import InvalidTarget, KernelRefused, StateNotSaved
 
 
 class MemoryTree:
-    """Cgroups by path; a unit's is below /system.slice. missing: paths of those that are not there."""
+    """Cgroups by path; a unit's is below /system.slice. missing: paths of those that are not there.
+
+    listeners: those that systemd opened, by name.
+    """
 
     def __init__(self) -> None:
         self.missing: set[str] = set()
         self.followed: set[str] = set()
+        self.listeners: dict[str, frozenset[tuple[str, int]]] = {}
         self.tell: Callable[[str], None] = lambda _name: None
         self._ids: dict[str, int] = {}
         self._next = itertools.count(100)
@@ -35,7 +40,7 @@ class MemoryTree:
 
     def place(self, name: str) -> Place:
         cgroup = self.find(self.path(name))
-        return Place(cgroup, '' if cgroup else 'it is not there')
+        return Place(cgroup, '' if cgroup else 'it is not there', self.listeners.get(name, frozenset()))
 
     def forget(self, name: str) -> None:
         self.followed.remove(name)
@@ -55,13 +60,18 @@ class MemoryTree:
 
 @dataclass
 class MemoryLead:
-    """The kernel side. busy: whether led connections are on their way. fails: the method that fails."""
+    """The kernel side. busy: whether led connections are on their way. fails: the method that fails.
+
+    tell_elsewhere: called where a target that listens where nothing can lead would be found.
+    """
 
     slots: dict[int, tuple[Interception, Owner]] = field(default_factory=dict)
     now: Wanted = field(default_factory=lambda: Wanted({}, {}, {}))
     answered: set[str] = field(default_factory=set)
     attached: bool = False
     leads: bool = False
+    inbound: bool = False
+    tell_elsewhere: Callable[[], None] = lambda: None
     busy: bool = False
     fails: str = ''
     down: set[int] = field(default_factory=set)
@@ -82,12 +92,16 @@ class MemoryLead:
         self.now = wanted
         self.answered |= set(wanted.proxies.values())
 
-    def attach(self) -> None:
+    def attach(self, *, inbound: bool) -> None:
         self._called('attach')
         self.attached = self.leads = True
+        self.inbound = self.inbound or inbound
+        if inbound:
+            self.tell_elsewhere()
 
-    def settle(self, proxies: Mapping[int, str], *, leads: bool) -> bool:
+    def settle(self, proxies: Mapping[int, str], *, leads: bool, inbound: bool) -> bool:
         self.leads = self.leads and leads
+        self.inbound = self.inbound and inbound
         if self.busy:
             return False
         self.attached = self.attached and leads
@@ -95,7 +109,7 @@ class MemoryLead:
         return True
 
     def release(self) -> None:
-        self.attached = self.leads = False
+        self.attached = self.leads = self.inbound = False
         self.answered = set()
 
     def counters(self, slot: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sockaccel.core.interception import Interception
-from sockaccel.core.interceptions import Owner
+from sockaccel.core.led import Owner
 from sockaccel.core.limits import MAX_INTERCEPTIONS
 from sockaccel.core.target import State
 from sockaccel.errors import (
@@ -223,8 +223,8 @@ def test_a_proxy_is_told_of_once() -> None:
     changes = []
     world.all.on_change = lambda: changes.append(world.all.rows()[0].proxy_is_down)
     for down in (False, True, True, False, False):
-        world.all.happened(1, down=down)
-    world.all.happened(7, down=True)
+        world.all.happened(1, down=down, port=15001)
+    world.all.happened(7, down=True, port=15001)
     assert changes == [True, False]
 
 
@@ -241,6 +241,11 @@ def test_a_daemon_that_starts_knows_that_the_proxy_is_down() -> None:
     ('options', 'said'),
     [
         ({'outbound': 0}, 'outbound port 0'),
+        ({'outbound': 65536, 'inbound': ['80=81']}, 'outbound port 65536'),
+        ({'inbound': ['80=81', '80=82']}, 'port 80 twice'),
+        ({'inbound': ['80=81', '81=82']}, 'port 81 cannot be one of the target and of the proxy'),
+        ({'inbound': ['80:81']}, '"80:81"'),
+        ({'inbound': ['80=65536']}, 'inbound port 65536'),
         ({'when_down': 'ignore'}, '"refuse", "bypass"'),
         ({'except_ports': ['0']}, '"except_ports" has "0"'),
         ({'except_addresses': ['10.0.0.1/8']}, '"except_addresses" has'),
@@ -261,3 +266,40 @@ def test_users_are_remembered_by_number() -> None:
     (user, _range) = Interception.from_json(written).except_users
     assert (user.text, user.first) == ('gone', 0)
     assert Interception.from_json(made.to_json()) == made
+
+
+def test_ways_in() -> None:
+    world = LeadWorld()
+    world.tree.listeners[APP] = frozenset({('10.0.0.1', 8080), ('::', 22)})
+    intercept(world, inbound=['8080=15006', '8081=15007'])
+    intercept(world, 'other.service', inbound=['80=15006'])
+    proxy = Owner(is_proxy=True, number=1)
+    assert world.kernel.now.doors == {(proxy, 15006), (proxy, 15007)}
+    assert world.kernel.now.served == {('10.0.0.1', 8080): 1}
+    assert world.kernel.inbound
+    asyncio.run(world.all.release(APP))
+    assert world.kernel.now.doors == {(proxy, 15006)}
+    intercept(world, 'other.service')
+    assert not world.kernel.inbound
+    assert world.kernel.leads
+
+
+@pytest.mark.parametrize('when_down', ['refuse', 'bypass'])
+def test_a_target_that_listens_where_nothing_can_lead(when_down: str) -> None:
+    world = LeadWorld()
+    world.kernel.tell_elsewhere = lambda: world.all.elsewhere(1, 4026532000)
+    if when_down == 'refuse':
+        with pytest.raises(KernelRefused, match='inode 4026532000'):
+            intercept(world, inbound=['8080=15006'])
+        assert not world.kernel.attached
+        assert not world.all.rows()
+        return
+    intercept(world, inbound=['8080=15006'], when_down='bypass')
+    assert world.all.rows()[0].state is State.ACTIVE
+
+
+def test_nothing_but_what_comes_in() -> None:
+    made = Interception.parse(APP, PROXY, {'outbound': 0, 'inbound': ['8080=15006']})
+    assert Interception.from_json(made.to_json()) == made
+    with pytest.raises(InvalidArgument, match='outbound port 0'):
+        Interception.parse(APP, PROXY, {'outbound': 0})

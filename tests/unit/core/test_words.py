@@ -47,7 +47,8 @@ def test_every_member_of_an_enum_has_a_word() -> None:
 
 
 def test_counters_of_what_is_led() -> None:
-    names = ['led', 'excepted', 'own_listener', 'proxy_down', 'bypassed', 'origin_given', 'mptcp', 'no_room']
+    names = ['led', 'excepted', 'own_listener', 'proxy_down', 'bypassed', 'origin_given', 'mptcp', 'no_room',
+             'led_in', 'proxy_down_in', 'bypassed_in', 'unreached']  # fmt: skip
     assert [each.name.lower() for each in LeadCounter] == list(words.LEAD_COUNTERS) == names
 
 

@@ -1,0 +1,535 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Connections to a target that are led to its proxy, next to netfilter's REDIRECT in the same run."""
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sockaccel.ctl.client import Refused, short, string, strings
+from tests.support import harness
+from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
+from tests.support.led import (
+    HOST,
+    HOST6,
+    INBOUND,
+    INSIDE,
+    OTHER,
+    OTHER6,
+    OUTBOUND,
+    Entered,
+    Place,
+    entered,
+    named,
+    original,
+    place,
+)
+from tests.support.led_traffic import Traffic, serving
+from tests.support.patience import PATIENCE_S
+
+MSG_FASTOPEN, TCP_FASTOPEN = 0x20000000, 23
+LED = f'{INSIDE}={INBOUND}'
+
+
+@pytest.fixture(scope='module')
+def root() -> Iterator[Cgroup]:
+    with PrivateBus(), Cgroup(f'sockaccel-inbound-{os.getpid()}') as cgroup:
+        yield cgroup
+
+
+@pytest.fixture(scope='module')
+def daemon(root: Cgroup) -> Iterator[Daemon]:
+    with FdStore() as store, Daemon(root.path, store=store) as daemon:
+        yield daemon.ready()
+    assert 'Traceback' not in daemon.log_text
+
+
+@pytest.fixture(scope='module')
+def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
+    return Cgroup('app', root), Cgroup('proxy', root)
+
+
+@pytest.fixture(scope='module')
+def redirected(root: Cgroup, daemon: Daemon) -> Iterator[Entered]:
+    """Cgroups of its own, which no interception concerns."""
+    with entered(Cgroup('plain-app', root), Cgroup('plain-proxy', root), netfilter=True) as made:
+        yield made
+
+
+@pytest.fixture
+def led(cgroups: tuple[Cgroup, Cgroup]) -> Iterator[Entered]:
+    """A target, connections to which are led to a proxy while the test runs."""
+    app, proxy = cgroups
+    with entered(app, proxy) as made, named(made), leading(app, proxy):
+        yield made
+
+
+def intercept(app: Cgroup, proxy: Cgroup, **options: Any) -> dict[str, Any]:
+    chosen = {'inbound': strings([LED]), **options}
+    return dict(harness.call('Intercept', 'ssa{sv}', app.path, proxy.path, chosen))
+
+
+@contextlib.contextmanager
+def leading(app: Cgroup, proxy: Cgroup, **options: Any) -> Iterator[None]:
+    """While it lasts; what it ends with may have released the target already."""
+    intercept(app, proxy, **options)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Refused):
+            harness.call('Release', 's', app.path)
+
+
+def counters(app: Cgroup) -> dict[str, int]:
+    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == app.path]
+    return dict(row['counters'])
+
+
+def error_of(work: Callable[[], object]) -> str:
+    """The name of the error that a call ends with, '' for none."""
+    try:
+        work()
+    except OSError as exc:
+        return errno.errorcode[exc.errno or errno.ETIMEDOUT]
+    return ''
+
+
+def has_come(listener: socket.socket) -> bool:
+    """Whether a connection waits to be accepted."""
+    return bool(select.select([listener], [], [], 0)[0])
+
+
+def meet(listener: socket.socket, client: socket.socket) -> dict[str, Any]:
+    """Take what a client has just connected; what both ends see, and whether bytes pass."""
+    accepted, _address = listener.accept()
+    with accepted:
+        client.setblocking(True)
+        client.settimeout(PATIENCE_S)
+        client.send(b'ping')
+        passed = accepted.recv(4)
+        accepted.send(b'pong')
+        return {
+            'peer': client.getpeername()[:2],
+            'source': accepted.getpeername()[0],
+            'original': original(accepted),
+            'passed': passed + client.recv(4),
+            'same port': client.getsockname()[1] == accepted.getpeername()[1],
+        }
+
+
+Row = Callable[[Entered], dict[str, Any]]
+
+
+def plain(where: Entered, address: str = OTHER, at: str = '0.0.0.0') -> dict[str, Any]:
+    family = socket.AF_INET6 if ':' in address else socket.AF_INET
+    with (
+        where.listener(address, INSIDE, of=where.app) as app,
+        where.listener(at, INBOUND) as proxy,
+        where.make_there(family) as client,
+    ):
+        client.connect((address, INSIDE))
+        met = meet(proxy, client)
+        return {**met, 'app': has_come(app)}
+
+
+def ipv6(where: Entered) -> dict[str, Any]:
+    return plain(where, OTHER6, '::')
+
+
+def on_every_address(where: Entered) -> dict[str, Any]:
+    """The target's listener, and one of the proxy for both families."""
+    found = {}
+    with (
+        where.listener('::', INSIDE, of=where.app, dual=True) as app,
+        where.listener('::', INBOUND, dual=True) as proxy,
+    ):
+        for family, address in ((socket.AF_INET, OTHER), (socket.AF_INET6, OTHER6)):
+            with where.make_there(family) as client:
+                client.connect((address, INSIDE))
+                found[address] = {**meet(proxy, client), 'app': has_come(app)}
+    return found
+
+
+def another_port(where: Entered) -> dict[str, Any]:
+    with (
+        where.listener(OTHER, INSIDE + 1, of=where.app) as app,
+        where.listener('0.0.0.0', INBOUND) as proxy,
+        where.make_there() as client,
+    ):
+        client.connect((OTHER, INSIDE + 1))
+        accepted, source = app.accept()
+        accepted.close()
+        return {'proxy': has_come(proxy), 'source': source[0]}
+
+
+def non_blocking(where: Entered) -> dict[str, Any]:
+    with (
+        where.listener(OTHER, INSIDE, of=where.app),
+        where.listener('0.0.0.0', INBOUND) as proxy,
+        where.make_there() as client,
+    ):
+        client.setblocking(False)
+        first = errno.errorcode[client.connect_ex((OTHER, INSIDE))]
+        assert select.select([], [client], [], PATIENCE_S)[1]
+        second = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return {'first': first, 'second': second, **meet(proxy, client)}
+
+
+def fast_open(where: Entered) -> dict[str, Any]:
+    found = {}
+    with where.listener(OTHER, INSIDE, of=where.app), where.listener('0.0.0.0', INBOUND) as proxy:
+        proxy.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN, 16)
+        # The first brings the cookie, the second sends its bytes in the SYN.
+        for turn in ('first', 'second'):
+            with where.make_there() as client:
+                # With a time limit the first one would say EINPROGRESS.
+                client.settimeout(None)
+                client.sendto(b'hello', MSG_FASTOPEN, (OTHER, INSIDE))
+                accepted, _address = proxy.accept()
+                with accepted:
+                    found[turn] = accepted.recv(5), client.getpeername(), original(accepted)
+                    accepted.send(b'hello')
+                    client.recv(5)
+    return found
+
+
+def proxy_down(where: Entered) -> dict[str, Any]:
+    """Nobody listens at the proxy's port, and the target could take the connection."""
+    with where.listener(OTHER, INSIDE, of=where.app) as app, where.make_there() as client:
+        error = error_of(lambda: client.connect((OTHER, INSIDE)))
+        return {'error': error, 'app': has_come(app)}
+
+
+def target_has_stopped_listening(where: Entered) -> dict[str, Any]:
+    """It is the proxy that finds out."""
+    where.listener(OTHER, INSIDE, of=where.app).close()
+    with where.listener('0.0.0.0', INBOUND) as proxy, where.make_there() as client:
+        client.connect((OTHER, INSIDE))
+        return meet(proxy, client)
+
+
+def proxy_to_target(where: Entered) -> dict[str, Any]:
+    """The proxy's own connection is not led again, by any address."""
+    found = {}
+    with where.listener('0.0.0.0', INSIDE, of=where.app) as app, where.listener('0.0.0.0', INBOUND) as proxy:
+        for address in ('127.0.0.1', OTHER):
+            with where.make(of=where.proxy) as client:
+                client.connect((address, INSIDE))
+                accepted, _source = app.accept()
+                accepted.close()
+                found[address] = has_come(proxy), client.getpeername()
+    return found
+
+
+def target_to_itself(where: Entered) -> dict[str, Any]:
+    with (
+        where.listener('0.0.0.0', INSIDE, of=where.app) as app,
+        where.listener('0.0.0.0', INBOUND) as proxy,
+        where.make() as client,
+    ):
+        client.connect(('127.0.0.1', INSIDE))
+        app.accept()[0].close()
+        return {'proxy': has_come(proxy), 'peer': client.getpeername()}
+
+
+ROWS = [
+    plain, ipv6, on_every_address, another_port, non_blocking, fast_open, proxy_down, target_has_stopped_listening,
+    proxy_to_target, target_to_itself,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.__name__)
+def test_as_netfilter_does(row: Row, redirected: Entered, led: Entered) -> None:
+    assert row(led) == row(redirected)
+
+
+def test_own_name_of_the_proxys_socket(redirected: Entered, led: Entered) -> None:
+    """A difference (docs/sidecar.md): nothing is translated, so the proxy's socket has the target's address."""
+    own = {}
+    for where in (led, redirected):
+        with (
+            where.listener(OTHER, INSIDE, of=where.app),
+            where.listener('0.0.0.0', INBOUND) as proxy,
+            where.make_there() as client,
+        ):
+            client.connect((OTHER, INSIDE))
+            accepted, _source = proxy.accept()
+            with accepted:
+                own[where] = accepted.getsockname()
+    assert own == {led: (OTHER, INSIDE), redirected: (OTHER, INBOUND)}
+
+
+def test_a_proxy_on_loopback(redirected: Entered, led: Entered) -> None:
+    """A difference: REDIRECT needs a listener on the interface that the connection comes from."""
+    found = {}
+    for where in (led, redirected):
+        with (
+            where.listener(OTHER, INSIDE, of=where.app),
+            where.listener('127.0.0.1', INBOUND),
+            where.make_there() as client,
+        ):
+            found[where] = error_of(partial(client.connect, (OTHER, INSIDE)))
+    assert found == {led: '', redirected: 'ECONNREFUSED'}
+
+
+def test_what_is_counted(led: Entered) -> None:
+    for _turn in range(5):
+        plain(led)
+    proxy_down(led)
+    told = counters(led.app)
+    assert (told['led_in'], told['origin_given'], told['proxy_down_in'], told['led']) == (5, 5, 1, 0)
+    assert told['no_room'] == told['bypassed_in'] == told['unreached'] == 0
+
+
+def test_connections_of_the_same_host(led: Entered, root: Cgroup) -> None:
+    """Those of others are led, by loopback too; what listens beside the target at that port is none of its."""
+    stranger = Cgroup('stranger', root)
+    with (
+        led.listener('127.0.0.1', INSIDE, of=led.app) as app,
+        led.listener(OTHER, INSIDE, of=stranger) as beside,
+        led.listener('127.0.0.1', INBOUND) as proxy,
+    ):
+        with led.make(of=stranger) as client:
+            client.connect(('127.0.0.1', INSIDE))
+            assert meet(proxy, client)['original'] == ('127.0.0.1', INSIDE)
+        with led.make(of=stranger) as client:
+            client.connect((OTHER, INSIDE))
+            beside.accept()[0].close()
+        assert not has_come(proxy)
+        assert not has_come(app)
+    stranger.remove()
+
+
+def test_a_target_that_is_led_out_meets_one_that_is_led_in(led: Entered, root: Cgroup, daemon: Daemon) -> None:
+    """By the proxies of both, which are different."""
+    caller, outer = Cgroup('caller', root), Cgroup('outer', root)
+    harness.call('Intercept', 'ssa{sv}', caller.path, outer.path, {})
+    with (
+        led.listener('127.0.0.1', INSIDE, of=led.app) as app,
+        led.listener('127.0.0.1', INBOUND) as inner_proxy,
+        led.listener('127.0.0.1', OUTBOUND, of=outer) as outer_proxy,
+        led.make(of=caller) as first,
+        led.make(of=outer) as second,
+        led.make(of=led.proxy) as third,
+    ):
+        for client, listener in ((first, outer_proxy), (second, inner_proxy), (third, app)):
+            client.connect(('127.0.0.1', INSIDE))
+            met = meet(listener, client)
+            assert met['peer'] == ('127.0.0.1', INSIDE)
+            if listener is not app:
+                assert met['original'] == ('127.0.0.1', INSIDE)
+    harness.call('Release', 's', caller.path)
+    for cgroup in (caller, outer):
+        cgroup.remove()
+
+
+def test_listeners_that_are_older(cgroups: tuple[Cgroup, Cgroup]) -> None:
+    app, proxy = cgroups
+    with (
+        entered(app, proxy) as where,
+        named(where),
+        where.listener(OTHER, INSIDE, of=app) as old,
+        where.listener('0.0.0.0', INBOUND) as taker,
+        leading(app, proxy),
+    ):
+        with where.make_there() as client:
+            client.connect((OTHER, INSIDE))
+            assert meet(taker, client)['original'] == (OTHER, INSIDE)
+        assert not has_come(old)
+        harness.call('Release', 's', app.path)
+        with where.make_there() as client:
+            client.connect((OTHER, INSIDE))
+            old.accept()[0].close()
+
+
+def test_a_namespace_that_cannot_be_opened(cgroups: tuple[Cgroup, Cgroup], daemon: Daemon) -> None:
+    """No connection reaches the target past its proxy; with "bypass" they do, and the journal says so."""
+    app, proxy = cgroups
+    with entered(app, proxy) as where:
+        with where.listener(OTHER, INSIDE, of=app), pytest.raises(Refused, match='no file names') as raised:
+            intercept(app, proxy)
+        assert raised.value.name == 'org.sockaccel1.Error.KernelRefused'
+        assert not harness.call('ListInterceptions')
+        with leading(app, proxy):
+            assert error_of(lambda: where.listener(OTHER, INSIDE, of=app)) == 'EPERM'
+            harness.wait_until(lambda: 'its bind() fails' in daemon.log_text, 'the journal says so')
+            where.listener(OTHER, INSIDE + 1, of=app).close()
+            where.listener(OTHER, INSIDE, of=proxy).close()
+            assert counters(app)['unreached'] == 1
+        with (
+            leading(app, proxy, when_down=string('bypass')),
+            where.listener(OTHER, INSIDE, of=app) as passed,
+            where.make_there() as client,
+        ):
+            client.connect((OTHER, INSIDE))
+            passed.accept()[0].close()
+
+
+def test_a_namespace_that_gets_its_name_later(cgroups: tuple[Cgroup, Cgroup]) -> None:
+    """And one that is gone has given its number back."""
+    app, proxy = cgroups
+    with place(app, proxy) as first, named(first), leading(app, proxy):
+        for _turn in range(3):
+            with entered(app, proxy) as where, named(where):
+
+                def may_bind(where: Place = where) -> bool:
+                    return not error_of(lambda: where.listener(OTHER, INSIDE, of=app).close())
+
+                harness.wait_until(may_bind, 'the daemon has entered the namespace')
+                assert plain(where)['original'] == (OTHER, INSIDE)
+
+
+def test_bypass(led: Entered, daemon: Daemon) -> None:
+    intercept(led.app, led.proxy, when_down=string('bypass'))
+    with led.listener(OTHER, INSIDE, of=led.app) as app, led.make_there() as client:
+        client.connect((OTHER, INSIDE))
+        app.accept()[0].close()
+    assert counters(led.app)['bypassed_in'] == 1
+    words = f'does not listen on port {INBOUND}: connections pass it by'
+    harness.wait_until(lambda: words in daemon.log_text, 'the journal says so')
+
+
+def test_the_journal_says_once_that_the_proxy_is_down(led: Entered, daemon: Daemon) -> None:
+    def lines(words: str) -> int:
+        return sum(words in line and led.app.path in line for line in daemon.log_text.splitlines())
+
+    down, back = lines('connections are refused'), lines('listens again')
+    for _turn in range(3):
+        assert proxy_down(led)['error'] == 'ECONNREFUSED'
+    for _turn in range(3):
+        plain(led)
+    harness.wait_until(lambda: lines('listens again') == back + 1, 'the journal says that it is back')
+    assert lines('connections are refused') == down + 1
+
+
+def test_a_proxy_with_several_listeners(led: Entered) -> None:
+    """SO_REUSEPORT: while one of them is there connections are taken."""
+
+    def listener() -> socket.socket:
+        with led.proxy.inside():
+            made = led.run(lambda: socket.socket())
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        made.bind(('127.0.0.1', INBOUND))
+        made.listen()
+        made.settimeout(PATIENCE_S)
+        return made
+
+    with led.listener(OTHER, INSIDE, of=led.app), listener() as first:
+        second = listener()
+        seen = set()
+        for _turn in range(1000):
+            with led.make_there() as client:
+                client.connect((OTHER, INSIDE))
+                (ready, *_others), _write, _error = select.select([first, second], [], [], PATIENCE_S)
+                assert meet(ready, client)['original'] == (OTHER, INSIDE)
+            seen.add(ready)
+            if len(seen) == 2:
+                break
+        assert len(seen) == 2
+        second.close()
+        with led.make_there() as client:
+            client.connect((OTHER, INSIDE))
+            assert meet(first, client)['original'] == (OTHER, INSIDE)
+
+
+def test_a_proxy_inside_of_the_unit(cgroups: tuple[Cgroup, Cgroup]) -> None:
+    """It is told from the target by its user alone, and its connections to the target pass."""
+    app, _proxy = cgroups
+    options = {'outbound': short(0), 'except_users': strings(['0'])}
+    with entered(app, app) as where, named(where), leading(app, app, **options):
+        assert plain(where)['original'] == (OTHER, INSIDE)
+        assert proxy_to_target(where)[OTHER] == (False, (OTHER, INSIDE))
+        assert counters(app)['led_in'] == 1
+        with where.make() as client:
+            # outbound=0: what the target connects to is not led.
+            assert error_of(lambda: client.connect((HOST, 9))) == 'ECONNREFUSED'
+
+
+def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Entered, daemon: Daemon) -> None:
+    """Its cgroup is another one, and the daemon, which would learn of that, is stopped."""
+    daemon.process.send_signal(signal.SIGSTOP)
+    try:
+        led.app.remove()
+        led.app.directory.mkdir()
+        assert plain(led)['original'] == (OTHER, INSIDE)
+    finally:
+        daemon.process.send_signal(signal.SIGCONT)
+
+
+def test_what_cannot_be(led: Entered) -> None:
+    for given, said in (
+        (['8080'], 'not a port of the target and one of the proxy'),
+        (['8080=0'], 'inbound port 0 is not a number'),
+        (['x=15006'], '"x=15006"'),
+        (['8080=15006', '8080=15007'], 'names port 8080 twice'),
+        (['8080=15006', '15006=9'], 'cannot be one of the target and of the proxy'),
+        ([f'{port}=15006' for port in range(1, 18)], '16 ports'),
+    ):
+        with pytest.raises(Refused, match=said):
+            intercept(led.app, led.proxy, inbound=strings(given))
+    with pytest.raises(Refused, match='outbound port 0'):
+        intercept(led.app, led.proxy, inbound=strings([]), outbound=short(0))
+    # And nothing of all that has changed anything.
+    assert plain(led)['original'] == (OTHER, INSIDE)
+    assert plain(led)['source'] == HOST
+    assert ipv6(led)['source'] == HOST6
+
+
+def test_by_the_command_line(led: Entered) -> None:
+    app, proxy = led.app.path, led.proxy.path
+    answer = harness.control('intercept', app, '--proxy', proxy, '--inbound', LED, '--outbound', '0')
+    assert answer.returncode == 0
+    assert f'to port {INSIDE} of "{app}" are led to "{proxy}", port {INBOUND}' in answer.stdout
+    assert LED in harness.control('intercept').stdout
+    assert LED in harness.control('status').stdout
+
+
+def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> None:
+    """Killed, restarted, and replaced by one with other code, or with other maps, while others connect."""
+    upgrade, anew = tmp_path / 'upgrade', tmp_path / 'anew'
+    for directory in (upgrade, anew):
+        for part in ('sockaccel', 'bpf'):
+            shutil.copytree(harness.ROOT / part, directory / part)
+    with (upgrade / 'bpf/inbound.c').open('a') as source:
+        source.write('\n/* Another version. */\n')
+    maps = anew / 'bpf/lib/lead_maps.c'
+    maps.write_text(maps.read_text().replace('sa_past_count, u64, 1', 'sa_past_count, u64, 2'))
+    with PrivateBus(), Cgroup(f'sockaccel-in-going-{os.getpid()}') as root, FdStore() as store:
+        app, proxy, outside = (Cgroup(name, root) for name in ('app', 'proxy', 'outside'))
+        with contextlib.ExitStack() as stack:
+            where = stack.enter_context(entered(app, proxy))
+            stack.enter_context(named(where))
+            daemon = Daemon(root.path, state=tmp_path, store=store).ready()
+            intercept(app, proxy)
+            wanted = (OTHER, INSIDE)
+            stack.enter_context(serving(where.listener('0.0.0.0', INBOUND), b'P', wanted=wanted))
+            stack.enter_context(serving(where.listener(OTHER, INSIDE, of=app), b'D'))
+            traffic = stack.enter_context(Traffic(where, OTHER, INSIDE, of=outside))
+            for directory in (harness.ROOT, upgrade, harness.ROOT, anew):
+                daemon.stop(signal.SIGKILL)
+                daemon.close()
+                traffic.goes_on('P', 1000)
+                daemon = Daemon(root.path, state=tmp_path, store=store, directory=directory)
+                traffic.goes_on('P', 1000)
+                daemon.ready()
+                traffic.goes_on('P', 1000)
+            assert traffic.told.keys() == {'P'}, traffic.told
+            assert traffic.told['P'] >= 10_000
+            harness.call('Release', 's', app.path)
+            traffic.goes_on('D', 20)
+            assert traffic.told.keys() == {'P', 'D'}
+            daemon.heard()
+            harness.wait_until(
+                lambda: not [name for name in store.fds if name.startswith('lead-link')], 'nothing is attached'
+            )
+            daemon.stop()
+            daemon.close()
