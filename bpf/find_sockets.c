@@ -91,84 +91,100 @@ static inline u32 reason_against_adopting(const struct new_end *new_end, u32 slo
 	return reason_in_namespaces(new_end->sock, other->sock, slot, own->slot == other->slot);
 }
 
-/* Lets the other end find an adopted one, unless another socket has its key. Returns NO_REASON or why not. */
-static inline u32 leave_entry(struct end *end, u64 sock)
-{
-	struct peer_entry entry = {
-		.sock = sock,
-		.cookie = end->cookie,
-		.peer_cookie = end->peer_cookie,
-		.slot = end->slot,
-		.generation = end->generation,
-		.active = end->active,
-	};
-	struct pair_key key = end->own_key;
-	int error = sa_peers.insert(&key, &entry);
-
-	if (error == -EEXIST)
-		return TWICE_CLAIMED;
-	return error ? MAP_FULL : NO_REASON;
-}
-
-/* Makes an end a candidate, or keeps it to be listed with the reason why it is none. */
-static inline void adopt(struct sock *sk, struct new_end *new_end, u32 reason)
+/* Makes an end a candidate, or keeps it to be listed with the reason why it is none. Returns that reason. */
+static inline u32 adopt(struct sock *sk, struct new_end *new_end, u32 reason, u32 left_before)
 {
 	struct end *end;
 
 	if (find_place(reason != NO_REASON) == NO_PLACE) {
 		turn_away(new_end->slot, NO_REASON);
-		return;
+		return NOT_KEPT;
 	}
 	end = sa_ends.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	/* Its owner may have disconnected it and connected it anew meanwhile. */
 	if (!end || end->cookie || sock_state(new_end->sock) != TCP_ESTABLISHED)
-		return;
+		return NOT_KEPT;
 	begin(end, new_end);
 	end->adopted = 1;
+	end->left_before = left_before;
 	if (!reason)
 		reason = leave_entry(end, new_end->sock);
 	count_kept(1, reason != NO_REASON);
 	end->reason = reason;
 	if (reason) {
 		end->state = LEFT;
-		if (new_end->active)
+		tell_other(end, end->peer_cookie, reason);
+		if (new_end->active && reason != left_before)
 			count(new_end->slot, reason, 1);
-		return;
+		return reason;
 	}
 	end->due_ns = bpf_ktime_get_ns();
 	barrier();
 	end->state = CANDIDATE;
 	want_sweep(SWEEP_NOW);
+	return NO_REASON;
+}
+
+/* Whether another policy may let in what stays with TCP for this reason; the other end of what a policy keeps out is lonely. */
+static inline int is_by_policy(u32 reason)
+{
+	return reason == EXCLUDED || reason == OTHER_NAMESPACE || reason == BLOCKING_END || reason == MISSED ||
+	       reason == LONELY;
 }
 
 /*
- * Whether what is kept of an end is of no use any more: its target was disabled, and it has left the map. A call that
- * began while it was a member would still hold its psock, see came_back(). One that another sockmap owns has a psock,
- * too; its peer must find it all the same, to be told why both stay with TCP.
+ * Whether what is kept of an end is of no use any more: its target was disabled, or has another policy now, or its
+ * client was not seen, and may be found. A call that began while it was a member would still hold its psock, see
+ * came_back(). One that another sockmap owns has a psock, too; its peer must find it all the same, to be told why both
+ * stay with TCP.
  */
 static inline int is_over(struct end *end, u64 sock)
 {
-	return end->state == LEFT && !end->in_map && (!sock_psock(sock) || end->reason == FOREIGN_SOCKMAP) &&
-	       !is_enabled(target_of(end), end);
+	struct target *target = target_of(end);
+
+	if (end->state != LEFT || end->in_map || (sock_psock(sock) && end->reason != FOREIGN_SOCKMAP))
+		return 0;
+	if (!is_enabled(target, end))
+		return 1;
+	return end->reason == CLIENT_UNSEEN || (end->policy != target->policy && is_by_policy(end->reason));
+}
+
+/* Whether the end of a socket would be noticed. */
+static inline int is_in_reach(u64 sock)
+{
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
+
+	return settings && is_below(READ_U64(sock, OFFSET_sock_cgroup), settings->root);
+}
+
+/* A client that was looked for in vain is looked for no more. */
+static inline void note_client(struct end *accepting, u32 was_found)
+{
+	int zero = 0;
+	struct settings *settings = sa_settings.lookup(&zero);
+
+	accepting->looks = 1;
+	if (settings && was_found)
+		settings->found_clients++;
 }
 
 /*
- * An end of an established connection of which nothing is kept, so it is older than its target. The first walk notes
- * those that targets have. The others find out who their other ends are, which need not belong to a target.
+ * An end of an established connection that is older than its target, or than its target's policy. The first walk notes
+ * those that targets have. The others find out who their other ends are, which need not belong to a target. earlier:
+ * what is kept of it and of no use any more, or NULL.
  */
-static inline void on_open_end(struct sock *sk, u64 task, u32 look, u32 pid, const char *comm)
+static inline void on_open_end(struct sock *sk, struct end *earlier, u64 task, u32 look, u32 pid, const char *comm)
 {
 	struct new_end new_end = {.sock = (u64)sk, .pid = pid};
 	struct found own = {.sock = (u64)sk};
+	u32 reason, left_before = NO_REASON;
 	struct executable executable;
-	struct end *earlier;
 	struct pair_key key;
 	struct target *target;
 	struct found *other;
-	u32 reason;
 
-	earlier = sa_ends.sk_storage_get(sk, 0, 0);
-	if ((earlier && !is_over(earlier, new_end.sock)) || !read_steady_key(new_end.sock, &key))
+	if (!read_steady_key(new_end.sock, &key))
 		return;
 	read_flow(new_end.sock, &new_end.own_flow);
 	own.slot = slot_of_end(new_end.sock, &new_end.own_flow);
@@ -192,8 +208,11 @@ static inline void on_open_end(struct sock *sk, u64 task, u32 look, u32 pid, con
 	other = find_other(&key, &new_end);
 	if (!other && !own.slot)
 		return;
-	if (other && !own.slot)
+	if (other && !own.slot) {
+		if (!is_in_reach(new_end.sock))
+			return;
 		note_found(&key, &own);
+	}
 	new_end.slot = own.slot;
 	/* As for a new connection: that of the connecting end counts, if there is one. */
 	if (other && other->slot && (!new_end.active || !own.slot))
@@ -203,6 +222,12 @@ static inline void on_open_end(struct sock *sk, u64 task, u32 look, u32 pid, con
 		return;
 	if (!other && look != LOOK_ADOPT_LAST)
 		return;
+	if (earlier && is_enabled(target_of(earlier), earlier)) {
+		note_client(earlier, other && earlier->reason == CLIENT_UNSEEN);
+		if (!other)
+			return;
+		left_before = earlier->reason;
+	}
 	if (!other && !is_local(&new_end.own_flow))
 		return;
 	new_end.generation = target->generation;
@@ -214,7 +239,11 @@ static inline void on_open_end(struct sock *sk, u64 task, u32 look, u32 pid, con
 	}
 	if (earlier)
 		sa_ends.sk_storage_delete(sk);
-	adopt(sk, &new_end, reason);
+	reason = adopt(sk, &new_end, reason, left_before);
+	/* The walk has yet to come to its other end. */
+	other = reason == TWICE_CLAIMED ? sa_found.lookup(&key) : NULL;
+	if (other)
+		other->reason = reason;
 }
 
 /* Notes the program that has a socket, where neither its connect() nor its listener told. */
@@ -249,6 +278,7 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	u32 pid, look;
 	int zero = 0;
 	struct sock *sk;
+	struct end *end;
 	u64 sock;
 
 	if (!task || !file)
@@ -282,6 +312,8 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	read_name((u64)task, comm);
 	if (look == LOOK_SEARCH)
 		note_owner(sk, (u64)task, pid, comm);
-	on_open_end(sk, (u64)task, look, pid, comm);
+	end = sa_ends.sk_storage_get(sk, 0, 0);
+	if (!end || is_over(end, sock))
+		on_open_end(sk, end, (u64)task, look, pid, comm);
 	return 0;
 }

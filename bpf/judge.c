@@ -258,7 +258,7 @@ static inline int leave_out(struct visit *visit, u32 reason)
 			walk_again(visit->settings);
 	}
 	/* A pause was counted when it began. */
-	if (reason != PAUSED)
+	if (reason != PAUSED && reason != end->left_before)
 		count(end->slot, reason, 1);
 	return 1;
 }

@@ -134,41 +134,14 @@ static inline u32 reason_against_meeting(u64 sock, u32 slot, struct peer_entry *
 	return reason_in_namespaces(sock, first->sock, slot, slot == first->slot && !first->by_listener);
 }
 
-/*
- * Lets the other end find an established end. Two ends that claim the same key are neither: whoever knows the numbers
- * of a connection could have made one of them. Returns NO_REASON, or why the end cannot be a candidate.
- */
+/* Lets the other end find an established end. Returns NO_REASON, or why the end cannot be a candidate. */
 static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u64 sock)
 {
-	struct peer_entry entry = {
-		.sock = sock,
-		.cookie = end->cookie,
-		.peer_cookie = end->peer_cookie,
-		.slot = end->slot,
-		.generation = end->generation,
-		.active = end->active,
-		.by_listener = end->active ? end->by_listener : 0,
-		.end = (u64)end,
-	};
 	struct target *target = target_of(end);
-	struct pair_key key = end->own_key;
-	struct peer_entry *other;
-	int error;
+	u32 reason = target ? leave_entry(end, sock) : MAP_FULL;
 
-	if (!target)
-		return MAP_FULL;
-	error = sa_peers.insert(&key, &entry);
-	other = error == -EEXIST ? sa_peers.lookup(&key) : NULL;
-	if (other && sock_cookie(other->sock) == other->cookie) {
-		other->refused = note(other->cookie, TWICE_CLAIMED);
-		want_sweep(SWEEP_NOW);
-		return TWICE_CLAIMED;
-	}
-	/* What was left there is a socket's that is gone. */
-	if (error == -EEXIST)
-		error = sa_peers.update(&key, &entry);
-	if (error)
-		return MAP_FULL;
+	if (reason)
+		return reason;
 	end->due_ns = bpf_ktime_get_ns() + target->join_after_ns;
 	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
 	barrier();
@@ -183,10 +156,7 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
  */
 static inline void refuse(struct end *end, u32 reason, u64 cookie)
 {
-	struct peer_entry *first = cookie ? sa_peers.lookup(&end->peer_key) : NULL;
-
-	if (first)
-		first->refused = note(cookie, reason);
+	tell_other(end, cookie, reason);
 	if (end->state != LEFT)
 		count_kept(0, 1);
 	end->state = LEFT;
@@ -369,6 +339,9 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	/* Only connect() runs in the context of the program that connects. */
 	if (new_end.active && is_established && is_blind(new_end.slot))
 		end->owner_unknown = 1;
+	/* A walk over open files may find the client. */
+	if (counted == CLIENT_UNSEEN)
+		want_sweep(SWEEP_LATER);
 	answer->reason = reason;
 	return counted ? NULL : end;
 }

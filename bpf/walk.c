@@ -52,6 +52,19 @@ static inline int part_is_over(struct settings *settings)
 	return 1;
 }
 
+/* A walk over open files may find the client of an accepting end, once the connection is old enough to join. */
+static inline void await_client(struct end *end, struct sock *sk, struct settings *settings)
+{
+	struct target *target = target_of(end);
+
+	if (!is_enabled(target, end) || !(target->flags & TARGET_ADOPTS) || sock_state((u64)sk) != TCP_ESTABLISHED)
+		return;
+	if (end->since_ns + target->join_after_ns > bpf_ktime_get_ns())
+		walk_at(settings, end->since_ns + target->join_after_ns);
+	else
+		settings->unseen_clients++;
+}
+
 /* Counts an end that was judged; keeps no more of those that stay with TCP than there are places for. */
 static inline void take_census(struct end *end, struct sock *sk, struct settings *settings)
 {
@@ -63,6 +76,8 @@ static inline void take_census(struct end *end, struct sock *sk, struct settings
 	settings->found++;
 	if (end->state != LEFT || end->in_map)
 		return;
+	if (end->reason == CLIENT_UNSEEN && !end->looks)
+		await_client(end, sk, settings);
 	if (settings->found_left < MAX_MEMBERS) {
 		settings->found_left++;
 		return;

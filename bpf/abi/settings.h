@@ -20,7 +20,7 @@ enum urgency {
 };
 
 /* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed,
- * blocking and unknown_owners. */
+ * blocking, unknown_owners, unseen_clients and found_clients. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -51,6 +51,12 @@ struct settings {
 	__u32 remembers;
 	/* How many candidates wait for a search for sockets to find whose they are. */
 	__u32 unknown_owners;
+	/* The id of the cgroup to which sockaccel_join is attached: of sockets outside it no program sees the end. */
+	__u64 root;
+	/* How many accepting ends wait for a search to find the client that their target did not see. */
+	__u32 unseen_clients;
+	/* How many of those the last search has found. */
+	__u32 found_clients;
 };
 
 #endif

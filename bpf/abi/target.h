@@ -24,6 +24,9 @@ struct target {
 	__u64 join_after_ns;
 	/* For how long no message of a connection need go by TCP, where its ends are apart. In ns. */
 	__u64 heartbeat_ns;
+	/* Another number after each change of what its policy lets in: what an earlier one left to TCP is looked at anew. */
+	__u32 policy;
+	__u32 pad;
 };
 
 #endif

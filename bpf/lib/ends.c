@@ -30,6 +30,9 @@ struct new_end {
 
 static inline void begin(struct end *end, const struct new_end *new_end)
 {
+	u32 slot = new_end->slot;
+	struct target *target = sa_targets.lookup(&slot);
+
 	end->own_flow = new_end->own_flow;
 	end->is_ipv4 = is_v4(new_end->own_flow.local);
 	end->own_key = new_end->own_key;
@@ -40,6 +43,7 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	end->cgroup = cgroup_id(new_end->sock);
 	end->slot = new_end->slot;
 	end->generation = new_end->generation;
+	end->policy = target ? target->policy : 0;
 	end->active = new_end->active;
 	end->by_listener = new_end->by_listener;
 	end->pid = new_end->pid;
@@ -47,6 +51,47 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 		end->reads = READS_BLOCKED;
 	end->owner_unknown = !new_end->active && new_end->knowledge & KNOWN_LISTENS;
 	__builtin_memcpy(end->comm, new_end->comm, sizeof(end->comm));
+}
+
+/*
+ * Leaves an entry under an end's key, by which the other end finds it. Two sockets that claim the same key are neither:
+ * whoever knows the numbers of a connection could have made one of them. An entry whose socket is gone is replaced.
+ * Returns NO_REASON, or why the end cannot be a candidate.
+ */
+static inline u32 leave_entry(struct end *end, u64 sock)
+{
+	struct peer_entry entry = {
+		.sock = sock,
+		.cookie = end->cookie,
+		.peer_cookie = end->peer_cookie,
+		.slot = end->slot,
+		.generation = end->generation,
+		.active = end->active,
+		.by_listener = end->active ? end->by_listener : 0,
+		.end = (u64)end,
+	};
+	struct pair_key key = end->own_key;
+	int error = sa_peers.insert(&key, &entry);
+	struct peer_entry *other = error == -EEXIST ? sa_peers.lookup(&key) : NULL;
+
+	if (other && other->cookie != entry.cookie && sock_cookie(other->sock) == other->cookie) {
+		other->refused = note(other->cookie, TWICE_CLAIMED);
+		want_sweep(SWEEP_NOW);
+		return TWICE_CLAIMED;
+	}
+	if (error == -EEXIST)
+		error = sa_peers.update(&key, &entry);
+	return error ? MAP_FULL : NO_REASON;
+}
+
+/* Tells the other end, if it is a candidate, why the connection stays with TCP. cookie: of that end, or 0. */
+static inline void tell_other(struct end *end, u64 cookie, u32 reason)
+{
+	struct pair_key key = end->peer_key;
+	struct peer_entry *other = cookie ? sa_peers.lookup(&key) : NULL;
+
+	if (other)
+		other->refused = note(cookie, reason);
 }
 
 /* Why a socket can never join. */

@@ -26,6 +26,29 @@ static inline u32 slot_of_cgroup(u64 cgroup)
 	return 0;
 }
 
+/* Whether a cgroup is that with an id, or below it. */
+static inline int is_below(u64 cgroup, u64 id)
+{
+	int level = READ_U32(cgroup, OFFSET_cgroup_level);
+
+	if (level > MAX_TARGET_LEVELS - 1)
+		level = MAX_TARGET_LEVELS - 1;
+#pragma clang loop unroll(disable)
+	for (int depth = 0; depth < MAX_TARGET_LEVELS; depth++) {
+		u64 ancestor;
+
+		/* Keeps the counter: the compiler would count by level alone, of which the verifier knows no bound. */
+		asm volatile("" : "+r"(depth));
+		if (level < 0)
+			break;
+		ancestor = READ_U64(cgroup, OFFSET_cgroup_ancestors + 8ULL * level);
+		if (READ_U64(READ_U64(ancestor, OFFSET_cgroup_kn), OFFSET_kernfs_node_id) == id)
+			return 1;
+		level--;
+	}
+	return 0;
+}
+
 static inline u64 cgroup_id(u64 sock)
 {
 	return READ_U64(READ_U64(READ_U64(sock, OFFSET_sock_cgroup), OFFSET_cgroup_kn), OFFSET_kernfs_node_id);

@@ -171,6 +171,9 @@ struct end {
 	/* Nobody knows yet whose it is: its listener was opened by a program that does so for others, or it was met after
 	 * its connect(). */
 	__u32 owner_unknown;
+	/* The policy of its target (struct target) that let it in or left it out, and why an earlier one left it to TCP. */
+	__u32 policy;
+	__u32 left_before;
 	char comm[16];
 };
 

@@ -29,8 +29,8 @@ ADVICE = {
     'other_namespace': 'Set OtherNamespaces=yes for the target of both ends, if nothing between them has to see '
     'their packets.',
     'foreign_owner': _NOTHING + 'ends that different users could forge never meet.',
-    'client_unseen': 'Let the client connect again. If addresses are translated on the way, let it belong to the '
-    'target.',
+    'client_unseen': 'Let the client connect again. If addresses are translated on the way, sockaccel looks for it'
+    ' when the connection is old enough to join; one that lives shorter needs its client in the target.',
     'missed': 'Restart the program, or let it connect again.',
     'excluded': 'Change the Include and Exclude lists of the configuration, if it should be accelerated.',
     'kernel_socket': _NOTHING + 'the kernel reads from it in ways that a redirect cannot serve.',

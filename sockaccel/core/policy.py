@@ -51,6 +51,15 @@ class Policy:
     def join_after_s(self) -> float:
         return self.join_delay_ms / 1000
 
+    def lets_in_more_than(self, before: 'Policy') -> bool:
+        """Whether connections may join that an earlier policy left to TCP. Other rules may let in others."""
+        return (
+            self.blocking_readers > before.blocking_readers
+            or self.other_namespaces > before.other_namespaces
+            or self.adopt_connections > before.adopt_connections
+            or self.rules != before.rules
+        )
+
     def rows(self) -> tuple[Row, ...]:
         """All keys."""
         return tuple(

@@ -151,7 +151,7 @@ class Transactions:
             await self._remember(desired)
             undo.pop_all()
         if before:
-            before.policy = policy
+            self._now_has(before, policy)
         elif policy.adopt_connections:
             self._sweeper.adopt()
         self.refused.pop(target.name, None)
@@ -304,6 +304,12 @@ class Transactions:
             log.warning(f'Disabled {quote(enabled.target.name)} until a reload or start enables it: {exc}')
             return
         self._put_in_force(enabled, policy)
+        self._now_has(enabled, policy)
+
+    def _now_has(self, enabled: Enabled, policy: Policy) -> None:
+        """Note the policy that is in force, and look for what an earlier one left to TCP."""
+        if policy.adopt_connections and policy.lets_in_more_than(enabled.policy):
+            self._sweeper.find_sockets_soon()
         enabled.policy = policy
 
     async def _enable_again(self, name: str, slot: int = 0) -> None:

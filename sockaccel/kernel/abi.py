@@ -569,10 +569,10 @@ RULES = struct.Struct('=3072s')
 
 
 class SettingsRecord(NamedTuple):
-    """`struct settings`, 96 bytes: `SETTINGS` packs it.
+    """`struct settings`, 112 bytes: `SETTINGS` packs it.
 
-    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed, blocking and
-    unknown_owners.
+    The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed, blocking,
+    unknown_owners, unseen_clients and found_clients.
     """
 
     events_per_second: int
@@ -591,13 +591,16 @@ class SettingsRecord(NamedTuple):
     blocking: int
     remembers: int
     unknown_owners: int
+    root: int
+    unseen_clients: int
+    found_clients: int
 
 
-SETTINGS = struct.Struct('=2I8Q6I')
+SETTINGS = struct.Struct('=2I8Q6IQ2I')
 
 
 class TargetRecord(NamedTuple):
-    """`struct target`, 24 bytes: `TARGET` packs it.
+    """`struct target`, 32 bytes: `TARGET` packs it.
 
     What a slot holds. A slot is used again after its target is gone; the generation tells the connections of the
     earlier target from those of the present one.
@@ -607,9 +610,11 @@ class TargetRecord(NamedTuple):
     flags: int
     join_after_ns: int
     heartbeat_ns: int
+    policy: int
+    pad: int
 
 
-TARGET = struct.Struct('=2I2Q')
+TARGET = struct.Struct('=2I2Q2I')
 
 
 # In the order in which `struct counters` has them.

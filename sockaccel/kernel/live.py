@@ -23,6 +23,7 @@ from sockaccel.kernel.abi import (
     RULES,
     TARGET,
     TargetFlag,
+    TargetRecord,
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
@@ -115,7 +116,7 @@ class Kernel:
 
         cgroup: fd of its directory. An earlier cgroup is watched no more. Raises KernelRefused.
         """
-        here = os.fstat(cgroup).st_ino
+        here = self._walks.root = os.fstat(cgroup).st_ino
         attached = {name for name, link in self._links.items() if libbpf.link_cgroup(link) == here}
         if attached == loader.CGROUP_PROGRAMS.keys():
             self._watchers.attach()
@@ -162,8 +163,9 @@ class Kernel:
     def set_target(self, slot: int, generation: int, policy: Policy | None) -> None:
         """Write a slot; without a policy its target is off. Ends of another generation belong to no target."""
         flags, join_after_ns, heartbeat_ns = TargetFlag(0), 0, 0
+        before, other_rules = self._target(slot), False
         if policy:
-            self._set_rules(slot, policy.rules)
+            other_rules = self._set_rules(slot, policy.rules)
             flags, join_after_ns = TargetFlag.ON, int(policy.join_after_s * 1e9)
             heartbeat_ns = policy.heartbeat_seconds * 1_000_000_000
             if policy.blocking_readers:
@@ -175,29 +177,35 @@ class Kernel:
             # If it is loaded and cannot be attached, nothing is evidence, and all goes by TCP.
             if RECV_WATCHER in self._fds:
                 flags |= TargetFlag.RECV_WATCHED
-        packed = TARGET.pack(generation, flags, join_after_ns, heartbeat_ns)
+        number = before.policy + (other_rules or flags != before.flags)
+        packed = TARGET.pack(generation, flags, join_after_ns, heartbeat_ns, number % (1 << 32), 0)
         libbpf.map_update(self._fds['sa_targets'], _U32.pack(slot), packed)
 
-    def _set_rules(self, slot: int, rules: Sequence[Rule]) -> None:
-        """Put rules in force for connections that are made from now on. rules: at most MAX_RULES."""
+    def _set_rules(self, slot: int, rules: Sequence[Rule]) -> bool:
+        """Put rules in force for connections that are made from now on. rules: at most MAX_RULES.
+
+        Returns whether they are others than before.
+        """
         key = _U32.pack(slot)
+        before = libbpf.map_lookup(self._fds['sa_rules'], key, RULES.size)
         if not rules:
             libbpf.map_delete(self._fds['sa_rules'], key)
-            return
+            return before is not None
         packed = b''.join(
             RULE.pack(rule.kind, rule.exclude, rule.first, rule.last, rule.address, rule.mask) for rule in rules
         )
-        libbpf.map_update(self._fds['sa_rules'], key, packed.ljust(RULES.size, b'\0'))
+        packed = packed.ljust(RULES.size, b'\0')
+        libbpf.map_update(self._fds['sa_rules'], key, packed)
+        return packed != before
 
     def target_slots(self) -> list[tuple[int, bool]]:
         """Generation of every slot, and whether its target is on, in their order."""
-        return [(generation, bool(flags)) for generation, flags in map(self._target, range(MAX_TARGETS))]
+        return [(each.generation, bool(each.flags)) for each in map(self._target, range(MAX_TARGETS))]
 
-    def _target(self, slot: int) -> tuple[int, int]:
+    def _target(self, slot: int) -> TargetRecord:
         value = libbpf.map_lookup(self._fds['sa_targets'], _U32.pack(slot), TARGET.size)
         assert value is not None
-        generation, flags, *_rest = TARGET.unpack(value)
-        return generation, flags
+        return TargetRecord._make(TARGET.unpack(value))
 
     def covered(self) -> dict[int, int]:
         """The slot of each cgroup that `cover()` added, by the cgroup's id."""

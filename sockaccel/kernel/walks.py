@@ -32,6 +32,7 @@ from sockaccel.kernel.abi import (
     SettingsRecord,
     Walk,
 )
+from sockaccel.kernel.clients import Clients
 from sockaccel.kernel.records import event_from
 
 _U32 = struct.Struct('=I')
@@ -60,7 +61,8 @@ class Outcome(NamedTuple):
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
     many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
     listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
-    MSG_DONTWAIT; unknown_owners: how many wait for a search for sockets.
+    MSG_DONTWAIT; unknown_owners: how many wait for a search for sockets; unseen_clients, found_clients: see
+    sockaccel.kernel.clients.
     """
 
     due_ns: int
@@ -70,6 +72,8 @@ class Outcome(NamedTuple):
     listed: int
     blocking: int
     unknown_owners: int
+    unseen_clients: int
+    found_clients: int
 
 
 class Census(NamedTuple):
@@ -103,6 +107,9 @@ class Walks:
         before = self._settings()
         self._census = Census(before.last_found, before.last_found_left, before.counted, before.counted_left)
         self._search = before.search
+        # The id of the cgroup that the programs are attached to.
+        self.root = before.root
+        self._clients = Clients()
         self._prepare(Walk.LIST)
 
     def close(self) -> None:
@@ -203,9 +210,11 @@ class Walks:
                 due.append(self._outcome().due_ns)
             # Puts the census in force.
             self._prepare(Walk.LIST)
-        if judged.unknown_owners:
+        due.append(self._clients.due_ns(judged.unseen_clients))
+        if judged.unknown_owners or self._clients.are_due(judged.unseen_clients):
             # Before they are judged again.
             self.find_sockets()
+            self._clients.were_looked_for(self._outcome().found_clients)
         due_ns = min(filter(None, due), default=0)
         kept = self._kept()
         evicted = [event for event in left if event.kind is EventKind.EVICTED]
@@ -245,6 +254,9 @@ class Walks:
             blocking=0,
             remembers=self._remembers,
             unknown_owners=0,
+            root=self.root,
+            unseen_clients=0,
+            found_clients=0,
         )
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
 
@@ -257,7 +269,7 @@ class Walks:
         now = self._settings()
         return Outcome(
             now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking,
-            now.unknown_owners,
+            now.unknown_owners, now.unseen_clients, now.found_clients,
         )  # fmt: skip
 
     def _kept(self) -> KeptRecord:

@@ -340,3 +340,43 @@ def test_the_first_candidate_decides_when_the_next_sweep_is() -> None:
         assert made.engine._transactions.join_after_s() == 0.03
 
     run(story)
+
+
+WIDER = (
+    {'BlockingReaders': 'yes'}, {'OtherNamespaces': 'yes'}, {'ExcludePorts': ''}, {'ExcludePorts': '80'},
+    {'AdoptConnections': 'yes'},
+)  # fmt: skip
+NARROWER = ({'OtherNamespaces': 'no'}, {'HeartbeatSeconds': '7'}, {'AdoptConnections': 'no'})
+
+
+@pytest.mark.parametrize(('change', 'is_wider'), [(c, True) for c in WIDER] + [(c, False) for c in NARROWER])
+def test_what_the_earlier_policy_left_to_tcp_is_looked_for(change: dict[str, str], is_wider: bool) -> None:  # noqa: FBT001
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        adopts = 'no' if change == {'AdoptConnections': 'yes'} else 'yes'
+        before = {'ExcludePorts': '443', 'AdoptConnections': adopts}
+        if not is_wider:
+            before |= {'OtherNamespaces': 'yes'}
+        await made.engine.enable('/x', before)
+        made.clock.advance(1)
+        searches = len(made.kernel.searches)
+        await made.engine.set_policy('/x', change)
+        made.clock.advance(1)
+        assert len(made.kernel.searches) == searches + is_wider
+
+    run(story)
+
+
+def test_a_wider_policy_that_adopts_nothing_looks_for_nothing() -> None:
+    async def story() -> None:
+        made = world()
+        await made.engine.start()
+        await made.engine.enable('/x', {'AdoptConnections': 'no'})
+        made.clock.advance(1)
+        searches = len(made.kernel.searches)
+        await made.engine.set_policy('/x', {'OtherNamespaces': 'yes'})
+        made.clock.advance(1)
+        assert len(made.kernel.searches) == searches
+
+    run(story)
