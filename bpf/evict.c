@@ -73,7 +73,7 @@ static inline void evict(struct visit *visit, struct seq_file *seq, u32 in_call,
 	struct end *end = visit->end;
 	struct event record = {};
 
-	describe(&record, end, EVENT_CONNECTION, end->marked, bpf_ktime_get_ns());
+	describe(&record, end, visit->sock, EVENT_CONNECTION, end->marked, bpf_ktime_get_ns());
 	if (may_be_deleted(visit, in_call, peer_in_call))
 		record.kind = EVENT_EVICTED;
 	else if (end->marked == PAUSED)

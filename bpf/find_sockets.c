@@ -118,7 +118,7 @@ static inline u32 adopt(struct sock *sk, struct new_end *new_end, u32 reason, u3
 			count(new_end->slot, reason, 1);
 		return reason;
 	}
-	end->due_ns = bpf_ktime_get_ns();
+	judge_after(end, 0);
 	barrier();
 	end->state = CANDIDATE;
 	want_sweep(SWEEP_NOW);
@@ -146,7 +146,7 @@ static inline int is_over(struct end *end, u64 sock)
 		return 0;
 	if (!is_enabled(target, end))
 		return 1;
-	return end->reason == CLIENT_UNSEEN || (end->policy != target->policy && is_by_policy(end->reason));
+	return end->reason == CLIENT_UNSEEN || (end->policy != (u8)target->policy && is_by_policy(end->reason));
 }
 
 /* Whether the end of a socket would be noticed. */

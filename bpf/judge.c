@@ -113,17 +113,17 @@ static inline u32 reason_for_good(struct visit *visit)
 	return NO_REASON;
 }
 
-static inline u32 not_before(struct end *end, u64 due_ns)
+static inline u32 not_before(struct end *end, u64 delay_ns)
 {
-	end->due_ns = due_ns;
+	judge_after(end, delay_ns);
 	return NOT_YET;
 }
 
-static inline u32 wait_for_lock(struct end *end, u64 now)
+static inline u32 wait_for_lock(struct end *end)
 {
 	u32 doublings = end->waits < OWNED_DOUBLINGS ? end->waits++ : OWNED_DOUBLINGS;
 
-	return not_before(end, now + (OWNED_NS << doublings));
+	return not_before(end, OWNED_NS << doublings);
 }
 
 /* Returns NO_REASON if a candidate may join now, NOT_YET or GONE, or why it stays with TCP. */
@@ -133,47 +133,46 @@ static inline u32 examine(struct visit *visit, struct target *target)
 	u64 now = bpf_ktime_get_ns();
 	u32 reason;
 
-	if (end->due_ns > now && !peer_ended_pause(visit))
+	if (due_ns_of(end, now) > now && !peer_ended_pause(visit))
 		return NOT_YET;
 	if (!visit->own_entry)
 		return GONE;
 	if (end->marked && !came_back(visit)) {
-		end->pauses++;
-		return not_before(end, now + pause_ns(visit));
+		count_pause(end);
+		return not_before(end, pause_ns(visit));
 	}
 	/* The kernel calls sockaccel_join for an accepting end a moment before it says that the end is
 	 * established. */
 	if (sock_state(visit->sock) == TCP_SYN_RECV)
-		return wait_for_lock(end, now);
+		return wait_for_lock(end);
 	reason = reason_for_good(visit);
 	if (reason)
 		return reason;
 	reason = reason_to_wait(visit, target, visit->peer_entry ? visit->peer_sock : 0);
 	/* Addresses that do not say that the other end is on this host: most such connections go to another one. */
-	if (reason == LONELY && !is_local(&end->own_flow))
+	if (reason == LONELY && !sock_is_local(visit->sock))
 		return NOT_LOCAL;
 	if (reason) {
 		end->reason = reason;
 		if (++end->looks < LOOKS)
-			return not_before(end, now + (SECOND_LOOK_NS << 2 * (end->looks - 1)));
+			return not_before(end, SECOND_LOOK_NS << 2 * (end->looks - 1));
 		return reason;
 	}
 	/* The owner may be in a call that changes what joining changes too. */
 	if (sock_is_owned(visit->sock))
-		return wait_for_lock(end, now);
+		return wait_for_lock(end);
 	return NO_REASON;
 }
 
 /* Whether the peer sees the same addresses and ports as this end, the other way round. */
-static inline int sees_mirrored(struct end *end, u64 peer_sock)
+static inline int sees_mirrored(u64 sock, u64 peer_sock)
 {
-	struct flow peer_flow = {};
+	struct flow flow = {}, peer_flow = {};
 
+	read_flow(sock, &flow);
 	read_flow(peer_sock, &peer_flow);
-	return same_address(end->own_flow.local, peer_flow.remote) &&
-	       same_address(end->own_flow.remote, peer_flow.local) &&
-	       end->own_flow.local_port == peer_flow.remote_port &&
-	       end->own_flow.remote_port == peer_flow.local_port;
+	return same_address(flow.local, peer_flow.remote) && same_address(flow.remote, peer_flow.local) &&
+	       flow.local_port == peer_flow.remote_port && flow.remote_port == peer_flow.local_port;
 }
 
 static inline u32 reason_of_error(int error)
@@ -202,11 +201,10 @@ static inline u32 join(struct visit *visit)
 	/* Set before the socket is in the map: from then on its owner's send() counts. */
 	end->counted_sequence = READ_U32(visit->sock, OFFSET_tcp_sock_write_seq);
 	end->receive_maximum = sock_receive_maximum(visit->peer_sock);
-	end->memory_pressure = sock_memory_pressure(visit->sock);
 	end->received = 0;
 	end->odd_sender = 0;
 	end->elsewhere = !is_same_namespace(visit->sock, visit->peer_sock);
-	end->apart = end->elsewhere || !sees_mirrored(end, visit->peer_sock);
+	end->apart = end->elsewhere || !sees_mirrored(visit->sock, visit->peer_sock);
 	end->peer_sock = visit->peer_sock;
 	end->peer_cookie = visit->peer_cookie;
 	if (sock_cookie(visit->sock) != end->cookie)
@@ -302,7 +300,7 @@ static inline void judge_candidate(struct visit *visit)
 	if (reason == NOT_YET) {
 		if (may_be_seen_not_to_wait(visit))
 			visit->settings->blocking++;
-		walk_at(visit->settings, end->due_ns);
+		walk_at(visit->settings, due_ns_of(end, bpf_ktime_get_ns()));
 		return;
 	}
 	if (!reason) {
@@ -317,7 +315,7 @@ static inline void judge_candidate(struct visit *visit)
 	}
 	if (reason && (!leave_out(visit, reason) || reason == NOT_LOCAL))
 		return;
-	report(end, reason ? EVENT_REFUSED : EVENT_JOINED, reason);
+	report(end, visit->sock, reason ? EVENT_REFUSED : EVENT_JOINED, reason);
 }
 
 static inline u32 reason_to_leave(struct visit *visit)

@@ -65,10 +65,10 @@ static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 
 	if (!end)
 		return;
+	swap_key(&end->peer_key, &key);
 	if (end->in_map && sock_psock(sock))
-		sa_members.delete(&end->own_key);
+		sa_members.delete(&key);
 	/* Of an adopted end nobody has told that it was disconnected. */
-	key = end->own_key;
 	entry = sa_peers.lookup(&key);
 	if (entry && entry->cookie == end->cookie)
 		sa_peers.delete(&key);
@@ -142,7 +142,7 @@ static inline u32 become_candidate(struct bpf_sock_ops *ops, struct end *end, u6
 
 	if (reason)
 		return reason;
-	end->due_ns = bpf_ktime_get_ns() + target->join_after_ns;
+	judge_after(end, target->join_after_ns);
 	/* Written last: a walk may be at this end now, and relies on all of the above when it sees CANDIDATE. */
 	barrier();
 	end->state = CANDIDATE;
@@ -214,6 +214,15 @@ static inline int is_blind(u32 slot)
 }
 
 /*
+ * What the kernel calls for, read anew: what was read before is a known value on each path, and the verifier would explore
+ * what lies between for each of them.
+ */
+static inline u32 op_of(struct bpf_sock_ops *ops)
+{
+	return *(volatile u32 *)&ops->op;
+}
+
+/*
  * Makes the storage of an end. NULL if there is no place or no memory: the other end then stays alone, and is left
  * to TCP. reason: why the end will never join.
  */
@@ -230,7 +239,7 @@ static inline struct end *keep(struct bpf_sock_ops *ops, struct bpf_sock *sk, st
 		/* Not the listener's. */
 		new_end->pid = 0;
 		__builtin_memset(new_end->comm, 0, sizeof(new_end->comm));
-		if (ops->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		if (op_of(ops) == BPF_SOCK_OPS_TCP_CONNECT_CB)
 			note_program(&new_end->pid, new_end->comm);
 	}
 	new_end->cookie = bpf_get_socket_cookie(ops);
@@ -337,7 +346,7 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 		return NULL;
 	}
 	/* Only connect() runs in the context of the program that connects. */
-	if (new_end.active && is_established && is_blind(new_end.slot))
+	if (new_end.active && op_of(ops) != BPF_SOCK_OPS_TCP_CONNECT_CB && is_blind(new_end.slot))
 		end->owner_unknown = 1;
 	/* A walk over open files may find the client. */
 	if (counted == CLIENT_UNSEEN)
@@ -352,12 +361,11 @@ static inline struct end *on_active_established(struct end *end, u64 sock, struc
 	struct peer_entry *first = answer->first;
 
 	/* Listings put the two ends together by it, also those that have LEFT. */
-	end->own_key = answer->own_key;
 	end->peer_key = answer->peer_key;
 	if (end->state != CONNECTING)
 		return NULL;
 	/* The target may have been disabled since connect(). */
-	if (!is_enabled(sa_targets.lookup(&end->slot), end)) {
+	if (!is_enabled(target_of(end), end)) {
 		answer->reason = DRAINED;
 	} else if (first) {
 		answer->reason = reason_against_meeting(sock, end->slot, first);
@@ -371,26 +379,28 @@ static inline struct end *on_active_established(struct end *end, u64 sock, struc
 }
 
 /* Why a connecting end that is closed as a candidate has not joined. */
-static inline u32 reason_of_short(struct end *end)
+static inline u32 reason_of_short(struct end *end, u64 sock)
 {
 	if (end->reason)
 		return end->reason;
-	return is_local(&end->own_flow) || sa_peers.lookup(&end->peer_key) ? SHORT : NOT_LOCAL;
+	return sock_is_local(sock) || sa_peers.lookup(&end->peer_key) ? SHORT : NOT_LOCAL;
 }
 
 /*
  * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had
  * joined, so that an event should be reported.
  */
-static inline int on_close(struct end *end)
+static inline int on_close(struct end *end, u64 sock)
 {
-	struct pair_key key = end->own_key;
-	struct peer_entry *entry = sa_peers.lookup(&key);
+	struct peer_entry *entry;
+	struct pair_key key;
 
+	swap_key(&end->peer_key, &key);
+	entry = sa_peers.lookup(&key);
 	if (entry && entry->cookie == end->cookie) {
 		/* A walk that judged it has noted what kept it out so far. */
 		if (end->state == CANDIDATE && end->active && !noted(entry->refused, end->cookie) && !end->pauses)
-			count(end->slot, reason_of_short(end), 1);
+			count(end->slot, reason_of_short(end, sock), 1);
 		sa_peers.delete(&key);
 	}
 	if (end->state != JOINED && !(end->state == CANDIDATE && end->pauses)) {
@@ -419,7 +429,7 @@ static inline struct end *on_state(struct bpf_sock_ops *ops, struct bpf_sock *sk
 		return NULL;
 	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq));
 	if (ops->args[1] == TCP_CLOSE)
-		return on_close(end) ? end : NULL;
+		return on_close(end, sock) ? end : NULL;
 	end->fin_sent = 1;
 	return NULL;
 }
@@ -473,12 +483,13 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		end = end ? on_active_established(end, sock, &answer) : on_new_end(op, ops, sk, sock, &answer);
 	if (!end)
 		return 1;
+	op = op_of(ops);
 	if (op != BPF_SOCK_OPS_TCP_CONNECT_CB && op != BPF_SOCK_OPS_STATE_CB && !answer.reason)
 		answer.reason = become_candidate(ops, end, sock);
 	if (answer.reason)
 		refuse(end, answer.reason, answer.cookie);
 	/* The only call for all callbacks, see report(). */
 	if (answer.reason || op == BPF_SOCK_OPS_STATE_CB)
-		report(end, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);
+		report(end, sock, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);
 	return 1;
 }

@@ -29,12 +29,12 @@ static inline void pause(struct visit *visit)
 {
 	struct end *end = visit->end;
 
-	end->pauses++;
+	count_pause(end);
 	end->looks = 0;
-	end->due_ns = bpf_ktime_get_ns() + pause_ns(visit);
+	judge_after(end, pause_ns(visit));
 	end->state = CANDIDATE;
 	visit->own_entry->joined = 0;
-	walk_at(visit->settings, end->due_ns);
+	walk_at(visit->settings, due_ns_of(end, bpf_ktime_get_ns()));
 }
 
 /*

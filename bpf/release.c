@@ -17,7 +17,7 @@ int sockaccel_release(struct bpf_sock *sk)
 	/* A FIN has a sequence number too. */
 	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq) -
 				     (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT));
-	if (on_close(end))
-		report(end, EVENT_CLOSED, NO_REASON);
+	if (on_close(end, sock))
+		report(end, sock, EVENT_CLOSED, NO_REASON);
 	return 1;
 }

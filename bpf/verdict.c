@@ -193,7 +193,7 @@ static inline u32 reason_in_backlog(struct end *end, void *sock, const void *pee
 	/* For more than the kernel has already granted the peer it must be asked, which can fail where TCP would
 	 * wait. */
 	if ((s32)size > PEER(s32, peer, sock_forward_alloc) &&
-	    (READ_U64(end->memory_pressure, 0) || cgroup_is_full(end->peer_sock, size)))
+	    (READ_U64(sock_memory_pressure((u64)sock), 0) || cgroup_is_full(end->peer_sock, size)))
 		return MEMORY;
 	if (!has_room(end, peer, unread, size))
 		return BACKLOG;
@@ -275,8 +275,11 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 /* Tells the walk that evicts that redirected bytes of this end may be on their way (evict.c). */
 static inline void note_first_redirect(struct end *end)
 {
-	struct peer_entry *entry = sa_peers.lookup(&end->own_key);
+	struct peer_entry *entry;
+	struct pair_key own_key;
 
+	swap_key(&end->peer_key, &own_key);
+	entry = sa_peers.lookup(&own_key);
 	if (entry)
 		entry->redirected = note(end->cookie, 1);
 }
@@ -297,7 +300,7 @@ static inline void note_behind(struct end *end, u32 reason, u32 size)
 	if (reason != COALESCE && reason != ORDER && reason != UNPROVEN && reason != BACKLOG &&
 	    reason != READER_BUSY && reason != SEND_FLAGS)
 		return;
-	if (++end->behind < PAUSE_MESSAGES)
+	if (end->behind < PAUSE_MESSAGES && ++end->behind < PAUSE_MESSAGES)
 		return;
 	end->small_messages = size <= SMALL_MESSAGE;
 	want_sweep(SWEEP_NOW);
@@ -337,7 +340,7 @@ static inline int must_leave(struct end *end, u32 reason)
 	return reason == BLOCKING || reason_of_connection(reason);
 }
 
-static inline void note_tcp(struct end *end, u32 reason)
+static inline void note_tcp(struct end *end, void *sock, u32 reason)
 {
 	end->tcp_messages++;
 	end->last_by_tcp = 1;
@@ -347,7 +350,7 @@ static inline void note_tcp(struct end *end, u32 reason)
 	count(end->slot, TCP_MESSAGES, 1);
 	count(end->slot, reason, 1);
 	if (reason != end->reason && is_lasting(reason))
-		report(end, EVENT_FALLBACK, reason);
+		report(end, (u64)sock, EVENT_FALLBACK, reason);
 	if (must_leave(end, reason))
 		want_sweep(SWEEP_NOW);
 	end->reason = reason;
@@ -373,7 +376,7 @@ int sockaccel_msg(struct sk_msg_md *msg)
 {
 	struct bpf_sock *sk = msg->sk;
 	struct target *target;
-	u32 reason, size;
+	u32 reason, size, slot;
 	struct end *end;
 	void *sock;
 
@@ -387,7 +390,8 @@ int sockaccel_msg(struct sk_msg_md *msg)
 	/* A call that began before the socket left the map still has the verdict. */
 	if (!end->in_map)
 		return SK_PASS;
-	target = sa_targets.lookup(&end->slot);
+	slot = end->slot;
+	target = sa_targets.lookup(&slot);
 	if (!target)
 		return SK_PASS;
 	if (!end->sender_known)
@@ -410,6 +414,6 @@ int sockaccel_msg(struct sk_msg_md *msg)
 		return SK_DROP;
 	}
 	note_behind(end, reason, size);
-	note_tcp(end, reason);
+	note_tcp(end, sock, reason);
 	return SK_PASS;
 }

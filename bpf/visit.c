@@ -41,8 +41,8 @@ static inline void find_both_ends(struct visit *visit)
 	struct end *end = visit->end;
 	u64 sock = 0, cookie = 0;
 
-	*visit->own_key = end->own_key;
 	*visit->peer_key = end->peer_key;
+	swap_key(visit->peer_key, visit->own_key);
 	visit->own_entry = sa_peers.lookup(visit->own_key);
 	if (visit->own_entry && visit->own_entry->cookie != end->cookie)
 		visit->own_entry = NULL;

@@ -25,12 +25,12 @@ static inline int list(struct end *end, u64 sock, struct settings *settings)
 
 	if (!line)
 		return 1;
-	/* Its connect() failed. It is no connection, and another socket may have its flow by now. */
-	if (end->state == CONNECTING && sock_state(sock) == TCP_CLOSE)
+	/* Its connect() failed, or it was disconnected. It is no connection, and another socket may have its flow by now. */
+	if (sock_state(sock) == TCP_CLOSE && (end->state == CONNECTING || !READ_AS(u16, sock, OFFSET_sock_dport)))
 		return 0;
 	if (reason >= COUNTERS_COUNT || (end->state == JOINED && !end->last_by_tcp))
 		reason = NO_REASON;
-	describe(line, end, EVENT_CONNECTION, reason, end->since_ns);
+	describe(line, end, sock, EVENT_CONNECTION, reason, since_ns_of(end));
 	if (end->beat && sock_cookie(end->peer_sock) == end->peer_cookie &&
 	    READ_U32(sock, OFFSET_tcp_sock_write_seq) != READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq))
 		line->flags |= EVENT_AWAITS_HEARTBEAT;
@@ -59,8 +59,8 @@ static inline void await_client(struct end *end, struct sock *sk, struct setting
 
 	if (!is_enabled(target, end) || !(target->flags & TARGET_ADOPTS) || sock_state((u64)sk) != TCP_ESTABLISHED)
 		return;
-	if (end->since_ns + target->join_after_ns > bpf_ktime_get_ns())
-		walk_at(settings, end->since_ns + target->join_after_ns);
+	if (since_ns_of(end) + target->join_after_ns > bpf_ktime_get_ns())
+		walk_at(settings, since_ns_of(end) + target->join_after_ns);
 	else
 		settings->unseen_clients++;
 }
@@ -92,6 +92,7 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct pair_key own_key, peer_key;
 	struct visit visit = {.end = ctx->value, .sk = ctx->sk, .own_key = &own_key, .peer_key = &peer_key};
 	struct end *end = visit.end;
+	struct flow own_flow = {};
 	u32 state, in_call = 0, peer_in_call = 0;
 	struct settings *settings;
 	int zero = 0;
@@ -99,15 +100,15 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!end || !visit.sk)
 		return 0;
 	/* Read before all else: what is read below is complete only if the end was a candidate by now. */
-	state = *(volatile u32 *)&end->state;
+	state = *(volatile u8 *)&end->state;
 	barrier();
 	visit.sock = (u64)visit.sk;
 	/*
 	 * The rules may be others than at connect(). Slot 0, which has none, stands for an accepting end. This comes
 	 * early because the verifier explores the loop of is_excluded() once for each path that leads there.
 	 */
-	visit.excluded =
-		is_excluded(end->slot * end->active, &end->own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
+	read_flow(visit.sock, &own_flow);
+	visit.excluded = is_excluded(end->slot * end->active, &own_flow, READ_U32(visit.sock, OFFSET_sock_uid));
 	settings = sa_settings.lookup(&zero);
 	visit.settings = settings;
 	if (!settings)

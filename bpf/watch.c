@@ -287,7 +287,7 @@ int sockaccel_splice(u64 *ctx)
 		return 0;
 	end->spliced_unread = 1;
 	count(end->slot, SPLICE_UNREAD, 1);
-	report(end, EVENT_BROKEN, SPLICE_UNREAD);
+	report(end, (u64)sk, EVENT_BROKEN, SPLICE_UNREAD);
 	return 0;
 }
 #endif

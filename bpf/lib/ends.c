@@ -9,6 +9,31 @@
 #define PAUSE_MESSAGES 2048
 #define REDIRECT_WEIGHT 8
 
+/* When a candidate must be judged: so many ns from now. */
+static inline void judge_after(struct end *end, u64 delay_ns)
+{
+	end->due = (bpf_ktime_get_ns() + delay_ns) >> DUE_SHIFT;
+}
+
+/* The same on CLOCK_MONOTONIC, in ns. now: of the same clock. */
+static inline u64 due_ns_of(struct end *end, u64 now)
+{
+	u64 unit = now >> DUE_SHIFT;
+
+	return (unit + (s32)(end->due - (u32)unit)) << DUE_SHIFT;
+}
+
+static inline u64 since_ns_of(struct end *end)
+{
+	return (u64)end->since << SINCE_SHIFT;
+}
+
+static inline void count_pause(struct end *end)
+{
+	if (end->pauses < MANY_PAUSES)
+		end->pauses++;
+}
+
 /* An end before anything of it is kept. */
 struct new_end {
 	struct flow own_flow;
@@ -33,14 +58,11 @@ static inline void begin(struct end *end, const struct new_end *new_end)
 	u32 slot = new_end->slot;
 	struct target *target = sa_targets.lookup(&slot);
 
-	end->own_flow = new_end->own_flow;
 	end->is_ipv4 = is_v4(new_end->own_flow.local);
-	end->own_key = new_end->own_key;
 	end->peer_key = new_end->peer_key;
 	end->cookie = new_end->cookie;
 	end->peer_cookie = new_end->peer_cookie;
-	end->since_ns = bpf_ktime_get_ns();
-	end->cgroup = cgroup_id(new_end->sock);
+	end->since = bpf_ktime_get_ns() >> SINCE_SHIFT;
 	end->slot = new_end->slot;
 	end->generation = new_end->generation;
 	end->policy = target ? target->policy : 0;
@@ -70,10 +92,13 @@ static inline u32 leave_entry(struct end *end, u64 sock)
 		.by_listener = end->active ? end->by_listener : 0,
 		.end = (u64)end,
 	};
-	struct pair_key key = end->own_key;
-	int error = sa_peers.insert(&key, &entry);
-	struct peer_entry *other = error == -EEXIST ? sa_peers.lookup(&key) : NULL;
+	struct peer_entry *other;
+	struct pair_key key;
+	int error;
 
+	swap_key(&end->peer_key, &key);
+	error = sa_peers.insert(&key, &entry);
+	other = error == -EEXIST ? sa_peers.lookup(&key) : NULL;
 	if (other && other->cookie != entry.cookie && sock_cookie(other->sock) == other->cookie) {
 		other->refused = note(other->cookie, TWICE_CLAIMED);
 		want_sweep(SWEEP_NOW);
@@ -117,9 +142,9 @@ static inline u32 reason_against(u64 sock)
 static inline int would_overtake(struct end *end)
 {
 	if (!end->peer_joined || !end->redirected_messages ||
-	    !READ_U32(end->peer_end, __builtin_offsetof(struct end, spliced)))
+	    !READ_U8(end->peer_end, __builtin_offsetof(struct end, spliced)))
 		return 0;
-	return READ_U32(end->peer_end, __builtin_offsetof(struct end, spliced_unread)) ||
+	return READ_U8(end->peer_end, __builtin_offsetof(struct end, spliced_unread)) ||
 	       sock_holds_redirected(end->peer_sock);
 }
 

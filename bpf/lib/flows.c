@@ -16,10 +16,18 @@ static inline void read_address(u64 sock, u32 v4_offset, u32 v6_offset, u32 *add
 static inline void read_flow(u64 sock, struct flow *flow)
 {
 	flow->netns = sock_netns(sock);
-	flow->local_port = READ_AS(u16, sock, OFFSET_sock_num);
+	/* Where a listener has skc_num, which the kernel forgets when the socket is closed. */
+	flow->local_port = bpf_ntohs(READ_AS(u16, sock, OFFSET_inet_sport));
 	flow->remote_port = bpf_ntohs(READ_AS(u16, sock, OFFSET_sock_dport));
-	read_address(sock, OFFSET_sock_rcv_saddr, OFFSET_sock_v6_rcv_saddr, flow->local);
-	read_address(sock, OFFSET_sock_daddr, OFFSET_sock_v6_daddr, flow->remote);
+	/* One branch for both addresses: the verifier explores what follows for each. */
+	if (READ_AS(u16, sock, OFFSET_sock_family) == AF_INET6) {
+		probe_read(flow->local, 16, (void *)(sock + OFFSET_sock_v6_rcv_saddr));
+		probe_read(flow->remote, 16, (void *)(sock + OFFSET_sock_v6_daddr));
+		return;
+	}
+	flow->local[2] = flow->remote[2] = bpf_htonl(0xffff);
+	flow->local[3] = READ_U32(sock, OFFSET_sock_rcv_saddr);
+	flow->remote[3] = READ_U32(sock, OFFSET_sock_daddr);
 }
 
 /* The same connection as the other end sees it. */
@@ -53,4 +61,13 @@ static inline int is_local(const struct flow *flow)
 	if (!remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1))
 		return 1;
 	return same_address(flow->local, remote);
+}
+
+/* The same of a socket. */
+static inline int sock_is_local(u64 sock)
+{
+	struct flow flow = {};
+
+	read_flow(sock, &flow);
+	return is_local(&flow);
 }

@@ -70,5 +70,5 @@ static inline u32 knowledge_of_current(void)
 static inline int never_waits(u64 end, u64 cookie)
 {
 	return end && READ_U64(end, __builtin_offsetof(struct end, cookie)) == cookie &&
-	       READ_U32(end, __builtin_offsetof(struct end, reads)) == DONTWAIT_READS;
+	       READ_U8(end, __builtin_offsetof(struct end, reads)) == DONTWAIT_READS;
 }

@@ -18,14 +18,16 @@ static inline int within_event_limit(u64 now)
 	return __sync_fetch_and_add(&window->count, 1) < settings->events_per_second;
 }
 
-static inline void describe(struct event *event, struct end *end, u32 kind, u32 reason, u64 now)
+/* sock: of the end. What can be read from it is not kept. */
+static inline void describe(struct event *event, struct end *end, u64 sock, u32 kind, u32 reason, u64 now)
 {
-	event->flow = end->own_flow;
-	event->key = end->own_key;
+	__builtin_memset(&event->flow, 0, sizeof(event->flow));
+	read_flow(sock, &event->flow);
+	swap_key(&end->peer_key, &event->key);
 	event->time_ns = now;
 	event->cookie = end->cookie;
 	event->peer_cookie = end->peer_cookie;
-	event->cgroup = end->cgroup;
+	event->cgroup = cgroup_id(sock);
 	event->redirected_bytes = end->redirected_bytes;
 	event->redirected_messages = end->redirected_messages;
 	event->tcp_bytes = end->tcp_bytes;
@@ -44,7 +46,7 @@ static inline void describe(struct event *event, struct end *end, u32 kind, u32 
 }
 
 /* Every function is inlined: each place that calls this one costs some 15 ms of compile time at a cold start. */
-static inline void report(struct end *end, u32 kind, u32 reason)
+static inline void report(struct end *end, u64 sock, u32 kind, u32 reason)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct event *event;
@@ -58,7 +60,7 @@ static inline void report(struct end *end, u32 kind, u32 reason)
 		count(end->slot, EVENTS_LOST, 1);
 		return;
 	}
-	describe(event, end, kind, reason, now);
+	describe(event, end, sock, kind, reason, now);
 	sa_events.ringbuf_submit(event, 0);
 }
 

@@ -19,7 +19,7 @@ static inline int fits(const struct rule *rule, const struct flow *flow, u32 uid
  */
 static inline int is_excluded(u32 slot, const struct flow *flow, u32 uid)
 {
-	u32 asked = 0, answered = 0;
+	u32 asked = 0, answered = 0, bit;
 	struct rules *rules;
 
 	rules = sa_rules.lookup(&slot);
@@ -37,8 +37,10 @@ static inline int is_excluded(u32 slot, const struct flow *flow, u32 uid)
 			return 1;
 		if (rule->exclude)
 			continue;
-		asked |= 1U << (rule->kind & 31);
-		answered |= fit ? 1U << (rule->kind & 31) : 0;
+		/* Read again: on each path to here the verifier knows what it was, and would follow every set of kinds. */
+		bit = 1U << (*(volatile u32 *)&rule->kind & 31);
+		asked |= bit;
+		answered |= fit ? bit : 0;
 	}
 	return asked != answered;
 }

@@ -86,14 +86,14 @@ static inline __u32 noted(__u64 note, __u64 cookie)
 
 /* In end.reads: so many calls show what a program does, and one without MSG_DONTWAIT that it does not. */
 #define DONTWAIT_READS 3
-#define READS_BLOCKED 0xffffffff
+#define READS_BLOCKED 0xff
 
 /* In end.received, which is one word so that it is written in one go. */
 #define RECEIVED (1ULL << 32)
 
 /*
- * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come
- * first, so that it touches three cache lines instead of five.
+ * What is kept in the storage of each socket of a covered connection. The members that a redirect reads come first. With
+ * the kernel's own 72 bytes in front (struct bpf_local_storage_elem) it fills 256: the first 120 end with a cache line.
  */
 struct end {
 	struct pair_key peer_key;
@@ -102,80 +102,90 @@ struct end {
 	 * first read. Its watcher writes it (watch.c), the verdict of the peer reads it.
 	 */
 	__u64 received;
-	/* This end has called splice(), and has done so while it held redirected bytes (watch.c). */
-	__u32 spliced;
-	__u32 spliced_unread;
 	__u64 peer_sock;
 	__u64 peer_cookie;
 	/* Where the peer's struct end is, once peer_joined is set. */
 	__u64 peer_end;
 	__u64 peer_file;
 	__u64 file;
-	__u64 memory_pressure;
 	/* The task whose send() has flags that a redirect could not serve, EVERYBODY for several tasks, or 0. */
 	__u64 odd_sender;
 	__u64 redirected_bytes;
 	__u64 redirected_messages;
-	__u32 slot;
 	__u32 generation;
-	__u32 state;
-	/* It is a member, also if it is about to leave. */
-	__u32 in_map;
-	__u32 marked;
-	__u32 peer_joined;
 	/* write_seq when this end found that its peer had joined. */
 	__u32 joined_sequence;
 	/* write_seq up to which tcp_bytes has counted. It stops at the FIN, which has a sequence number too. */
 	__u32 counted_sequence;
-	__u32 fin_sent;
 	__u32 receive_maximum;
-	__u32 sender_known;
-	__u32 last_by_tcp;
+	/* When a message went by TCP last, in units of 2^20 ns of CLOCK_MONOTONIC. */
+	__u32 tcp_time;
 	/* Messages that TCP carried because the reader was behind, less REDIRECT_WEIGHT for each redirected
 	 * one. */
-	__u32 behind;
-	__u32 is_ipv4;
-	__u32 reason;
-	/* Its peer is in another network namespace. */
-	__u32 elsewhere;
-	/* When a message went by TCP last, in units of 2^20 ns of CLOCK_MONOTONIC, and whether it was a heartbeat. */
-	__u32 tcp_time;
-	__u32 beat;
+	__u16 behind;
+	__u8 slot;
+	__u8 state;
+	/* It is a member, also if it is about to leave. */
+	__u8 in_map;
+	__u8 marked;
+	__u8 peer_joined;
+	__u8 last_by_tcp;
+	/* That message was a heartbeat. */
+	__u8 beat;
 	/* Something that forgets connections, or follows rules, may lie between: its target's heartbeat holds. */
-	__u32 apart;
+	__u8 apart;
+	/* Its peer is in another network namespace. */
+	__u8 elsewhere;
+	__u8 is_ipv4;
+	/* This end has called splice(), and has done so while it held redirected bytes (watch.c). */
+	__u8 spliced;
+	__u8 spliced_unread;
+	__u8 fin_sent;
+	__u8 sender_known;
+	/* How many of its calls of recv() had MSG_DONTWAIT, up to DONTWAIT_READS; or READS_BLOCKED. */
+	__u8 reads;
+	__u8 reason;
+	/* Why it must stay with TCP, by what a watcher has seen: a counter. */
+	__u8 seen;
+	/* No more than MANY_PAUSES are counted. */
+	__u8 pauses;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
-	struct flow own_flow;
-	struct pair_key own_key;
 	__u64 cookie;
-	__u64 cgroup;
-	/* When the end was made, and when a candidate must be judged. CLOCK_MONOTONIC. */
-	__u64 since_ns;
-	__u64 due_ns;
-	/* How often a candidate was judged and must wait, or a marked end could not leave. */
-	__u32 looks;
-	/* How often a candidate waited for its socket's lock. */
-	__u32 waits;
-	__u32 pauses;
-	__u32 active;
-	__u32 by_listener;
-	/* The connection is older than the enabling of its target. */
-	__u32 adopted;
+	/* When the end was made, in units of 2^SINCE_SHIFT ns of CLOCK_MONOTONIC. */
+	__u32 since;
+	/* When a candidate must be judged, in units of 2^DUE_SHIFT ns; it is never far away. */
+	__u32 due;
 	__u32 pid;
+	/* How often a candidate was judged and must wait, or a marked end could not leave. */
+	__u8 looks;
+	/* How often a candidate waited for its socket's lock. */
+	__u8 waits;
+	__u8 active;
+	__u8 by_listener;
+	/* The connection is older than the enabling of its target, or than its policy. */
+	__u8 adopted;
 	/* Its last pause was for a stream of small messages. */
-	__u32 small_messages;
-	/* Why it must stay with TCP, by what a watcher has seen: a counter. */
-	__u32 seen;
-	/* How many of its calls of recv() had MSG_DONTWAIT, up to DONTWAIT_READS; or READS_BLOCKED. */
-	__u32 reads;
+	__u8 small_messages;
 	/* Nobody knows yet whose it is: its listener was opened by a program that does so for others, or it was met after
 	 * its connect(). */
-	__u32 owner_unknown;
-	/* The policy of its target (struct target) that let it in or left it out, and why an earlier one left it to TCP. */
-	__u32 policy;
-	__u32 left_before;
+	__u8 owner_unknown;
+	/* The last bits of the policy of its target (struct target) that let it in or left it out. */
+	__u8 policy;
+	/* Why an earlier policy left it to TCP. */
+	__u8 left_before;
+	__u8 pad[3];
 	char comm[16];
 };
+
+_Static_assert(sizeof(struct end) == 256 - 72, "an end fills 256 bytes");
+_Static_assert(GONE < 256 && MAX_TARGETS <= 256, "reasons and slots have one byte in struct end");
+
+/* About 17 ms: a connection can be two years old. */
+#define SINCE_SHIFT 24
+/* About 1 ms. */
+#define DUE_SHIFT 20
+#define MANY_PAUSES 255
 
 /*
  * What a search for sockets notes of an end of a connection that is older than its target. slot: of the target that

@@ -24,7 +24,7 @@ from sockaccel.kernel import handover, libbpf, offsets, sources, watched
 ENOUGH_MEMORY = 'it takes 300 MB for a few seconds; limits are MemoryMax= of the unit, and "ulimit -v"'
 # The sources with which every part begins.
 _SHARED = (
-    sources.MAPS, 'lib/counting.c', 'lib/reporting.c', 'lib/flows.c', 'lib/keys.c', 'lib/targets.c', 'lib/ends.c',
+    sources.MAPS, 'lib/counting.c', 'lib/flows.c', 'lib/keys.c', 'lib/targets.c', 'lib/reporting.c', 'lib/ends.c',
     'lib/keeping.c', 'lib/programs.c', 'lib/listeners.c', 'lib/rules.c',
 )  # fmt: skip
 MAPS = (

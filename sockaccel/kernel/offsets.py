@@ -15,6 +15,7 @@ FIELDS = {
     'sock_state': ('sock', '__sk_common.skc_state'),
     'sock_family': ('sock', '__sk_common.skc_family'),
     'sock_num': ('sock', '__sk_common.skc_num'),
+    'inet_sport': ('inet_sock', 'inet_sport'),
     'sock_net': ('sock', '__sk_common.skc_net.net'),
     'sock_cookie': ('sock', '__sk_common.skc_cookie'),
     'sock_arrived_by': ('sock', 'sk_rx_dst_ifindex'),
