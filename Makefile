@@ -181,7 +181,7 @@ install: $(if $(filter yes,$(COCKPIT)),install-cockpit)
 	find sockaccel -name '*.py' -exec install -D -m 644 '{}' '$(DESTDIR)$(PYTHONDIR)/{}' ';'
 	find bpf -name '*.[ch]' -exec install -D -m 644 '{}' '$(DESTDIR)$(DATADIR)/sockaccel/{}' ';'
 	set -e; for pair in $(INSTALLED); do install -D -m 644 "$${pair%%:*}" "$(DESTDIR)$${pair#*:}"; done
-	$(call program,$(SBINDIR)/sockaccel,sockaccel.daemon)
+	$(call program,$(SBINDIR)/sockaccel,sockaccel.__main__)
 	$(call program,$(BINDIR)/sockaccelctl,sockaccel.ctl.cli)
 	install -d '$(DESTDIR)$(UNITDIR)'
 	sed -e 's,=/usr/sbin/,=$(SBINDIR)/,' -e 's,=/usr/share/,=$(DATADIR)/,' \

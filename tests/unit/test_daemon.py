@@ -3,6 +3,8 @@
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from sockaccel.daemon import Configuration, _report_stopped, main, status
 from sockaccel.errors import InvalidConfiguration
 from sockaccel.kernel.abi import EVENT, FLOW
 from sockaccel.kernel.records import event_from
+from tests.support.harness import ROOT
 from tests.support.memory_kernel import defaults, world
 
 
@@ -111,3 +114,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         main(['--version'])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith('sockaccel ')
+
+
+def test_libraries_that_it_has_no_use_for_are_not_loaded() -> None:
+    """They are megabytes, which others bring along."""
+    script = 'import sockaccel.__main__; print(open("/proc/self/maps").read())'
+    maps = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    assert not [name for name in ('libssl', 'libcrypto', 'libgobject') if name in maps]
