@@ -18,6 +18,7 @@ from sockaccel.core import capabilities, config, heap, messages, program_list, w
 from sockaccel.core.connection import Event
 from sockaccel.core.engine import Engine, asked_by
 from sockaccel.core.finding import Finding
+from sockaccel.core.interceptions import Interceptions
 from sockaccel.core.listing import Connections, Sight
 from sockaccel.core.program_list import Listed
 from sockaccel.core.programs import Programs
@@ -92,7 +93,7 @@ class Daemon:
         self._loop.add_reader(self._kernel.listen(self._engine.receive), self._engine.consume)
         await self._export()
         await self._engine.start()
-        await self._leading.start(self._targets_changed)
+        await self._leading.start(self._settings.led(), self._targets_changed)
         self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
         self._engine.on_change, self._engine.on_event = self._targets_changed, self._connection_event
         self._engine.on_program = self._program_seen
@@ -157,8 +158,9 @@ class Daemon:
 
     async def _export(self) -> None:
         self._configuration = Configuration(
-            self._read_settings, self._read_programs, self._settings, self._engine, self._kernel, self._notifier
-        )
+            self._read_settings, self._read_programs, self._settings, self._engine, self._leading.interceptions,
+            self._kernel, self._notifier,
+        )  # fmt: skip
         sight = Sight(
             Ends(self._kernel.list_ends),
             self._cgroups.paths,
@@ -249,9 +251,11 @@ class Configuration:
         read_programs: ReadPrograms,
         settings: config.Config,
         engine: Engine,
+        interceptions: Interceptions,
         kernel: Kernel,
         notifier: Notifier,
     ) -> None:
+        self._interceptions = interceptions
         self._read = read
         self._read_programs = read_programs
         self._started_with = self.in_force = settings
@@ -297,6 +301,7 @@ class Configuration:
     async def _apply(self, settings: config.Config, listed: list[Listed]) -> None:
         self._engine.programs.use(listed)
         await self._engine.reload(settings.policies)
+        await self._interceptions.reload(settings.led())
         if settings.log_level != self.in_force.log_level:
             journal.set_level(settings.log_level)
         self._kernel.tune(settings.events_per_second, remembers=settings.remember_programs)

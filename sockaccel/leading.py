@@ -2,13 +2,14 @@
 """Puts the parts together that lead connections to proxies, as sockaccel.daemon does for the others."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
 
 from sockaccel.core.interceptions import Interceptions
 from sockaccel.core.led import LeadKernel
+from sockaccel.core.led_keys import Led
 from sockaccel.core.store import Store
 from sockaccel.errors import SockaccelError, SystemRefused
 from sockaccel.kernel.lead import Lead, Source
@@ -50,9 +51,13 @@ class Leading:
         except SockaccelError as exc:
             self._failure = str(exc)
 
-    async def start(self, on_change: Callable[[], None]) -> None:
-        """Go on with what is remembered. on_change: called when a row of `interceptions` is another one."""
+    async def start(self, wanted: Mapping[str, Led], on_change: Callable[[], None]) -> None:
+        """Go on with what is remembered, and with what the files say.
+
+        wanted: that. on_change: called when a row of `interceptions` is another one.
+        """
         await self.interceptions.start(self._lead, self._failure)
+        await self.interceptions.reload(wanted)
         self._loop.add_reader(self._cgroups.fd, self._cgroups.consume)
         self.interceptions.on_change = on_change
 

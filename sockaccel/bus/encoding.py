@@ -69,6 +69,7 @@ def interception(status: InterceptionStatus) -> Row:
         except_addresses=('as', [rule.text for rule in wanted.except_addresses]),
         except_users=('as', [rule.text for rule in wanted.except_users]),
         when_down=('s', wanted.when_down.value),
+        file=('s', status.file),
         proxy_is_down=('b', status.proxy_is_down),
         counters=('a{st}', {name: status.counters.get(name, 0) for name in words.LEAD_COUNTERS}),
     )

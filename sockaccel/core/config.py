@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sockaccel.core import led_keys
 from sockaccel.core.keys import DAEMON_KEYS, KEYS, POLICY_KEYS, parse, text_of
+from sockaccel.core.led_keys import LED_KEYS, Led
 from sockaccel.core.policies import Policies, Section
 from sockaccel.core.policy import DEFAULTS
 from sockaccel.core.target import Target, quote
@@ -49,9 +51,15 @@ class Config:
             heading, own = _OF_TARGET + target, section.layer
             given = [name for name in POLICY_KEYS if name in own.values]
             rows += [(heading, name, text_of(own.values[name]), ', '.join(own.sources[name])) for name in given]
-            if not given:
+            rows += [(heading, name, value.text, ', '.join(value.sources)) for name, value in section.led.items()]
+            if not given and not section.led:
                 rows.append((heading, '', '', section.source))
         return rows
+
+    def led(self) -> dict[str, Led]:
+        """What the files lead to proxies, by target. Raises InvalidArgument."""
+        found = {name: led_keys.led(name, section.led) for name, section in self.policies.sections.items()}
+        return {name: led for name, led in found.items() if led}
 
 
 def files(directories: tuple[str, ...] = DIRECTORIES, name: str = _MAIN) -> list[Path]:
@@ -92,6 +100,10 @@ def load(paths: list[Path]) -> Config:
             config.policies.of(name, {})
         except InvalidArgument as exc:
             raise InvalidConfiguration(f'{section.source}: {exc}') from exc
+    try:
+        config.led()
+    except InvalidArgument as exc:
+        raise InvalidConfiguration(str(exc)) from exc
     return config
 
 
@@ -134,8 +146,13 @@ def _assign(config: Config, section: str, line: str, where: str) -> Config:
     if section != _SECTION:
         target = section.removeprefix(_OF_TARGET)
         known = policies.sections[target]
-        known = replace(known, layer=known.layer.assigned(name, value, where))
+        if name in LED_KEYS:
+            known = replace(known, led=led_keys.assigned(known.led, name, value, where))
+        else:
+            known = replace(known, layer=known.layer.assigned(name, value, where))
         return replace(config, policies=replace(policies, sections={**policies.sections, target: known}))
+    if name in LED_KEYS:
+        raise ValueError(f'key {quote(name)} is one of sections "[Target NAME]"')
     if name in POLICY_KEYS:
         return replace(config, policies=replace(policies, defaults=policies.defaults.assigned(name, value, where)))
     if name not in DAEMON_KEYS:

@@ -10,6 +10,7 @@ import structlog
 from sockaccel.core import messages
 from sockaccel.core.interception import Interception, WhenDown
 from sockaccel.core.led import Entry, InterceptionStatus, LeadKernel, Memory, Owner, Spot, Tree, Wanted
+from sockaccel.core.led_keys import Led
 from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_NETWORKS, MAX_PLACE_NAME
 from sockaccel.core.target import State, Target, quote
 from sockaccel.errors import (
@@ -17,6 +18,7 @@ from sockaccel.errors import (
     InvalidTarget,
     KernelRefused,
     LimitExceeded,
+    ManagedByFile,
     SockaccelError,
     UnknownTarget,
 )
@@ -47,6 +49,8 @@ class Interceptions:
         self._keeps = keeps
         self._entries = {entry.interception.target: entry for entry in remembered}
         self._refused: dict[str, str] = {}
+        # What a file wants and could not be done.
+        self._failed: dict[str, tuple[Led, str]] = {}
         self._followed: set[str] = set()
         self._kernel: LeadKernel | None = None
         self._down: dict[int, bool] = {}
@@ -95,16 +99,8 @@ class Interceptions:
         """
         wanted = Interception.parse(target, proxy, options)
         async with self._lock:
-            self._check(wanted)
-            if self._kernel is None:
-                self._kernel = await self._load()
-            before = self._entries.get(wanted.target)
-            try:
-                await self._put(wanted, self._kernel)
-            except BaseException:
-                await self._restore(wanted.target, before)
-                raise
-            self._refused.pop(wanted.target, None)
+            self._refuse_managed(wanted.target)
+            await self._intercept(wanted)
         told = f'{_ports(wanted)}; while it is down: {wanted.when_down.value}'
         log.info(
             f'Leads "{wanted.target}" to "{wanted.proxy}"{told}{_asked_by(by)}',
@@ -127,12 +123,36 @@ class Interceptions:
                 raise UnknownTarget(
                     f'the connections of {quote(name)} are not led to a proxy: nothing was changed'
                 )
-            entries = {other: entry for other, entry in self._entries.items() if other != name}
-            # First: a target that is released now must not be led again by the next start.
-            await self._remember(entries)
-            await self._restore(name, None)
-            self._refused.pop(name, None)
+            self._refuse_managed(name)
+            await self._release(name)
         log.info(f'Leads "{name}" no more{_asked_by(by)}', message_id=messages.RELEASED, target=name, caller=by)
+        self.on_change()
+
+    async def reload(self, wanted: Mapping[str, Led]) -> None:
+        """Let the files say what is led, but for what Intercept has said. What fails is logged, and is a row."""
+        async with self._lock:
+            if self._kernel is None and self._refused:
+                # The programs could not be loaded: all stays as it is.
+                return
+            for name, entry in list(self._entries.items()):
+                if not entry.file or name in wanted:
+                    continue
+                try:
+                    await self._release(name)
+                except (SockaccelError, OSError) as exc:
+                    log.error(f'"{name}" is still led, though no file says so: {exc}', target=name)
+                else:
+                    log.info(f'Leads "{name}" no more: no file says so', message_id=messages.RELEASED, target=name)
+            self._failed = {}
+            for name, led in wanted.items():
+                before = self._entries.get(name)
+                if before and (before.interception, before.file) == (led.interception, led.source):
+                    continue
+                try:
+                    await self._intercept(led.interception, file=led.source)
+                except (SockaccelError, OSError) as exc:
+                    self._failed[name] = led, str(exc)
+                    log.error(f'"{name}" is not led: {exc}', message_id=messages.NOT_LED, target=name)
         self.on_change()
 
     async def stop(self) -> None:
@@ -143,7 +163,12 @@ class Interceptions:
                 self._kernel = None
 
     def rows(self) -> list[InterceptionStatus]:
-        return [self._status(entry) for entry in self._entries.values()]
+        failed = [
+            InterceptionStatus(led.interception, State.REFUSED, why, file=led.source)
+            for name, (led, why) in self._failed.items()
+            if name not in self._entries
+        ]
+        return [self._status(entry) for entry in self._entries.values()] + failed
 
     def happened(self, slot: int, *, down: bool, port: int) -> None:
         """The proxy of a slot was not there when a connection wanted it, or is there again."""
@@ -205,10 +230,41 @@ class Interceptions:
                 '--when-down bypass'
             )
 
-    async def _put(self, wanted: Interception, kernel: LeadKernel) -> None:
-        entry = Entry(wanted, *self._numbers(wanted))
+    def _refuse_managed(self, name: str) -> None:
+        """Raises ManagedByFile."""
+        entry = self._entries.get(name)
+        file = entry.file if entry else self._failed[name][0].source if name in self._failed else ''
+        if file:
+            raise ManagedByFile(
+                f'the proxy of {quote(name)} is in {file}, so nothing was changed: change it there and reload'
+            )
+
+    async def _intercept(self, wanted: Interception, *, file: str = '') -> None:
+        """Raises what `intercept` raises."""
+        self._check(wanted)
+        if self._kernel is None:
+            self._kernel = await self._load()
+        before = self._entries.get(wanted.target)
+        try:
+            await self._put(wanted, self._kernel, file)
+        except BaseException:
+            await self._restore(wanted.target, before)
+            raise
+        self._refused.pop(wanted.target, None)
+
+    async def _release(self, name: str) -> None:
+        """Raises StateNotSaved."""
+        entries = {other: entry for other, entry in self._entries.items() if other != name}
+        # First: a target that is released now must not be led again by the next start.
+        await self._remember(entries)
+        await self._restore(name, None)
+        self._refused.pop(name, None)
+
+    async def _put(self, wanted: Interception, kernel: LeadKernel, file: str) -> None:
+        entry = Entry(wanted, *self._numbers(wanted), file)
         for name in _names(entry):
-            await self._follow(name, must_exist=True)
+            # As with targets, a file may name what is not there yet.
+            await self._follow(name, must_exist=not file)
         self._check_paths(entry)
         kernel.set_slot(entry.slot, entry.interception, entry.proxy)
         self._entries = {**self._entries, wanted.target: entry}
@@ -356,15 +412,15 @@ class Interceptions:
     def _status(self, entry: Entry) -> InterceptionStatus:
         wanted = entry.interception
         if why := self._refused.get(wanted.target):
-            return InterceptionStatus(wanted, State.REFUSED, why)
+            return InterceptionStatus(wanted, State.REFUSED, why, file=entry.file)
         counters = self._kernel.counters(entry.slot) if self._kernel else {}
         place, proxy = self._tree.place(wanted.target), self._tree.place(wanted.proxy)
         down = proxy.cgroup is None or self._down.get(entry.slot, False)
         if place.cgroup:
-            return InterceptionStatus(
-                wanted, State.ACTIVE, f'cgroup {place.cgroup.path}', proxy_is_down=down, counters=counters
-            )
-        return InterceptionStatus(wanted, State.WAITING, place.why, proxy_is_down=down, counters=counters)
+            state, detail = State.ACTIVE, f'cgroup {place.cgroup.path}'
+        else:
+            state, detail = State.WAITING, place.why
+        return InterceptionStatus(wanted, state, detail, down, entry.file, counters)
 
 
 def _names(entry: Entry) -> tuple[str, str]:

@@ -91,11 +91,14 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """slot: of the target. number: of its proxy, which several entries can share."""
+    """slot: of the target. number: of its proxy, which several entries can share. file: the file:line that wants
+    it, '' for what Intercept has said.
+    """
 
     interception: Interception
     slot: int
     number: int
+    file: str = ''
 
     @property
     def target(self) -> Owner:
@@ -108,7 +111,7 @@ class Entry:
         return Owner(is_proxy=True, number=self.number)
 
     def to_json(self) -> dict[str, Any]:
-        return {**self.interception.to_json(), 'slot': self.slot, 'number': self.number}
+        return {**self.interception.to_json(), 'slot': self.slot, 'number': self.number, 'file': self.file}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> 'Entry':
@@ -116,15 +119,16 @@ class Entry:
         slot, number = int(entry['slot']), int(entry['number'])
         if not 0 < slot < MAX_INTERCEPTIONS or not 0 < number < MAX_INTERCEPTIONS:
             raise ValueError(f'there is no slot {slot}, or no proxy {number}')
-        return cls(Interception.from_json(entry), slot, number)
+        return cls(Interception.from_json(entry), slot, number, str(entry['file']))
 
 
 @dataclass(frozen=True)
 class InterceptionStatus:
-    """An interception as users see it. proxy_is_down: since the last connection that wanted it."""
+    """An interception as users see it. proxy_is_down: since the last connection that wanted it. file: of Entry."""
 
     interception: Interception
     state: State
     detail: str
     proxy_is_down: bool = False
+    file: str = ''
     counters: Mapping[str, int] = field(default_factory=dict)

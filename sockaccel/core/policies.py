@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sockaccel.core.keys import POLICY_KEYS, policy_key, text_of
+from sockaccel.core.led_keys import Given
 from sockaccel.core.limits import MAX_RULES
 from sockaccel.core.policy import DEFAULTS, MANY_RULES, Layer, Policy
 from sockaccel.core.target import quote
@@ -17,10 +18,14 @@ Settings = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Section:
-    """A section [Target ...]: a target that is enabled as long as a file has it. source: its first file:line."""
+    """A section [Target ...]: a target that is enabled as long as a file has it. source: its first file:line.
+
+    led: what it says of a proxy.
+    """
 
     source: str
     layer: Layer = field(default_factory=Layer)
+    led: Given = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

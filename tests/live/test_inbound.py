@@ -533,3 +533,31 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             )
             daemon.stop()
             daemon.close()
+
+
+def test_by_a_file() -> None:
+    """A section leads its target, a reload without it does no more, and nobody else can."""
+    with (
+        PrivateBus(),
+        Cgroup(f'sockaccel-in-file-{os.getpid()}') as root,
+        FdStore() as store,
+        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
+        named(where),
+    ):
+        section = f'[Target {where.app.path}]\n'
+        led = f'InterceptProxy={where.proxy.path}\nInterceptInbound={LED}\n'
+        with Daemon(root.path, settings=section + led, store=store) as daemon:
+            daemon.ready()
+            (row,) = harness.call('ListInterceptions')
+            assert (row['state'], row['inbound']) == ('active', [LED])
+            assert str(daemon.config) in row['file']
+            assert plain(where)['original'] == (OTHER, INSIDE)
+            with pytest.raises(Refused, match='change it there and reload') as raised:
+                harness.call('Release', 's', where.app.path)
+            assert raised.value.name == 'org.sockaccel1.Error.ManagedByFile'
+            daemon.configure(section)
+            harness.call('Reload')
+            assert not harness.call('ListInterceptions')
+            with where.listener(OTHER, INSIDE, of=where.app) as app, where.make_there() as client:
+                client.connect((OTHER, INSIDE))
+                app.accept()[0].close()

@@ -10,6 +10,7 @@ import pytest
 from sockaccel.bus import polkit
 from sockaccel.bus.manager import Manager
 from sockaccel.core import keys, limits, words
+from sockaccel.core.led_keys import LED_KEYS
 from sockaccel.dbus.interface import Argument, Property, Signal, methods_of
 from tests.support.commandline import commands
 from tests.support.harness import ROOT
@@ -49,7 +50,7 @@ def test_reasons_in_the_man_page_exist() -> None:
 
 def test_every_key_is_in_the_man_page_and_in_the_file() -> None:
     text, shipped = text_of('sockaccel.conf.5'), (ROOT / 'packaging/sockaccel.conf').read_text()
-    for key in keys.KEYS:
+    for key in (*keys.KEYS, *LED_KEYS):
         assert f'{key}=' in text, key
         assert f'\n#{key}=' in shipped, key
 

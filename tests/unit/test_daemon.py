@@ -19,6 +19,7 @@ from sockaccel.kernel.abi import EVENT, FLOW
 from sockaccel.kernel.records import event_from
 from tests.support.harness import ROOT
 from tests.support.memory_kernel import defaults, world
+from tests.support.memory_lead import LeadWorld
 
 
 class Told:
@@ -44,7 +45,7 @@ def reload(before: Config, after: Config | Exception) -> tuple[Config, list[tupl
         made = world(policies=before.policies)
         await made.engine.start()
         await made.engine.enable('/x')
-        configuration = Configuration(read, list, before, made.engine, told, told)
+        configuration = Configuration(read, list, before, made.engine, LeadWorld().all, told, told)
         configuration.reload_later()
         await asyncio.gather(*configuration._reloads)
         assert made.kernel.policies == {1: configuration.in_force.policies.defaults.on(Policy())}

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The configuration and where it is found."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from sockaccel.core import config, keys
 from sockaccel.core.config import Config
+from sockaccel.core.interception import Interception
 from sockaccel.errors import InvalidConfiguration
 from tests.support.harness import ROOT
 from tests.support.memory_kernel import defaults
@@ -178,3 +180,48 @@ def test_a_masked_main_file(tmp_path: Path) -> None:
     (tmp_path / 'etc/sockaccel.conf').symlink_to('/dev/null')
     loaded = config.load(config.files(directories))
     assert (loaded.events_per_second, loaded.log_level) == (100, 'debug')
+
+
+def test_a_proxy(tmp_path: Path) -> None:
+    text = """\
+[Target app.service]
+InterceptProxy=envoy.service
+InterceptInbound=8080=15006
+InterceptInbound=8081=15007
+InterceptExceptPorts=22 8000-8999
+InterceptExceptPorts=
+InterceptExceptAddresses=10.0.0.0/8
+InterceptWhenDown=bypass
+[Target other.service]
+BlockingReaders=yes
+"""
+    loaded = load(tmp_path, text)
+    ((name, found),) = loaded.led().items()
+    assert (name, found.source) == ('app.service', f'{tmp_path}/sockaccel.conf:2')
+    assert found.interception == Interception.parse(
+        'app.service', 'envoy.service',
+        {'inbound': ['8080=15006', '8081=15007'], 'except_addresses': ['10.0.0.0/8'], 'when_down': 'bypass'},
+    )  # fmt: skip
+    file = tmp_path / 'sockaccel.conf'
+    row = ('Target app.service', 'InterceptInbound', '8080=15006 8081=15007', f'{file}:3, {file}:4')
+    assert row in loaded.rows()
+
+
+@pytest.mark.parametrize(
+    ('lines', 'said'),
+    [
+        ('InterceptInbound=80=81', ':2: InterceptInbound= says nothing without InterceptProxy='),
+        ('InterceptProxy=*', ':2: proxy "*" is all of this host'),
+        ('InterceptProxy=p.service\nInterceptInbound=80', ':2: option "inbound" has "80"'),
+        ('InterceptProxy=p.service\nInterceptOutbound=x', ':3: InterceptOutbound= "x" is not a number'),
+        ('InterceptProxy=p.service\nInterceptWhenDown=x', ':2: option "when_down" is "x"'),
+    ],
+)
+def test_a_wrong_proxy(lines: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match=re.escape(said)):
+        load(tmp_path, f'[Target a.service]\n{lines}\n')
+
+
+def test_a_proxy_is_one_of_a_target(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfiguration, match='is one of sections'):
+        load(tmp_path, '[Sockaccel]\nInterceptProxy=a.service\n')

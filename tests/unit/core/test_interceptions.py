@@ -8,12 +8,14 @@ import pytest
 
 from sockaccel.core.interception import Interception
 from sockaccel.core.led import Owner
+from sockaccel.core.led_keys import Led
 from sockaccel.core.limits import MAX_INTERCEPTIONS
 from sockaccel.core.target import State
 from sockaccel.errors import (
     InvalidArgument,
     KernelRefused,
     LimitExceeded,
+    ManagedByFile,
     SockaccelError,
     StateNotSaved,
     UnknownTarget,
@@ -303,3 +305,47 @@ def test_nothing_but_what_comes_in() -> None:
     assert Interception.from_json(made.to_json()) == made
     with pytest.raises(InvalidArgument, match='outbound port 0'):
         Interception.parse(APP, PROXY, {'outbound': 0})
+
+
+def led(target: str, **options: Any) -> Led:
+    return Led(Interception.parse(target, PROXY, options), 'x.conf:2')
+
+
+def test_what_files_say() -> None:
+    world = LeadWorld()
+    asyncio.run(world.all.start(None))
+    intercept(world, 'other.service')
+    asyncio.run(world.all.reload({APP: led(APP, inbound=['8080=15006'])}))
+    files = {row.interception.target: row.file for row in world.all.rows()}
+    assert files == {'other.service': '', APP: 'x.conf:2'}
+    for change in (world.all.release(APP), world.all.intercept(APP, PROXY, {})):
+        with pytest.raises(ManagedByFile, match='x.conf:2'):
+            asyncio.run(change)
+    # The next daemon knows which are of a file that is gone meanwhile.
+    world.all = world.daemon()
+    asyncio.run(world.all.start(world.kernel))
+    asyncio.run(world.all.reload({}))
+    assert [row.interception.target for row in world.all.rows()] == ['other.service']
+    assert not world.kernel.inbound
+
+
+def test_what_files_say_and_cannot_be() -> None:
+    world = LeadWorld()
+    asyncio.run(world.all.start(None))
+    world.kernel.fails = 'attach'
+    asyncio.run(world.all.reload({APP: led(APP)}))
+    (row,) = world.all.rows()
+    assert (row.state, row.detail, row.file) == (State.REFUSED, 'attach fails', 'x.conf:2')
+    with pytest.raises(ManagedByFile):
+        intercept(world)
+    world.kernel.fails = ''
+    asyncio.run(world.all.reload({APP: led(APP)}))
+    assert [row.state for row in world.all.rows()] == [State.ACTIVE]
+
+
+def test_a_file_may_name_what_is_not_there_yet() -> None:
+    world = LeadWorld()
+    world.tree.missing = {'/system.slice/unknown.service'}
+    asyncio.run(world.all.start(None))
+    asyncio.run(world.all.reload({'unknown.service': led('unknown.service')}))
+    assert [row.state for row in world.all.rows()] == [State.WAITING]
