@@ -3,7 +3,7 @@
 
 python3 -m tests.kernels.table build/kernels docs/compatibility.md
 
-A line of kernels that was not measured keeps what the document has.
+What was not measured, a behaviour or a whole line of kernels, keeps what the document has.
 """
 
 import argparse
@@ -59,8 +59,12 @@ class Guest:
         self.plain: Results = ways.get('plain', {})
         self.accelerated: Results = ways.get('sockaccel', {})
 
-    def column(self) -> Column:
-        cells = {RESULT: self.result(), **{f'`{name}`': sentence for name, sentence in self.findings.items()}}
+    def column(self, earlier: Column | None = None) -> Column:
+        """earlier: what the document has of this line of kernels."""
+        cells = (
+            {} if earlier is None else {name: earlier.cells[name] for name in catalogue() if name in earlier.cells}
+        )
+        cells |= {RESULT: self.result(), **{f'`{name}`': sentence for name, sentence in self.findings.items()}}
         if self.accelerated:
             cells[ALIKE] = f'{self.alike()} of {len(self.accelerated)}'
         for behaviour in catalogue().values():
@@ -112,7 +116,8 @@ def section(columns: list[Column]) -> Iterator[str]:
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
         'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
-        'watchers. Where no difference is named, sockaccel is like plain TCP on that kernel.'
+        'watchers. Where no difference is named, sockaccel is like plain TCP on that kernel. A column with fewer '
+        'runs had those behaviours measured anew that differ on some kernel.'
     )
     findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
     differing = [
@@ -150,10 +155,11 @@ def main() -> None:
     earlier = columns_of(document)
     columns = []
     for line in LINES:
+        known = next((column for column in earlier if column.is_of(line)), None)
         if (options.results / line / 'summary.json').exists():
-            columns.append(Guest(options.results / line).column())
-        else:
-            columns += [column for column in earlier if column.is_of(line)]
+            columns.append(Guest(options.results / line).column(known))
+        elif known:
+            columns.append(known)
     before = document.partition(f'\n{TITLE}\n')[0].rstrip('\n')
     options.document.write_text(f'{before}\n\n' + '\n'.join(section(columns)) + '\n')
 
