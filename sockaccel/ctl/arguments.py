@@ -31,10 +31,11 @@ exit status:
   4  not permitted
 
 examples:
-  sockaccelctl enable postgresql.service      accelerate its new connections
-  sockaccelctl status                         see what is accelerated, and what is not and why
-  sockaccelctl connections --path tcp         those that go by TCP at the moment, with the reason
-  sockaccelctl disable postgresql.service     undo it
+  sockaccelctl enable redis-server.service    accelerate its connections
+  sockaccelctl status                         see whether it works
+  sockaccelctl why :6379                      what is not accelerated, and why
+  sockaccelctl connections --path tcp         those that go by TCP now
+  sockaccelctl disable redis-server.service   undo it
 
 See sockaccelctl(1).
 """

@@ -96,7 +96,11 @@ async def stats(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         show.print_json(values)
     else:
-        shown = [[name, str(value)] for name, value in values.items() if value or options.all]
+        # For scripts a line is a name and a number.
+        meanings = await _meanings(client) if show.is_terminal() else {}
+        shown = [
+            [name, str(value), meanings.get(name, '')] for name, value in values.items() if value or options.all
+        ]
         for line in show.table(shown):
             print(line)
         if not shown and show.is_terminal():
@@ -104,6 +108,14 @@ async def stats(client: Client, options: argparse.Namespace) -> int:
     if options.reset:
         await client.call('ResetCounters', 's', options.target or '')
     return EX_OK
+
+
+async def _meanings(client: Client) -> dict[str, str]:
+    """The sentence of each counter, by its name in Stats."""
+    return {
+        row['name'] if row['kind'] == 'total' else f'{row["kind"]}_reason_{row["name"]}': row['sentence']
+        for row in await client.call('DescribeCounters')
+    }
 
 
 async def live(client: Client, options: argparse.Namespace) -> int:

@@ -23,22 +23,29 @@ def targets(rows: list[Row]) -> None:
         policy([each for each in row['policy'] if each['source']], '  ')
 
 
+# The names of an interception are shortened before its numbers are cut off.
+_SACRIFICED_NAMES = (((0, 1), 16),)
+
+
 def interceptions(rows: Sequence[Row]) -> None:
-    """What is led to proxies."""
-    cells = [['LED TARGET', 'PROXY', 'STATE', 'LED', 'REFUSED', 'DIRECT', 'DETAIL']]
+    """What is led to proxies; the detail of each below it."""
+    cells = [['LED TARGET', 'PROXY', 'STATE', 'LED', 'REFUSED', 'DIRECT']]
     styles = ['bold']
     for row in rows:
         counts, is_down = row['counters'], row['proxy_is_down']
         direct = sum(counts[name] for name in ('excepted', 'own_listener', 'bypassed', 'bypassed_in', 'mptcp'))
-        state = f'{row["state"]}, proxy down' if is_down else row['state']
         ways = [str(row['outbound'])] if row['outbound'] else []
         proxy = f'{row["proxy"]} port {", ".join(ways + row["inbound"])}'
         led, refused = counts['led'] + counts['led_in'], counts['proxy_down'] + counts['proxy_down_in']
         numbers = [str(number) for number in (led, refused, direct)]
-        cells.append([row['target'], proxy, state, *numbers, row['detail']])
+        cells.append([row['target'], proxy, 'proxy down' if is_down else row['state'], *numbers])
         styles.append('red' if is_down else show.STATE_STYLES.get(row['state'], ''))
-    for line in show.table(cells, styles=styles):
-        print(line)
+    wanted = show.widths([[len(cell) for cell in row] for row in cells])
+    fitted = show.fitted(wanted, show.width(), _SACRIFICED_NAMES)
+    for cell, style, detail in zip(cells, styles, ['', *(row['detail'] for row in rows)], strict=True):
+        print(show.styled(show.line(cell, fitted), style))
+        if detail:
+            print(show.cut(f'  {detail}', show.width()))
 
 
 class ConnectionTable:
@@ -69,7 +76,8 @@ def findings(rows: list[Row]) -> None:
         word = show.styled(f'{row["severity"].upper():5}', show.SEVERITY_STYLES.get(row['severity'], ''))
         print(word + show.wrapped(f'       {row["name"]}: {row["sentence"]}', '       ')[5:])
         if row['severity'] == 'issue':
-            print(f'       to enable a target in spite of it: sockaccelctl enable --accept {row["name"]} TARGET')
+            print('       to enable a target in spite of it:')
+            print(f'         sockaccelctl enable --accept {row["name"]} TARGET')
 
 
 def programs(rows: list[Row]) -> None:

@@ -57,7 +57,8 @@ def _head(
     if not issues:
         print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
     elif not _not_accepted(issues, targets):
-        print(f'Kernel: its issues are accepted by every target: {", ".join(issues)} (sockaccelctl doctor).')
+        accepted = f'Kernel: every target accepts its issues: {", ".join(issues)} (sockaccelctl doctor).'
+        print(show.wrapped(accepted, '  '))
     print()
 
 
@@ -80,10 +81,12 @@ def verdict(targets: list[Row], stats: dict[str, int]) -> tuple[str, str]:
 def worth(stats: dict[str, int]) -> str:
     """What was redirected. How much CPU time that saved depends on the programs: "bench" measures it."""
     redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
+    if not redirected + tcp:
+        return 'So far no connection of a target that has joined has sent anything.'
     return (
-        f'So far: {stats["connections"]} connections, {show.size(redirected)} in '
-        f'{stats["redirected_messages"]} messages redirected, {show.size(tcp)} in {stats["tcp_messages"]} by TCP '
-        f'({show.share(redirected, tcp)})'
+        f'So far {show.share(redirected, tcp)}: {show.size(redirected)} in {stats["redirected_messages"]} messages; '
+        f'{show.size(tcp)} in {stats["tcp_messages"]} messages went by TCP. {stats["connections"]} connections have '
+        'joined.'
     )
 
 

@@ -27,6 +27,10 @@ _OPTIONS = (
 )  # fmt: skip
 
 
+# In the address of everything that belongs to the page.
+OURS = '/sockaccel/'
+
+
 class BrowserError(Exception):
     """A command of the protocol failed, or what a page was told to do threw an exception."""
 
@@ -259,11 +263,7 @@ class Tab:
     def accessible(self) -> list[tuple[str, str]]:
         """Role and name of what a screen reader finds in the frame."""
         frames = self.command('Page.getFrameTree')['frameTree']
-        inner = [
-            child['frame']['id']
-            for child in frames.get('childFrames', [])
-            if '/sockaccel/' in child['frame']['url']
-        ]
+        inner = [child['frame']['id'] for child in frames.get('childFrames', []) if OURS in child['frame']['url']]
         nodes = self.command('Accessibility.getFullAXTree', frameId=inner[0])['nodes']
         return [
             (node['role']['value'], node.get('name', {}).get('value', '').strip())
@@ -278,7 +278,11 @@ def _complaint(event: dict[str, Any]) -> str:
     if event['method'] == 'Runtime.exceptionThrown':
         return json.dumps(told['exceptionDetails'])
     if event['method'] == 'Log.entryAdded' and told['entry']['level'] == 'error':
-        return f'{told["entry"]["text"]} {told["entry"].get("url", "")}'
+        entry = told['entry']
+        # What Cockpit itself does not find, such as a font of its shell, is not ours.
+        if entry['source'] == 'network' and OURS not in entry.get('url', ''):
+            return ''
+        return f'{entry["text"]} {entry.get("url", "")}'
     if event['method'] == 'Runtime.consoleAPICalled' and told['type'] in ('error', 'assert'):
         return ' '.join(str(each.get('value', each.get('description'))) for each in told['args'])
     return ''

@@ -198,6 +198,10 @@ def test_what_others_change_is_seen_without_asking(machine: Machine, visit: Visi
         machine.control('enable', '--wait', *(f'--accept={issue}' for issue in machine.issues()), 'later.service')
         tab.reads('#content table', 'later.service')
         tab.reads('#content table', 'Waiting')
+        # The reason for its state.
+        (row,) = machine.targets()
+        assert row['detail']
+        tab.reads('#content table', row['detail'])
 
 
 def test_a_page_that_nobody_sees_asks_nothing(machine: Machine, visit: Visit) -> None:
@@ -229,12 +233,62 @@ def test_text_of_programs_is_text(machine: Machine, visit: Visit) -> None:
 
 
 def test_what_runs_is_offered(machine: Machine, visit: Visit) -> None:
+    """Services, slices, and the scopes in which containers are."""
     machine.chatter()
+    container = 'libpod-0123456789ab.scope'
+    machine.shell(
+        f'systemd-run --quiet --scope --unit={container} sleep infinity >/dev/null 2>&1 & '
+        f'until systemctl --quiet is-active {container}; do sleep 0.1; done'
+    )
     with visit(READER) as tab:
         tab.click('#add')
-        for unit in (TARGET, 'system.slice'):
+        for unit in (TARGET, 'system.slice', container):
             tab.finds(f'#units option[value="{unit}"]')
         assert not tab.evaluate('$("#units option[value$=\\".mount\\"]")')
+    machine.run('systemctl', 'stop', container)
+
+
+def test_a_policy_is_shown_with_where_it_is_from(machine: Machine, visit: Visit) -> None:
+    """What was set, and what a file says, of which the page names the file."""
+    file = '/etc/sockaccel/sockaccel.conf.d/page.conf'
+    machine.enable()
+    machine.control('set', TARGET, 'ExcludePorts=22')
+    accepted = ' '.join(machine.issues())
+    section = f'[Target filed.service]\nIncludePorts=5432\nAcceptKernelIssues={accepted}\n'
+    machine.shell(f"mkdir -p {file.rpartition('/')[0]}; printf '%s' '{section}' >{file}; sockaccelctl reload")
+    try:
+        with visit(READER) as tab:
+            tab.reads('#content table', 'filed.service')
+            tab.evaluate('page.document.querySelectorAll(".policy details").forEach(each => each.open = true)')
+            tab.reads('#content table', 'ExcludePorts=22, set for this target')
+            tab.reads('#content table', f'IncludePorts=5432, from {file}')
+    finally:
+        machine.shell(f'rm {file}; sockaccelctl reload')
+
+
+def test_reasons_are_sorted_and_say_what_to_do(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter(40)
+    with visit(ROOT_USER) as tab:
+        tab.wait(SHARE)
+        open_view(tab, 'reasons')
+        tab.finds('#content tbody tr')
+        for number in (1, 2):
+            rows = f'Array.from(page.document.querySelectorAll("#content section:nth-of-type({number}) tbody tr"))'
+            found = tab.evaluate(f'{rows}.map(row => Array.from(row.cells, cell => cell.innerText))')
+            counts = [int(count.replace(',', '')) for _reason, _advice, count in found]
+            assert counts == sorted(counts, reverse=True)
+            assert all(advice for _reason, advice, _count in found), found
+
+
+def test_connections_come_and_go_while_somebody_looks(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter(3)
+    with visit(ROOT_USER) as tab:
+        open_view(tab, 'connections')
+        tab.reads('#range', '1–3 of 3')
+        machine.chatter(5)
+        tab.reads('#range', '1–5 of 5')
 
 
 def test_pages_and_filters_of_connections(machine: Machine, visit: Visit) -> None:

@@ -57,9 +57,43 @@ def test_findings_say_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
         {'name': 'other', 'severity': 'ok', 'sentence': 'is right'},
     ])  # fmt: skip
     said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
     assert said.startswith('ISSUE  fionread: FIONREAD is wrong\n')
     assert '--accept fionread TARGET' in said
     assert '--accept other' not in said
+
+
+def interception(**more: Any) -> dict[str, Any]:
+    counters = {
+        'led': 12300, 'led_in': 45, 'proxy_down': 60, 'proxy_down_in': 7, 'excepted': 1, 'own_listener': 2,
+        'bypassed': 2, 'bypassed_in': 1, 'mptcp': 4,
+    }  # fmt: skip
+    return {
+        'target': 'shop.service', 'proxy': 'envoy.service', 'outbound': 15001, 'inbound': [], 'state': 'active',
+        'proxy_is_down': False, 'counters': counters, 'detail': 'cgroup /system.slice/shop.service', **more,
+    }  # fmt: skip
+
+
+def test_interceptions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, 'width', lambda: 80)
+    printing.interceptions([interception(), interception(proxy_is_down=True)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ['LED', 'TARGET', 'PROXY', 'STATE', 'LED', 'REFUSED', 'DIRECT']
+    assert lines[1].split() == 'shop.service envoy.service port 15001 active 12345 67 10'.split()
+    assert lines[2] == '  cgroup /system.slice/shop.service'
+    assert 'proxy down' in lines[3]
+
+
+def test_numbers_survive_of_an_interception(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, 'width', lambda: 80)
+    long = '/system.slice/system-envoy.slice/envoy@shop-frontend-production.service'
+    printing.interceptions([interception(target=long, proxy=long, detail=long + long)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].endswith('active  12345  67       10')
+    assert 'port 15001' in lines[1]
 
 
 def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:

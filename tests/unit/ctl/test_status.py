@@ -11,7 +11,7 @@ import pytest
 
 from sockaccel.core.ends import Pair
 from sockaccel.core.listing import Filter
-from sockaccel.ctl import listing, status
+from sockaccel.ctl import listing, show, status
 from sockaccel.ctl.client import Client
 from sockaccel.kernel.abi import COUNTERS
 from sockaccel.kernel.ends import Ends
@@ -70,23 +70,37 @@ def test_it_works(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         capsys,
     )
-    lines = said.splitlines()
-    assert lines[0] == 'sockaccel 1 on kernel 6.1: on, and it works'
-    assert lines[1] == (
-        'So far: 3 connections, 3.0K in 7 messages redirected, 1.0K in 2 by TCP (75.0 % redirected)'
+    assert said.startswith(
+        'sockaccel 1 on kernel 6.1: on, and it works\n'
+        'So far 75.0 % redirected: 3.0K in 7 messages; 1.0K in 2 messages went by TCP. 3 connections have\n'
+        '  joined.\n'
+        'Kernel: nothing'
     )
-    assert lines[2].startswith('Kernel: nothing')
     assert 'Attention' not in said
     assert '/x      active  cgroup /x' in said
     assert 'Connections now: 9' in said
     assert '… and 4 more, see: sockaccelctl connections' in said
 
 
+@pytest.mark.parametrize('columns', [80, 100])
+def test_nothing_is_wider_than_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(show, 'width', lambda: columns)
+    name = '/system.slice/system-postgresql.slice/postgresql@17-main.service'
+    policy = [{'key': 'AcceptKernelIssues', 'value': 'fionread ktls backlog', 'source': 'set'}]
+    target = {**ACTIVE, 'name': name, 'detail': f'cgroup {name}', 'policy': policy}
+    numbers = {name: 10**11 for name in ZEROS}
+    for issue in ('fionread', 'another-issue-with-a-long-name'):
+        lines = shown(Daemon([target], issue, **numbers), capsys).splitlines()
+        assert [line for line in lines if len(line) > columns] == []
+
+
 @pytest.mark.parametrize(
     ('targets', 'said'),
     [
         ([], 'Attention: this kernel has issues'),
-        ([ACCEPTING], 'Kernel: its issues are accepted by every target: fionread'),
+        ([ACCEPTING], 'Kernel: every target accepts its issues: fionread'),
         (
             [ACCEPTING, {**ACTIVE, 'policy': [{'key': 'AcceptKernelIssues', 'value': '', 'source': ''}]}],
             'Attention',
