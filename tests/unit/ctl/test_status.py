@@ -88,7 +88,7 @@ def test_nothing_is_wider_than_the_terminal(
 ) -> None:
     monkeypatch.setattr(show, 'width', lambda: columns)
     name = '/system.slice/system-postgresql.slice/postgresql@17-main.service'
-    policy = [{'key': 'AcceptKernelIssues', 'value': 'fionread ktls backlog', 'source': 'set'}]
+    policy = [{'key': 'AcceptKernelIssues', 'value': 'another-issue-with-a-long-name', 'source': 'set'}]
     target = {**ACTIVE, 'name': name, 'detail': f'cgroup {name}', 'policy': policy}
     numbers = {name: 10**11 for name in ZEROS}
     for issue in ('fionread', 'another-issue-with-a-long-name'):
