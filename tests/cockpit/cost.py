@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a page that is open costs the daemon: a figure, and no test. python -m tests.cockpit.cost [CONNECTIONS [SECONDS]]
+"""What a page that is open costs the daemon, as a figure: python -m tests.cockpit.cost [CONNECTIONS [SECONDS]].
 
-Takes the packages that the last run of the tests has built.
+It takes the packages that the last run of the tests has built.
 """
 
 import os
