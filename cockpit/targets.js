@@ -7,6 +7,8 @@ import { Policy } from './policy.js';
 import { Table } from './table.js';
 import { _, counted, fill, number, share, size } from './words.js';
 
+const { cockpit } = globalThis;
+
 const STATES = {
     active: () => _("Active"),
     waiting: () => _("Waiting"),
@@ -108,7 +110,7 @@ export class Targets {
             set(toggle, 'aria-checked', String(!['disabled', 'draining'].includes(row.state)));
         };
         return {
-            cells: [element('span', { class: 'name' }, first.name), element('div', {}, state, detail), policy.element,
+            cells: [nameOf(first), element('div', {}, state, detail), policy.element,
                     element('div', {}, part, bytes), connections, toggle],
             show,
         };
@@ -138,6 +140,16 @@ export class Targets {
             set(toggle, 'aria-disabled', null);
         }
     }
+}
+
+/** A service's leads to where Cockpit shows it, with its log; Cockpit has no such place for other units. */
+function nameOf({ name }) {
+    if (!name.endsWith('.service') || name.startsWith('/'))
+        return element('span', { class: 'name' }, name);
+    return element('button', {
+        type: 'button', class: 'button link name', title: _("Open the service"),
+        onclick: () => cockpit.jump(`/system/services#/${encodeURIComponent(name)}`),
+    }, name);
 }
 
 function detailOf(row) {

@@ -356,10 +356,17 @@ def test_a_screen_reader_finds_names(machine: Machine, visit: Visit) -> None:
 
 
 def test_links_lead_to_the_unit_and_its_journal(machine: Machine, visit: Visit) -> None:
+    """To sockaccel's, and to that of a target."""
+    machine.chatter()
+    machine.enable()
     with visit(ROOT_USER) as tab:
         page = tab.frame
-        for number, place in ((1, '/system/services#/sockaccel.service'), (2, '/system/logs#/')):
-            tab.click(f'.links button:nth-child({number})')
+        for found, place in (
+            ('.links button:nth-child(1)', '/system/services#/sockaccel.service'),
+            ('.links button:nth-child(2)', '/system/logs#/'),
+            ('#content button.name', f'/system/services#/{TARGET}'),
+        ):
+            tab.click(found)
             tab.frame = 'window'
             tab.wait(f'(location.pathname + location.hash).startsWith({json.dumps(place)})')
             tab.click('a[href^="/sockaccel"]')
