@@ -83,10 +83,12 @@ def worth(stats: dict[str, int]) -> str:
     redirected, tcp = stats['redirected_bytes'], stats['tcp_bytes']
     if not redirected + tcp:
         return 'So far no connection of a target that has joined has sent anything.'
+    by_redirect, by_tcp = (
+        f'{show.size(stats[f"{way}_bytes"])} in {stats[f"{way}_messages"]} messages' for way in ('redirected', 'tcp')
+    )
     return (
-        f'So far {show.share(redirected, tcp)}: {show.size(redirected)} in {stats["redirected_messages"]} messages; '
-        f'{show.size(tcp)} in {stats["tcp_messages"]} messages went by TCP. {stats["connections"]} connections have '
-        'joined.'
+        f'So far {show.share(redirected, tcp)}: {by_redirect}; {by_tcp} went by TCP. '
+        f'{stats["connections"]} connections have joined.'
     )
 
 
