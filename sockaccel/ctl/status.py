@@ -84,7 +84,8 @@ def worth(stats: dict[str, int]) -> str:
     if not redirected + tcp:
         return 'So far no connection of a target that has joined has sent anything.'
     by_redirect, by_tcp = (
-        f'{show.size(stats[f"{way}_bytes"])} in {stats[f"{way}_messages"]} messages' for way in ('redirected', 'tcp')
+        f'{show.size(stats[way + "_bytes"])} in {stats[way + "_messages"]} messages'
+        for way in ('redirected', 'tcp')
     )
     return (
         f'So far {show.share(redirected, tcp)}: {by_redirect}; {by_tcp} went by TCP. '

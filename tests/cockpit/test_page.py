@@ -404,7 +404,7 @@ def test_the_page_speaks_german(machine: Machine, release: Release, visit: Visit
     machine.enable()
     machine.chatter(40)
     with visit(ROOT_USER, 'de') as tab:
-        tab.wait(SHARE)
+        tab.wait(r'/\d\s%/.test($("#content table tbody").innerText)')
         tab.reads('h1', 'Lokale TCP-Beschleunigung')
         tab.reads('#state', 'Läuft')
         tab.reads('#content table', 'Aktiv')
