@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -137,3 +138,14 @@ def test_every_panel_finds_something(prometheus: Prometheus, query: str) -> None
     asked = query.replace('$__rate_interval', '1m').replace('$target', '.*')
     assert '$' not in asked
     wait_until(lambda: bool(prometheus.values(asked)), f'{asked} has a value')
+
+
+def test_the_choice_of_the_dashboard_offers_the_target(prometheus: Prometheus, target: Cgroup) -> None:
+    (query,) = [each['query']['query'] for each in DASHBOARD['templating']['list'] if each['type'] == 'query']
+    found = re.fullmatch(r'label_values\((\w+), (\w+)\)', query)
+    assert found, query
+    metric, label = found.groups()
+    offered = f'group by ({label}) ({metric})'
+    wait_until(
+        lambda: target.path in [each['metric'][label] for each in prometheus.values(offered)], 'it is offered'
+    )
