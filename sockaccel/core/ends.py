@@ -95,6 +95,7 @@ class Layout:
             raise InvalidArgument(f'ends without the field "{min(missing)}" cannot be read')
         unpacked = ''.join(code if name in End._fields else f'{_width(code)}x' for name, code in self.fields)
         self._struct = struct.Struct(f'={unpacked}')
+        self._cookie = struct.Struct(f'={self._offsets["cookie"][0]}xQ')
         first, second = sorted(self._offsets[name][0] for name in _OF_SIZE)
         self._sent = struct.Struct(f'={first}xQ{second - first - 8}xQ')
         names = [name for name, _code in self.fields if name in End._fields]
@@ -116,6 +117,10 @@ class Layout:
     def _end(self, packed: bytes) -> End:
         values = self._struct.unpack(packed)
         return End._make(values if self._in_order else [values[place] for place in self._places])
+
+    def cookie(self, packed: bytes) -> int:
+        """Of an end that is packed."""
+        return int(self._cookie.unpack_from(packed)[0])
 
     def moved(self, packed: PackedPair) -> int:
         """Bytes that both ends sent, of a connection whose ends are packed."""
@@ -165,18 +170,47 @@ def _width(code: str) -> int:
     return struct.calcsize(f'={code}')
 
 
+class _Slots:
+    """Rows of one size in one piece of memory, which the kernel gets back as a whole."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rows = bytearray()
+        self._free: list[int] = []
+
+    def put(self, row: bytes) -> int:
+        """Returns the number of its slot."""
+        if not self._free:
+            self._rows += row
+            return len(self._rows) // self._size - 1
+        slot = self._free.pop()
+        self._rows[slot * self._size : (slot + 1) * self._size] = row
+        return slot
+
+    def get(self, slot: int) -> bytes:
+        return bytes(self._rows[slot * self._size : (slot + 1) * self._size])
+
+    def take(self, slot: int) -> bytes:
+        """The same for the last time."""
+        self._free.append(slot)
+        return self.get(slot)
+
+
 class Pairs:
     """Puts ends together as they come. One that the walk shows again is left out (see `Kernel.parts`).
 
-    What waits for its other end stays packed: it takes a third of the memory, and no time in garbage collection.
+    There is a number for each connection, and no other object: where others allocate among many small ones meanwhile,
+    what they keep holds back a megabyte each (the arenas of Objects/obmalloc.c).
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        # By what the client sends first and what it receives first. An end is either a client, or a server.
-        self._clients: dict[int, bytes] = {}
-        self._servers: dict[int, bytes] = {}
-        self._seen: set[int] = set()
+        self._waiting = _Slots(layout.size)
+        # By what the client sends first and what it receives first. For an end that waits: twice its slot, and 1 more
+        # for a client. For two that have met: both cookies side by side, as a negative number.
+        self._known: dict[int, int] = {}
+        # Cookies of those that were given out without a peer.
+        self._alone: set[int] = set()
 
     def add(self, part: bytes) -> Iterator[Pair]:
         """The connections that are complete now, and those whose other end cannot be found."""
@@ -184,28 +218,32 @@ class Pairs:
 
     def packed(self, part: bytes) -> Iterator[PackedPair]:
         """The same, as they are in the part."""
-        seen, clients, servers, size = self._seen, self._clients, self._servers, self._layout.size
-        columns = [self._layout.column(part, name) for name in ('cookie', 'sent', 'received', 'active')]
+        known, waiting, layout = self._known, self._waiting, self._layout
+        columns = [layout.column(part, name) for name in ('cookie', 'sent', 'received', 'active')]
         for at, (cookie, sent, received, active) in enumerate(zip(*columns, strict=True)):
-            if cookie in seen:
-                continue
-            seen.add(cookie)
-            end = part[at * size : (at + 1) * size]
-            if active:
-                key = sent << 32 | received
-                peer = servers.pop(key, None)
-                if peer is not None or not key or key in clients:
-                    # Without a peer it was never established, or both claim to be the same end.
-                    yield end, peer
-                else:
-                    clients[key] = end
-            else:
-                key = received << 32 | sent
-                peer = clients.pop(key, None)
-                if peer is not None or not key or key in servers:
-                    yield peer, end
-                else:
-                    servers[key] = end
+            end = part[at * layout.size : (at + 1) * layout.size]
+            key = sent << 32 | received if active else received << 32 | sent
+            found = known.get(key)
+            if found is None and key:
+                known[key] = waiting.put(end) << 1 | bool(active)
+            elif found is not None and found >= 0 and found & 1 != bool(active):
+                peer = waiting.take(found >> 1)
+                known[key] = -(cookie << 64 | layout.cookie(peer))
+                yield (end, peer) if active else (peer, end)
+            elif not self._has_seen(cookie, found):
+                # It was never established, or another one claims to be the same end.
+                self._alone.add(cookie)
+                yield (end, None) if active else (None, end)
+
+    def _has_seen(self, cookie: int, found: int | None) -> bool:
+        """found: what is known by the key of the end with this cookie."""
+        if cookie in self._alone:
+            return True
+        if found is None:
+            return False
+        if found >= 0:
+            return cookie == self._layout.cookie(self._waiting.get(found >> 1))
+        return cookie in divmod(-found, 1 << 64)
 
     def rest(self) -> Iterator[Pair]:
         """Afterwards: the connections of which one end was found."""
@@ -213,10 +251,11 @@ class Pairs:
 
     def packed_rest(self) -> Iterator[PackedPair]:
         """The same, as they were in their parts."""
-        clients, servers = self._clients, self._servers
-        self._clients, self._servers = {}, {}
-        yield from ((client, None) for client in clients.values())
-        yield from ((None, server) for server in servers.values())
+        known, self._known = self._known, {}
+        for found in known.values():
+            if found >= 0:
+                end = self._waiting.take(found >> 1)
+                yield (end, None) if found & 1 else (None, end)
 
 
 def moved(pair: Pair) -> int:
