@@ -199,15 +199,15 @@ class _Slots:
 class Pairs:
     """Puts ends together as they come. One that the walk shows again is left out (see `Kernel.parts`).
 
-    There is a number for each connection, and no other object: where others allocate among many small ones meanwhile,
-    what they keep holds back a megabyte each (the arenas of Objects/obmalloc.c).
+    There is a number for each connection, and no other object. Where others allocate among many of them meanwhile,
+    each thing that they keep holds back a megabyte (the arenas of Objects/obmalloc.c).
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._waiting = _Slots(layout.size)
-        # By what the client sends first and what it receives first. For an end that waits: twice its slot, and 1 more
-        # for a client. For two that have met: both cookies side by side, as a negative number.
+        # By what the client sends first and what it receives first. For an end that waits: twice its slot, and 1
+        # more for a client. For two that have met: both cookies side by side, as a negative number.
         self._known: dict[int, int] = {}
         # Cookies of those that were given out without a peer.
         self._alone: set[int] = set()
