@@ -22,12 +22,6 @@ struct answer {
 	u32 pad;
 };
 
-/* What a listener says of those who will answer. knowledge: of their program, enum knowledge_flag. */
-struct answering {
-	u32 mptcp;
-	u32 knowledge;
-};
-
 /*
  * The program in whose context the kernel calls this one. Read from the task: bpf_get_current_comm() and
  * bpf_get_current_pid_tgid() are for sock_ops programs since 6.18 and 6.10 only. comm: 16 bytes, all zero.
@@ -77,20 +71,20 @@ static inline void forget_earlier(struct bpf_sock *sk, u64 sock)
 	sa_ends.sk_storage_delete(sk);
 }
 
-static inline u32 reason_against_connecting(const struct new_end *new_end, const struct answering *answering)
+static inline u32 reason_against_connecting(const struct new_end *new_end, u32 mptcp)
 {
 	u32 reason = reason_against(new_end->sock);
 	const struct flow *flow = &new_end->own_flow;
 
 	if (reason)
 		return reason;
-	if (answering->mptcp)
+	if (mptcp)
 		return MPTCP;
 	if (is_excluded(new_end->slot, flow, READ_U32(new_end->sock, OFFSET_sock_uid)))
 		return EXCLUDED;
 	if (flow->local_port == flow->remote_port && same_address(flow->local, flow->remote))
 		return SELF_CONNECT;
-	return (answering->knowledge | new_end->knowledge) & KNOWN_HURT ? KNOWN_PROGRAM : NO_REASON;
+	return new_end->knowledge & KNOWN_HURT ? KNOWN_PROGRAM : NO_REASON;
 }
 
 /* Whether the SYN of a connecting end had data, and established the accepting end with them (TCP Fast Open). */
@@ -166,9 +160,10 @@ static inline void refuse(struct end *end, u32 reason, u64 cookie)
 
 /*
  * Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for
- * its.
+ * its. A connecting end is told of no program: where addresses are translated, such as those of a port that a container
+ * publishes, another one may answer. Returns whether the listener is one of Multipath TCP.
  */
-static inline void ask_listener(struct new_end *new_end, struct answering *answering)
+static inline u32 ask_listener(struct new_end *new_end)
 {
 	const struct flow *flow = &new_end->own_flow;
 	struct listener_key key = {};
@@ -176,17 +171,16 @@ static inline void ask_listener(struct new_end *new_end, struct answering *answe
 
 	if (!listener_for(flow->netns, new_end->active ? flow->remote : flow->local,
 			  new_end->active ? flow->remote_port : flow->local_port, &key, &listener))
-		return;
-	answering->mptcp = listener.mptcp;
-	answering->knowledge = knowledge_of(&listener.executable, listener.comm);
+		return 0;
 	if (!new_end->active)
-		new_end->knowledge = answering->knowledge;
+		new_end->knowledge = knowledge_of(&listener.executable, listener.comm);
 	new_end->pid = listener.pid;
 	__builtin_memcpy(new_end->comm, listener.comm, sizeof(new_end->comm));
 	if (!new_end->slot && (new_end->active || is_child(new_end->sock, &listener))) {
 		new_end->slot = slot_of_listener(&listener, &key);
 		new_end->by_listener = 1;
 	}
+	return listener.mptcp;
 }
 
 /*
@@ -286,7 +280,7 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 				     struct answer *answer)
 {
 	u32 counted = NO_REASON, reason = NO_REASON, is_established = op != BPF_SOCK_OPS_TCP_CONNECT_CB;
-	struct answering answering = {};
+	u32 mptcp = 0;
 	struct peer_entry *first = answer->first;
 	struct new_end new_end = {
 		.sock = sock,
@@ -306,7 +300,7 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 		counted = noted(first->refused, answer->cookie);
 	/* One that is only kept to be listed is asked for its name. */
 	if (new_end.active ? !is_established : first || new_end.slot || is_by_fast_open(sock))
-		ask_listener(&new_end, &answering);
+		mptcp = ask_listener(&new_end);
 	/* With SO_REUSEPORT another listener than the one that was found may answer, outside every target. */
 	if (!counted && first && first->by_listener && new_end.slot != first->slot) {
 		first->refused = note(answer->cookie, UNCOUNTED);
@@ -331,9 +325,9 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	 * follows, with the loop of is_excluded(), for fewer of them.
 	 */
 	probe_read(&new_end, sizeof(new_end), &new_end);
-	probe_read(&answering, sizeof(answering), &answering);
+	probe_read(&mptcp, sizeof(mptcp), &mptcp);
 	if (!counted && !reason)
-		reason = new_end.active ? reason_against_connecting(&new_end, &answering) : reason_against(sock);
+		reason = new_end.active ? reason_against_connecting(&new_end, mptcp) : reason_against(sock);
 	if (!counted && !reason && !new_end.active && new_end.knowledge & KNOWN_HURT)
 		reason = KNOWN_PROGRAM;
 	end = keep(ops, sk, &new_end, counted ? counted : reason);

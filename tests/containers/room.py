@@ -114,9 +114,9 @@ class Room:
             except TimeoutError:
                 raise AssertionError(f'{command[0]} does not start: {log.read_text()}') from None
 
-    def ask(self, host: str, port: int, cgroup: Cgroup) -> dict[str, int]:
+    def ask(self, host: str, port: int, cgroup: Cgroup, seconds: float = PATIENCE_S) -> dict[str, int]:
         """Let a program of the host ask a server; the ways that its messages went."""
-        return answer(self.run(*asking(host, port, HERE / 'talk.py'), cgroup=cgroup))
+        return answer(self.run(*asking(host, port, HERE / 'talk.py', seconds), cgroup=cgroup))
 
 
 def asking(

@@ -2,7 +2,7 @@
 """Containers that Podman has made."""
 
 from tests.containers.engines import Podman
-from tests.containers.room import SERVER_PORT, Room
+from tests.containers.room import IMAGE, SERVE, SERVER_PORT, VOLUMES, Room, answer, asking
 from tests.containers.test_docker import PUBLISH, PUBLISHED, redirected
 from tests.support.harness import Cgroup
 
@@ -33,3 +33,14 @@ def test_containers_that_share_a_network(podman: tuple[Podman, Room], closed_sta
         assert redirected(engine.ask('127.0.0.1', SERVER_PORT, closed_stack, '--network=container:shared'))
     finally:
         engine.remove('shared')
+
+
+def test_a_pod(podman: tuple[Podman, Room], closed_stack: Cgroup) -> None:
+    engine, _room = podman
+    engine.call('pod', 'create', '--name=pod', f'--cgroup-parent={closed_stack.path}')
+    try:
+        engine.call('run', '--detach', '--pod=pod', '--name=in-pod', *VOLUMES, IMAGE, *SERVE)
+        asked = asking('127.0.0.1', SERVER_PORT)
+        assert redirected(answer(engine.call('run', '--rm', '--pod=pod', *VOLUMES, IMAGE, *asked)))
+    finally:
+        engine.call('pod', 'rm', '--force', '--time=0', 'pod')

@@ -16,7 +16,7 @@ import pytest
 from sockaccel.ctl.client import count
 from sockaccel.kernel import executables
 from sockaccel.systemd import statefiles
-from tests.support import harness, traffic
+from tests.support import harness, network, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
 from tests.support.patience import PATIENCE_S
 
@@ -252,3 +252,38 @@ def test_enable_says_which_programs_are_known(root: Cgroup) -> None:
         assert expected in refused.stderr.partition('Known, and left to TCP: ')[2]
         assert 'Rather enable the units' not in refused.stderr
         assert 'Rather enable the units' in everything.stderr
+
+
+def test_who_listens_at_a_published_port_is_not_who_answers(root: Cgroup, program: Path) -> None:
+    """As docker-proxy does: the connection is translated on the way, and its server is another program."""
+
+    def make() -> traffic.Pair:
+        with Cgroup('proxy', root) as proxy, Peer(program, _SERVER, proxy) as published, root.inside():
+            listener = traffic.listen()
+            rule = f'tcp dport {published.port()} dnat to 127.0.0.1:{listener.getsockname()[1]}'
+            ports.append(rule.split()[2])
+            for command in (
+                'add table ip nat', 'add chain ip nat output { type nat hook output priority -100; }',
+                f'add rule ip nat output {rule}',
+            ):  # fmt: skip
+                subprocess.run(['nft', command], check=True)
+            with listener:
+                client = socket.create_connection(('127.0.0.1', int(ports[0])))
+                server, _address = listener.accept()
+            for end in (client, server):
+                end.setblocking(False)
+                traffic.no_delay(end)
+            return traffic.Pair(client, server)
+
+    ports: list[str] = []
+    with network.namespace() as elsewhere, Daemon(root.path, 'JoinDelayMs=0\n') as daemon:
+        daemon.ready()
+        harness.enable(root.path, *harness.every_issue())
+        write_list(daemon, f'Splices={NAME}')
+        made = elsewhere.submit(make).result()
+        port = made.client.getsockname()[1]
+        joined = [('joined', port)]
+        harness.wait_until(
+            lambda: [(row['state'], row['client_port']) for row in harness.connections()] == joined, 'it joins'
+        )
+        made.close()
