@@ -381,6 +381,25 @@ static inline u32 reason_of_short(struct end *end, u64 sock)
 }
 
 /*
+ * An end that no program has accepted is freed without a close(), and another program can switch off the callback that
+ * would tell of it. So what it left for its peer goes with that.
+ */
+static inline void forget_unaccepted(struct end *end)
+{
+	struct pair_key key = end->peer_key;
+	struct peer_entry *other = sa_peers.lookup(&key);
+	u64 cookie;
+
+	if (!other)
+		return;
+	cookie = other->cookie;
+	if (cookie != end->peer_cookie && other->peer_cookie != end->cookie)
+		return;
+	if (sock_cookie(other->sock) != cookie || !sock_file(other->sock))
+		sa_peers.delete(&key);
+}
+
+/*
  * Forgets an end that is closed. The kernel itself takes the socket out of the map. Returns 1 if the end had
  * joined, so that an event should be reported.
  */
@@ -397,6 +416,7 @@ static inline int on_close(struct end *end, u64 sock)
 			count(end->slot, reason_of_short(end, sock), 1);
 		sa_peers.delete(&key);
 	}
+	forget_unaccepted(end);
 	if (end->state != JOINED && !(end->state == CANDIDATE && end->pauses)) {
 		end->state = LEFT;
 		return 0;

@@ -11,8 +11,12 @@ int sockaccel_release(struct bpf_sock *sk)
 	u64 sock = (u64)sk;
 	u8 state;
 
-	if (!end || end->state == LEFT)
+	if (!end)
 		return 1;
+	if (end->state == LEFT) {
+		forget_unaccepted(end);
+		return 1;
+	}
 	state = sock_state(sock);
 	/* A FIN has a sequence number too. */
 	count_tcp_bytes(end, READ_U32(sock, OFFSET_tcp_sock_write_seq) -

@@ -216,3 +216,23 @@ def test_nothing_is_left_where_somebody_switches_callbacks_off(root: Cgroup, tmp
                     exchange(made)
         assert libbpf.map_keys(peers, PAIR_KEY.size) == []
         assert harness.call('TargetStats', 's', target.path)['connections_closed'] == 40
+
+
+@pytest.mark.parametrize('closed_first', ['client', 'listener'])
+def test_one_that_nobody_accepts_leaves_nothing(root: Cgroup, tmp_path: Path, closed_first: str) -> None:
+    """The same program, and a server that accepts nothing: nobody closes its ends."""
+    with (
+        Cgroup('target', root) as target,
+        FdStore() as store,
+        Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon,
+    ):
+        daemon.ready()
+        enable(target)
+        (peers,) = (fd for name, fd in store.fds.items() if name.endswith('-sa_peers'))
+        with Foreign(root, 'rude'), target.inside():
+            listener = traffic.listen()
+            clients = [socket.create_connection(listener.getsockname()) for _connection in range(20)]
+        assert len(libbpf.map_keys(peers, PAIR_KEY.size)) == 2 * len(clients)
+        for end in [*clients, listener] if closed_first == 'client' else [listener, *clients]:
+            end.close()
+        assert libbpf.map_keys(peers, PAIR_KEY.size) == []
