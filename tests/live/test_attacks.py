@@ -206,12 +206,13 @@ def test_a_forged_end_in_a_user_namespace(towns: Topology, allowing: Cgroup, nod
         assert attacker.has_received() == b''
 
 
-def test_a_forged_end_that_connects(towns: Topology, allowing: Cgroup, node: Path) -> None:
+def test_a_forged_end_that_connects(towns: Topology, allowing: Cgroup, node: Path, stats: Stats) -> None:
     """Two ends that both have connected are not the ends of one connection, whoever made them."""
     with Attacker(allowing, node, 'connecting') as attacker, Victim(towns, allowing, None) as victim:
         attacker.claims(victim.numbers.server, victim.numbers.client)
         assert candidates() == 2
         harness.wait_until(lambda: not candidates(), 'both are given up')
+        assert stats()['connections'] == 0
         victim.is_unharmed()
         assert attacker.has_received() == b''
 
