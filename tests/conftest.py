@@ -14,7 +14,7 @@ import pytest
 from tests.support import harness, patience
 
 # Of these a session has one each, whatever it runs.
-pytest_plugins = ['tests.support.fixtures']
+pytest_plugins = ['tests.support.fixtures', 'tests.system.fixtures']
 
 # Tests that need neither root nor a kernel of ours.
 _LIGHT = [Path(__file__).parent / room for room in ('unit', 'static')]

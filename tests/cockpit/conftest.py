@@ -29,19 +29,6 @@ def _settled() -> Iterator[None]:
         pytest.fail(f'left behind: {left}')
 
 
-@pytest.fixture(scope='session')
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp('source')
-    package.copy_source(tree)
-    return tree
-
-
-@pytest.fixture(scope='module', params=roots.RELEASES, ids=lambda release: release.name)
-def release(request: pytest.FixtureRequest) -> roots.Release:
-    chosen: roots.Release = request.param
-    return chosen
-
-
 @pytest.fixture(scope='module')
 def shared(release: roots.Release, source: Path, _settled: None) -> Iterator[Machine]:
     """The machine of a release, with everything installed."""

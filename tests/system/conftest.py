@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Fixtures: for each Debian release a root, and the package as built there."""
+"""Fixtures: the package as built on a machine of each Debian release, and a machine for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,20 +11,6 @@ from tests.system import package, roots
 from tests.system.container import Container
 
 OUTPUT = ROOT / 'build' / 'system'
-
-
-@pytest.fixture(scope='session')
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files as a Debian source tree."""
-    tree = tmp_path_factory.mktemp('source')
-    package.copy_source(tree)
-    return tree
-
-
-@pytest.fixture(scope='module', params=roots.RELEASES, ids=lambda release: release.name)
-def release(request: pytest.FixtureRequest) -> roots.Release:
-    chosen: roots.Release = request.param
-    return chosen
 
 
 @pytest.fixture(scope='module')
