@@ -107,6 +107,19 @@ def test_ends_that_were_never_established_meet_nobody() -> None:
     assert list(pairs.rest()) == []
 
 
+def test_an_end_without_a_peer_that_comes_again_is_one() -> None:
+    found = [end._replace(sent=0, received=0) for end in ends(1)]
+    pairs = Pairs(LAYOUT)
+    assert len(list(pairs.add(packed(*found, *found)))) == 2
+    assert list(pairs.add(packed(*found))) == []
+
+
+def test_ends_that_have_met_leave_their_room_to_others() -> None:
+    pairs = Pairs(LAYOUT)
+    assert len(list(pairs.add(packed_ends(1000)))) == 1000
+    assert len(pairs._waiting._rows) == LAYOUT.size
+
+
 def test_two_ends_of_which_neither_sends_what_the_other_receives_do_not_meet() -> None:
     client, server = ends(2)[2:]
     pairs = Pairs(LAYOUT)
