@@ -147,8 +147,8 @@ class Victim:
 class Attacker:
     """A process that can have a forged socket. A context manager.
 
-    role: connecting or accepting, see tests/support/forger.py. user: an ordinary one, who needs a user namespace
-    of his own for it, or '' for root, whose network namespace belongs to the machine's.
+    role: see tests/support/forger.py. user: an ordinary one, who needs a user namespace of his own for it, or ''
+    for root, whose network namespace belongs to the machine's.
     """
 
     def __init__(self, cgroup: Cgroup, node: Path, role: str, user: str = '') -> None:
@@ -206,9 +206,15 @@ def test_a_forged_end_in_a_user_namespace(towns: Topology, allowing: Cgroup, nod
         assert attacker.has_received() == b''
 
 
-def test_a_forged_end_that_connects(towns: Topology, allowing: Cgroup, node: Path, stats: Stats) -> None:
-    """Two ends that both have connected are not the ends of one connection, whoever made them."""
-    with Attacker(allowing, node, 'connecting') as attacker, Victim(towns, allowing, None) as victim:
+@pytest.mark.parametrize('role', ['connecting', 'fast-open'])
+def test_a_forged_end_that_connects(
+    towns: Topology, allowing: Cgroup, node: Path, stats: Stats, role: str
+) -> None:
+    """Two ends that both have connected are not the ends of one connection, whoever made them.
+
+    One with data in its SYN looks for an end that was established before.
+    """
+    with Attacker(allowing, node, role) as attacker, Victim(towns, allowing, None) as victim:
         attacker.claims(victim.numbers.server, victim.numbers.client)
         assert candidates() == 2
         harness.wait_until(lambda: not candidates(), 'both are given up')

@@ -4,7 +4,9 @@
 TCP_REPAIR lets it choose what its socket counts from, and it plays the other end itself, on a TUN device. An
 ordinary user may do that in a user and a network namespace of its own. Nothing of it goes over any wire.
 
-    forger.py DEVICE connecting|accepting
+    forger.py DEVICE connecting|fast-open|accepting
+
+fast-open: it connects with a byte in its SYN.
 
 DEVICE is /dev/net/tun, or another node of it that one may open. The first line of its standard input is the two
 initial sequence numbers that it sends and receives. It answers "established" when it has the socket, and then each
@@ -23,6 +25,7 @@ import threading
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ = 19, 20, 21
 TCP_SEND_QUEUE = 2
+TCP_FASTOPEN_NO_COOKIE = 34
 SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, IFF_UP = 0x8916, 0x891C, 0x8914, 1
 OURS, THEIRS, PORT = '10.77.0.1', '10.77.0.2', 5
 SYN, ACK = 0x02, 0x10
@@ -70,13 +73,13 @@ def play_the_other_end(tun: int, first: int, *, simultaneous: bool) -> None:
         if got[0] >> 4 != 4 or got[9] != socket.IPPROTO_TCP:
             continue
         port, _port, sequence, _ack, offset, flags = struct.unpack('!HHIIBB', got[20:34])
+        data = len(got) - 20 - (offset >> 4) * 4
         if flags & SYN and not flags & ACK:
-            os.write(
-                tun, packet(port, first, 0 if simultaneous else sequence + 1, SYN | (0 if simultaneous else ACK))
-            )
+            acknowledged = 0 if simultaneous else sequence + 1 + data
+            os.write(tun, packet(port, first, acknowledged, SYN | (0 if simultaneous else ACK)))
         elif flags & SYN:
             os.write(tun, packet(port, first + 1, sequence + 1, ACK))
-        elif data := len(got) - 20 - (offset >> 4) * 4:
+        elif data:
             os.write(tun, packet(port, first + 1, sequence + data, ACK))
 
 
@@ -90,7 +93,12 @@ def forge(tun: int, role: str, sent: int, received: int) -> socket.socket:
     # The SYN takes this one.
     forged.setsockopt(socket.IPPROTO_TCP, TCP_QUEUE_SEQ, struct.pack('=I', sent % 2**32))
     forged.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 0)
-    forged.connect((THEIRS, PORT))
+    if role == 'fast-open':
+        forged.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE, 1)
+        forged.sendto(b'.', socket.MSG_FASTOPEN, (THEIRS, PORT))
+        select.select([], [forged], [])
+    else:
+        forged.connect((THEIRS, PORT))
     forged.setblocking(False)
     return forged
 
