@@ -26,6 +26,8 @@ mount -t tmpfs -o mode=755 tmpfs /run
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec systemd-nspawn --directory="$work/root" --bind="$work/bpf:/sys/fs/bpf" "$@"
 """
+# Where programs look for the system bus, if it is not in its usual place.
+_BUS = 'DBUS_SYSTEM_BUS_ADDRESS'
 _OPTIONS = (
     '--quiet', '--boot', '--register=no', '--keep-unit', '--notify-ready=yes', '--console=pipe',
     '--private-network', '--link-journal=no', '--resolv-conf=off', '--timezone=off', '--capability=all',
@@ -104,6 +106,8 @@ class Container:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as a service of the container: one that only entered it would stay in our cgroup.
 
+        It knows no bus of ours: other tests of the same run have one in their environment.
+
         Raises AssertionError with its output if it fails and `check` is set.
         """
         result = subprocess.run(
@@ -113,7 +117,7 @@ class Container:
                 '--', *command,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            timeout=LONG_S,
+            timeout=LONG_S, env={name: text for name, text in os.environ.items() if name != _BUS},
         )  # fmt: skip
         assert not check or result.returncode == 0, f'{" ".join(command)}: {result.returncode}\n{result.stdout}'
         return result
