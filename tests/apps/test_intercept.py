@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import http.client
 import http.server
+import json
 import os
 import re
 import socket
@@ -60,18 +61,24 @@ def echo(listener: socket.socket) -> None:
 
 
 class Envoy:
-    """It, in the proxy's cgroup."""
+    """It, in the proxy's cgroup, with one of the listeners of docs/sidecar.md, which is at this port."""
 
-    def __init__(self, where: Place, directory: Path) -> None:
+    def __init__(
+        self, where: Place, directory: Path, listener: str = 'outbound', port: int = OUTBOUND, user: str = 'root'
+    ) -> None:
         found = list(Path(sys.prefix, 'lib').glob('python3*/site-packages/envoy/_bin/envoy'))
         if not found:
             pytest.fail('envoy is missing: run tools/setup apps')
         (text,) = re.findall(r'```json\n(.*?)```', (harness.ROOT / 'docs/sidecar.md').read_text(), re.DOTALL)
-        (directory / 'envoy.json').write_text(text)
+        config = json.loads(text)
+        resources = config['static_resources']
+        resources['listeners'] = [each for each in resources['listeners'] if each['name'] == listener]
+        (directory / 'envoy.json').write_text(json.dumps(config))
         self._where = where
+        self._port = port
         self._command = (
-            str(found[0]), '--config-path', str(directory / 'envoy.json'), '--concurrency', '1',
-            '--disable-hot-restart', '--use-dynamic-base-id', '--log-level', 'warning',
+            'setpriv', f'--reuid={user}', str(found[0]), '--config-path', str(directory / 'envoy.json'),
+            '--concurrency', '1', '--disable-hot-restart', '--use-dynamic-base-id', '--log-level', 'warning',
         )  # fmt: skip
         self.start()
 
@@ -83,7 +90,7 @@ class Envoy:
         """Told by the proxy's own cgroup, whose connections nobody leads."""
         for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
             with self._where.make(family, of=self._where.proxy) as probe:
-                if probe.connect_ex((address, OUTBOUND)):
+                if probe.connect_ex((address, self._port)):
                     return False
         return True
 
@@ -125,10 +132,10 @@ def fetch(where: Place, address: str) -> tuple[str | None, str]:
         return answer.getheader('server'), hashlib.sha256(answer.read()).hexdigest()
 
 
-def echoed(where: Place, count: int) -> bytes:
+def echoed(where: Place, count: int, address: str = ADDRESS) -> bytes:
     """What comes back of so many bytes."""
     with where.make() as client:
-        client.connect((ADDRESS, PORT))
+        client.connect((address, PORT))
 
         def write() -> None:
             client.sendall(BODY[:count])

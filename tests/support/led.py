@@ -51,7 +51,7 @@ class Place:
     """app: whose connections are led. proxy: what takes them. Made by `place()`."""
 
     def __init__(self, pool: ThreadPoolExecutor, app: Cgroup, proxy: Cgroup) -> None:
-        self._pool = pool
+        self.pool = pool
         self.app = app
         self.proxy = proxy
         thread = self.run(threading.get_native_id)
@@ -69,11 +69,16 @@ class Place:
 
     def run(self, work: Callable[[], _T]) -> _T:
         """In the network namespace."""
-        return self._pool.submit(work).result()
+        return self.pool.submit(work).result()
 
     def command(self, *words: str, text: str | None = None) -> None:
         """Run a program there."""
         subprocess.run(['nsenter', f'--net={self.network}', *words], input=text, text=True, check=True)
+
+    def output(self, *words: str) -> str:
+        """What a program there prints."""
+        command = ['nsenter', f'--net={self.network}', *words]
+        return subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE).stdout
 
     def make(
         self, family: socket.AddressFamily = socket.AF_INET, protocol: int = 0, *, of: Cgroup | None = None

@@ -36,9 +36,11 @@ class Traffic:
     told: how often what happened, by letter.
     """
 
-    def __init__(self, where: Place, address: str, port: int, *, of: Cgroup) -> None:
+    def __init__(self, where: Place, address: str, port: int, *, of: Cgroup, uid: int = 0) -> None:
         self.told: Counter[str] = Counter()
-        self._process = where.start(sys.executable, '-S', '-c', _CONNECTS, address, str(port), of=of)
+        self._process = where.start(
+            'setpriv', f'--reuid={uid}', sys.executable, '-S', '-c', _CONNECTS, address, str(port), of=of
+        )
         self._thread = threading.Thread(target=self._read)
         self._thread.start()
 
