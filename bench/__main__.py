@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from bench import containers, daemon, results, samples, tools, ways, workload
+from bench import containers, daemon, results, samples, sidecar, tools, ways, workload
 from bench.samples import Case
 from sockaccel.ctl.client import NotRunning, Refused
 from tests.support import harness
@@ -28,7 +28,7 @@ OWN: dict[str, Callable[[int], list[Case]]] = {
     'connects': workload.connects,
     'bystanders': workload.bystanders,
 }
-CONTAINERS, DAEMON = 'containers', 'daemon'
+CONTAINERS, SIDECAR, DAEMON = 'containers', 'sidecar', 'daemon'
 # Of a program that was started, of what it printed, of the daemon.
 FAILURES = (
     AssertionError,
@@ -60,7 +60,7 @@ def machine() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for; the results are there after each group, what failed among them."""
-    wanted = options.group or [*OWN, *tools.ALL_TOOLS, CONTAINERS, DAEMON]
+    wanted = options.group or [*OWN, *tools.ALL_TOOLS, CONTAINERS, SIDECAR, DAEMON]
     found: dict[str, Any] = {
         'machine': machine(),
         'rounds': options.rounds,
@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             ways.all_ways() as there,
             tools.opened(options.seconds) as opened,
             containers.opened(opened) as towns,
+            sidecar.opened(there) if SIDECAR in wanted else contextlib.nullcontext({}) as sidecars,
         ):
             for name in wanted:
                 cases = OWN[name](options.milliseconds) if name in OWN else []
@@ -81,12 +82,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                     cases = tools.ALL_TOOLS[name](opened)
                 elif name == CONTAINERS:
                     cases = containers.cases(towns, options.milliseconds)
+                elif name == SIDECAR:
+                    cases = sidecar.cases(sidecars, options.milliseconds)
                 for case in cases:
                     full = f'{case.group}, {case.name}'
                     if options.match not in full:
                         continue
                     with _noted(full, found['failed']):
-                        measured = samples.measure(case, there, options.rounds)
+                        measured = samples.measure(
+                            case, sidecars if name == SIDECAR else there, options.rounds
+                        )  # fmt: skip
                         say(samples.line(measured))
                         found['cases'].append(measured | {'tool': name in tools.ALL_TOOLS})
                 save(options.json, found)
@@ -121,7 +126,7 @@ def save(path: Path | None, found: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    groups = [*OWN, *tools.ALL_TOOLS, CONTAINERS, DAEMON]
+    groups = [*OWN, *tools.ALL_TOOLS, CONTAINERS, SIDECAR, DAEMON]
     parser = argparse.ArgumentParser(prog='bench', description=__doc__)
     parser.add_argument('group', nargs='*', help=f'{", ".join(groups)}; all by default')
     parser.add_argument('--rounds', type=int, default=5)

@@ -76,12 +76,12 @@ class Tools:
     ) -> Sample:
         """Run a client to its end. rate: reads operations per second out of what it printed."""
         server, client = self._place(way, 'server'), self._place(way, 'client')
-        before = [_cpu_us(place.cgroup) for place in (client, server)]
+        before = [cpu_us(place.cgroup) for place in (client, server)]
         counted = dict(harness.call('Stats'))
         begun = time.monotonic()
         printed = client.run(*map(str, command), user=user)
         elapsed = time.monotonic() - begun
-        after = [_cpu_us(place.cgroup) for place in (client, server)]
+        after = [cpu_us(place.cgroup) for place in (client, server)]
         found = rate(printed)
         operations = found * elapsed
         share = None
@@ -113,7 +113,7 @@ def opened(seconds: int) -> Iterator[Tools]:
         tools.close()
 
 
-def _cpu_us(cgroup: Cgroup) -> int:
+def cpu_us(cgroup: Cgroup) -> int:
     """CPU time of all processes of a cgroup so far, in microseconds."""
     lines = (cgroup.directory / 'cpu.stat').read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith('usage_usec')))
