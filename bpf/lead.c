@@ -485,3 +485,30 @@ int sockaccel_asked(struct bpf_sockopt *ctx)
 	count_led(origin->slot, LEAD_ORIGIN_GIVEN);
 	return 1;
 }
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
+	struct sock *sk;
+	struct origin *value;
+};
+
+struct seq_file_of_meta {
+	struct seq_file *seq;
+};
+
+/* Prints every socket that was led out. */
+int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct origin *origin = ctx->value;
+	struct led led = {};
+
+	if (!origin || !ctx->sk || origin->accepted || !origin->cookie)
+		return 0;
+	led.cookie = origin->cookie;
+	led.netns = sock_netns((u64)ctx->sk);
+	__builtin_memcpy(led.address, origin->address, sizeof(led.address));
+	led.port = origin->port;
+	bpf_seq_write(((struct seq_file_of_meta *)ctx->meta)->seq, &led, sizeof(led));
+	return 0;
+}

@@ -167,6 +167,7 @@ class Daemon:
             self._engine.target_of_slot,
             self._counters,
             self._loop,
+            self._leading.origins,
         )
         self._manager = await self._service.export(
             self._engine,

@@ -2,7 +2,7 @@
 """Puts the parts together that lead connections to proxies, as sockaccel.daemon does for the others."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -41,6 +41,10 @@ class Leading:
         self.interceptions = Interceptions(
             self._obtain, cgroups, file, remembered, keeps=lambda: store.keeps
         )  # fmt: skip
+
+    def origins(self) -> Iterator[bytes]:
+        """See sockaccel.core.origins."""
+        return self._lead.origins() if self._lead else iter(())
 
     async def load(self) -> None:
         """Adopt or load the programs, if something is led. A failure is logged when `start` is called."""

@@ -112,6 +112,15 @@ struct origin {
 	__u64 cookie;
 };
 
+/* A socket that was led, as a walk prints it: its cookie and network namespace, and where it wanted to go. */
+struct led {
+	__u64 cookie;
+	__u64 netns;
+	__u32 address[4];
+	__u32 port;
+	__u32 pad;
+};
+
 /*
  * Down and back: the proxy of a slot, at the port `about`. Drained: no led connection waits any more for its proxy.
  * Elsewhere: a target wants an entrance in the network namespace with the inode number `about`, in which nothing leads.

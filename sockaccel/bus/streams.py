@@ -18,6 +18,7 @@ from sockaccel.bus import handover
 from sockaccel.core import words
 from sockaccel.core.ends import End, Layout
 from sockaccel.core.listing import Sight, Viewer
+from sockaccel.core.origins import unpack
 from sockaccel.dbus.limits import Limit
 
 log = structlog.stdlib.get_logger()
@@ -60,6 +61,8 @@ class Stream:
             time_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
             programs=self.viewer.sees_programs,
         )
+        for led in self._sight.origins(self.viewer):
+            yield _line(ends=0, targets={}, cgroups={}, origins=unpack(led))
         for part in self._sight.parts(self.viewer):
             ends = len(part) // layout.size
             number += ends

@@ -14,8 +14,9 @@ from sockaccel.core import filters, heap, words
 from sockaccel.core.ahead import ahead
 from sockaccel.core.connection import Counter, pack_address
 from sockaccel.core.ends import End, Layout, PackedPair, Pair, Pairs
+from sockaccel.core.origins import Origin, Origins, restricted, unpack
 from sockaccel.core.protocols import Clock, Ends, Timer
-from sockaccel.core.rows import Names, Row, path_of, program_of, reasons_of, row, state_of, target_of
+from sockaccel.core.rows import NOWHERE, Names, Row, path_of, program_of, reasons_of, row, state_of, target_of
 from sockaccel.core.target import quote
 from sockaccel.errors import InvalidArgument, NotPermitted
 
@@ -120,8 +121,8 @@ class Filter:
 class Sight:
     """The ends as the kernel side reads them, cut to what a viewer may see, and what their numbers stand for.
 
-    cgroup_paths: gives the path of each cgroup by id. target_of_slot: gives a target's name. All is called in
-    threads, and so is what this has.
+    cgroup_paths: gives the path of each cgroup by id. target_of_slot: gives a target's name. origins: gives where
+    connections that are led wanted to go. All is called in threads, and so is what this has.
     """
 
     def __init__(
@@ -131,10 +132,12 @@ class Sight:
         target_of_slot: Callable[[int], str],
         counters: list[Counter],
         clock: Clock,
+        origins: Origins = lambda: iter(()),
     ) -> None:
         self.reasons = [counter.name for counter in counters]
         self.target = target_of_slot
         self._ends = ends
+        self._origins = origins
         self._clock = clock
         self._cgroup_paths = cgroup_paths
         self._paths: dict[int, str] = {}
@@ -150,6 +153,11 @@ class Sight:
         for part in self._ends.parts():
             yield part if viewer.netns is None else self.layout.restricted(part, viewer.netns)
 
+    def origins(self, viewer: Viewer) -> Iterator[bytes]:
+        """The same of where connections that are led wanted to go (sockaccel.core.origins). Raises OSError."""
+        for part in self._origins():
+            yield part if viewer.netns is None else restricted(part, viewer.netns)
+
     def cgroup(self, number: int) -> str:
         """See Names. 0 is what stands where the viewer may not know."""
         if number and number not in self._paths:
@@ -157,6 +165,27 @@ class Sight:
             if now - self._looked_at > _LOOK_AGAIN_AFTER_S:
                 self._paths, self._looked_at = self._cgroup_paths(), now
         return self._paths.get(number, '')
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What the numbers of a page's ends stand for. Implements Names."""
+
+    sight: Sight
+    led: Mapping[int, Origin]
+
+    @property
+    def reasons(self) -> list[str]:
+        return self.sight.reasons
+
+    def target(self, slot: int) -> str:
+        return self.sight.target(slot)
+
+    def cgroup(self, number: int) -> str:
+        return self.sight.cgroup(number)
+
+    def origin(self, cookie: int) -> Origin:
+        return self.led.get(cookie, NOWHERE)
 
 
 @dataclass(frozen=True)
@@ -207,7 +236,8 @@ class Connections:
             else:
                 raise InvalidArgument(f'listing {listing} is not kept any more: begin again with listing 0')
             size = 2 * self.sight.layout.size
-            rows = await asyncio.to_thread(self._describe, found[offset * size : (offset + PAGE) * size])
+            packed = found[offset * size : (offset + PAGE) * size]
+            rows = await asyncio.to_thread(self._describe, packed, viewer)
             self._forget(listing)
             if (offset + PAGE) * size < len(found):
                 self._keep(listing, found, total, viewer)
@@ -237,7 +267,7 @@ class Connections:
 
         def add(found: Iterable[PackedPair]) -> None:
             if wanted != Filter():
-                wants = wanted.chooser(self.sight)
+                wants = wanted.chooser(_Named(self.sight, {}))
                 found = (each for each in found if wants(layout.pair(each)))
             busiest.add((layout.moved(each), each) for each in found)
 
@@ -252,11 +282,16 @@ class Connections:
             heap.give_back()
         return found, total
 
-    def _describe(self, packed: bytes) -> list[Row]:
+    def _describe(self, packed: bytes, viewer: Viewer) -> list[Row]:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         # No socket has the cookie 0.
-        ends = (end if end.cookie else None for end in self.sight.layout.ends(packed))
-        return [row(pair, self.sight, now) for pair in zip(ends, ends, strict=True)]
+        found = [end if end.cookie else None for end in self.sight.layout.ends(packed)]
+        cookies = {end.cookie for end in found if end}
+        led: dict[int, Origin] = {}
+        for part in self.sight.origins(viewer):
+            led |= unpack(part, cookies)
+        names, ends = _Named(self.sight, led), iter(found)
+        return [row(pair, names, now) for pair in zip(ends, ends, strict=True)]
 
 
 class Busiest(Generic[T]):

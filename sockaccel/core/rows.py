@@ -8,9 +8,11 @@ from typing import Any, Protocol
 from sockaccel.core import words
 from sockaccel.core.connection import ConnectionState, unpack_address
 from sockaccel.core.ends import End, EndFlag, Pair
+from sockaccel.core.origins import Origin
 from sockaccel.core.text import printable
 
 Row = dict[str, Any]
+NOWHERE: Origin = ('', 0)
 
 # Those of one end, behind the prefix "client_" or "server_", in their order.
 _OF_END = (
@@ -18,7 +20,8 @@ _OF_END = (
     'redirected_bytes', 'redirected_messages', 'tcp_bytes', 'tcp_messages',
 )  # fmt: skip
 KEYS = (
-    'target', 'path', 'state', 'age_ns', 'netns_cookie', 'adopted', 'waiting_for_heartbeat',
+    'target', 'path', 'state', 'age_ns', 'netns_cookie', 'adopted', 'waiting_for_heartbeat', 'origin_address',
+    'origin_port',
     *(f'client_{key}' for key in _OF_END), *(f'server_{key}' for key in _OF_END),
 )  # fmt: skip
 # Plain numbers: what Python does for a member of an enum takes long where there are 100,000 connections.
@@ -40,13 +43,17 @@ class Names(Protocol):
     def cgroup(self, number: int) -> str:
         """A cgroup's path, '' if it is gone or may not be known."""
 
+    def origin(self, cookie: int) -> Origin:
+        """Where a socket with a cookie wanted to go that was led to a proxy, NOWHERE for another one."""
+
 
 def row(pair: Pair, names: Names, now_ns: int) -> Row:
     """now_ns: the time in CLOCK_MONOTONIC.
 
     A reason is why the last message that the end sent went by TCP, '' if it was redirected or there was none.
     path: one of words.PATHS. peer_address, peer_port: where the end believes its peer to be, which is not so where
-    addresses are translated on the way. netns_cookie: that of the client, if it is known. state: "joined" if both
+    addresses are translated on the way. origin_address, origin_port: where the client wanted to go, if it was led
+    to a proxy instead. netns_cookie: that of the client, if it is known. state: "joined" if both
     ends have joined, otherwise that of one that has not.
     """
     return dict(zip(KEYS, values(pair, names, now_ns), strict=True))
@@ -63,6 +70,7 @@ def values(pair: Pair, names: Names, now_ns: int) -> tuple[Any, ...]:
     return (
         names.target(one.slot), path_of(state, to_server, to_client), STATES[state],
         max(0, now_ns - one.time_ns), one.netns, bool(flags & _ADOPTED), bool(flags & _AWAITS_HEARTBEAT),
+        *(names.origin(client.cookie) if client else NOWHERE),
         *_values(client, server, to_server, names), *_values(server, client, to_client, names),
     )  # fmt: skip
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from sockaccel.core.ends import Layout, Pair, Pairs, moved
 from sockaccel.core.listing import Busiest, Filter
-from sockaccel.core.rows import Row, row
+from sockaccel.core.origins import Origin
+from sockaccel.core.rows import NOWHERE, Row, row
 from sockaccel.ctl.client import Client, NotRunning
 
 # Of the socket's data that waits to be looked at.
@@ -27,6 +28,7 @@ class Listing:
     programs: bool
     targets: dict[str, str] = field(default_factory=dict)
     cgroups: dict[str, str] = field(default_factory=dict)
+    led: dict[int, Origin] = field(default_factory=dict)
     is_complete: bool = False
 
     def target(self, slot: int) -> str:
@@ -34,6 +36,9 @@ class Listing:
 
     def cgroup(self, number: int) -> str:
         return self.cgroups.get(str(number), '')
+
+    def origin(self, cookie: int) -> Origin:
+        return self.led.get(cookie, NOWHERE)
 
     def row(self, pair: Pair) -> Row:
         """A connection as users read it."""
@@ -53,6 +58,8 @@ async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, 
         wanted.permit(programs=listing.programs)
         wants, pairs = wanted.chooser(listing), Pairs(listing.layout)
         while 'total' not in (said := await _line(reader)):
+            origins = said.get('origins', {})
+            listing.led |= {int(cookie): (address, port) for cookie, (address, port) in origins.items()}
             listing.targets |= said['targets']
             listing.cgroups |= said['cgroups']
             part = await _exactly(reader, said['ends'] * listing.layout.size)

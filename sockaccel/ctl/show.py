@@ -168,4 +168,7 @@ def why(row: dict[str, Any]) -> str:
 
 def _end(row: dict[str, Any], name: str) -> str:
     shown = endpoint(row[f'{name}_address'], row[f'{name}_port'])
-    return f'{shown} {row[f"{name}_program"]}'.rstrip()
+    shown = f'{shown} {row[f"{name}_program"]}'.rstrip()
+    if name == 'server' and row['origin_address']:
+        shown += f' for {endpoint(row["origin_address"], row["origin_port"])}'
+    return shown

@@ -19,6 +19,8 @@ from sockaccel.ctl.subject import Subject
 
 # Of the connections that are looked at, and of the kinds of them that are shown.
 _LOOKED_AT, _SHOWN = 10_000, 10
+# How many destinations of led connections are named.
+_ORIGINS = 3
 _ALIKE = (
     'target', 'state', 'path', 'client_program', 'server_address', 'server_port', 'server_program',
     'client_reason', 'server_reason',
@@ -94,6 +96,7 @@ def _of_alike(rows: list[Row], counters: dict[str, Row], targets: list[Row]) -> 
     )
     said = [
         f'Covered by the target {one["target"]}.' if one['target'] else 'Its target is gone.',
+        *_led(rows),
         *_state(one, counters),
         *_rules(one, targets),
         f'So far {show.size(redirected)} redirected and {show.size(tcp)} by TCP ({show.share(redirected, tcp)}).',
@@ -103,6 +106,16 @@ def _of_alike(rows: list[Row], counters: dict[str, Row], targets: list[Row]) -> 
         'connections': count, 'oldest_age_ns': oldest, 'redirected_bytes': redirected, 'tcp_bytes': tcp,
     }  # fmt: skip
     return Answer(f'{client} -> {server}: {since}', said, facts)
+
+
+def _led(rows: list[Row]) -> list[str]:
+    """Where the clients wanted to go, if they were led to a proxy instead."""
+    origins = {endpoint(row['origin_address'], row['origin_port']): 0 for row in rows if row['origin_address']}
+    if not origins:
+        return []
+    named = ', '.join(list(origins)[:_ORIGINS])
+    more = f' and {len(origins) - _ORIGINS} more' if len(origins) > _ORIGINS else ''
+    return [f'Led to this proxy: the client wanted {named}{more} (sockaccelctl intercept).']
 
 
 def _state(row: Row, counters: dict[str, Row]) -> list[str]:

@@ -466,6 +466,22 @@ class OriginRecord(NamedTuple):
 ORIGIN = struct.Struct('=16s4IQ')
 
 
+class LedRecord(NamedTuple):
+    """`struct led`, 40 bytes: `LED` packs it.
+
+    A socket that was led, as a walk prints it: its cookie and network namespace, and where it wanted to go.
+    """
+
+    cookie: int
+    netns: int
+    address: bytes
+    port: int
+    pad: int
+
+
+LED = struct.Struct('=2Q16s2I')
+
+
 class LeadEventRecord(NamedTuple):
     """`struct lead_event`, 16 bytes: `LEAD_EVENT` packs it."""
 

@@ -4,7 +4,7 @@
 import os
 import shlex
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ from sockaccel.kernel.abi import (
     INTERCEPTION,
     LEAD_COUNTERS,
     LEAD_EVENT,
+    LED,
     PLACE,
     RULE,
     RULES,
@@ -28,7 +29,7 @@ from sockaccel.kernel.abi import (
     LeadHappening,
 )
 from sockaccel.kernel.inbound import Inbound, code
-from sockaccel.kernel.lead_programs import ASKED, MAPS, OF_ENTRANCES, OF_ROOT, PROGRAMS, Waiting
+from sockaccel.kernel.lead_programs import ASKED, LIST, MAPS, OF_ENTRANCES, OF_ROOT, PROGRAMS, Waiting
 from sockaccel.kernel.links import Links
 from sockaccel.kernel.networks import Mounts
 
@@ -257,6 +258,16 @@ class Lead:
         assert value is not None
         numbers = struct.unpack(f'={LEAD_COUNTERS * self._cpus}Q', value)
         return {each.name.lower(): sum(numbers[each::LEAD_COUNTERS]) for each in LeadCounter}
+
+    def origins(self) -> Iterator[bytes]:
+        """See sockaccel.core.origins. Called in threads."""
+        rest = b''
+        for chunk in libbpf.iterate(self._fds[LIST], self._fds['sa_origins']):
+            rest += chunk
+            whole = len(rest) // LED.size * LED.size
+            if whole:
+                yield rest[:whole]
+            rest = rest[whole:]
 
     def is_down(self, slot: int) -> bool:
         value = libbpf.map_lookup(self._fds['sa_lead_down'], _U32.pack(slot), _U32.size)

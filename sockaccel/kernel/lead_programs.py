@@ -64,9 +64,11 @@ _LOAD_NUMBER = 0x18
 _PLACE_OF_NUMBER = 0x6E6574776F726B
 # Walks over the open files of all tasks.
 WALK = 'bpf_iter__task_file'
+# Walks over the sockets that were led.
+LIST = 'bpf_iter__bpf_sk_storage_map'
 PROGRAMS = {
     ASKED: Hook(_SOCKOPT, 21), **OF_ROOT, **OF_ENTRANCES, **OF_NETWORK,
-    WALK: Hook(libbpf.BPF_PROG_TYPE_TRACING, libbpf.BPF_TRACE_ITER),
+    **dict.fromkeys((WALK, LIST), Hook(libbpf.BPF_PROG_TYPE_TRACING, libbpf.BPF_TRACE_ITER)),
 }  # fmt: skip
 _NO_ATTACH_TYPE = (_SOCK_OPS, libbpf.BPF_PROG_TYPE_TRACING)
 # Beyond those that every program reads (offsets.FIELDS).

@@ -4,6 +4,7 @@
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import select
 import shutil
@@ -450,6 +451,26 @@ def test_by_the_command_line(led: Place) -> None:
     assert 'go direct' in answer.stdout
     assert harness.control('release', app).returncode == 1
     assert app not in harness.control('intercept').stdout
+
+
+def test_connections_say_where_they_wanted_to_go(led: Place) -> None:
+    """Those that are led, and no others; to whoever may see them."""
+    harness.enable(led.app.path, *harness.every_issue())
+    with led.listener() as listener, led.make() as client, led.make(of=led.proxy) as direct:
+        client.connect(WANTED)
+        accepted, _address = listener.accept()
+        with accepted, led.listener(ADDRESS, PORT, of=led.app) as served:
+            direct.connect(WANTED)
+            served.accept()[0].close()
+            rows, _total, _number = harness.call('ListConnections', 'a{sv}tt', {}, 0, 0)
+            found = {(row['server_port'], row['origin_address'], row['origin_port']) for row in rows}
+            assert found == {(OUTBOUND, *WANTED), (PORT, '', 0)}
+            streamed = json.loads(harness.control('connections', '--json').stdout)
+            assert {(row['server_port'], row['origin_address'], row['origin_port']) for row in streamed} == found
+            assert f'for {ADDRESS}:{PORT}' in harness.control('connections').stdout
+            answer = harness.control('why', f':{OUTBOUND}')
+            assert f'the client wanted {ADDRESS}:{PORT}' in ' '.join(answer.stdout.split()), answer
+    harness.call('Disable', 's', led.app.path)
 
 
 def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ class Names:
     def cgroup(self, number: int) -> str:
         return '/x.service' if number == 4 else ''
 
+    def origin(self, cookie: int) -> tuple[str, int]:
+        return ('10.0.0.9', 80) if cookie == 2 else ('', 0)
+
 
 def pair() -> Pair:
     local, remote = (bytes(10) + b'\xff\xff' + bytes([127, 0, 0, last]) for last in (1, 2))
@@ -102,7 +105,7 @@ def test_the_row_of_a_connection() -> None:
     of_both = {
         'target': 'x.service', 'path': 'mixed', 'state': 'joined', 'age_ns': 10, 'netns_cookie': 7,
         'adopted': True,
-        'waiting_for_heartbeat': False,
+        'waiting_for_heartbeat': False, 'origin_address': '10.0.0.9', 'origin_port': 80,
     }  # fmt: skip
     assert {key: row[key].value for key in of_both} == of_both
     assert (row['client_address'].value, row['client_port'].value) == ('127.0.0.1', 40000)
@@ -194,3 +197,13 @@ def test_every_type_of_a_policy_is_documented() -> None:
 
 def test_the_xml_is_well_formed() -> None:
     ET.parse(XML)
+
+
+def test_where_a_led_connection_wanted_to_go() -> None:
+    client, server = pair()
+    assert client
+    row = connection((client, server))
+    assert (row['origin_address'], row['origin_port']) == (Variant('s', '10.0.0.9'), Variant('q', 80))
+    for other in ((None, server), (client._replace(cookie=5), server)):
+        row = connection(other)
+        assert (row['origin_address'], row['origin_port']) == (Variant('s', ''), Variant('q', 0))

@@ -25,6 +25,9 @@ class Awkward:
     def cgroup(self, _number: int) -> str:
         return ''
 
+    def origin(self, _cookie: int) -> tuple[str, int]:
+        return '', 0
+
 
 def rows() -> list[Row]:
     """The second is adopted, and in the third one end is unknown."""

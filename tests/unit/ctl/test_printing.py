@@ -11,6 +11,7 @@ from sockaccel.ctl import printing, show
 
 def row(**more: Any) -> dict[str, Any]:
     both = {'target': '/x', 'path': 'mixed', 'state': 'joined', 'age_ns': 61_000_000_000, 'netns_cookie': 1}
+    both |= {'origin_address': '', 'origin_port': 0}
     for name, port in (('client', 40000), ('server', 5432)):
         both |= {
             f'{name}_address': '::1', f'{name}_port': port, f'{name}_program': name, f'{name}_reason': '',

@@ -23,6 +23,7 @@ BOTH: Row = {'path': 'tcp'}
 
 def row(**more: Any) -> Row:
     both: Row = {'target': '/x', 'path': 'redirect', 'state': 'joined', 'age_ns': 61_000_000_000}
+    both |= {'origin_address': '', 'origin_port': 0}
     for name, port in (('client', 40000), ('server', 5432)):
         both |= {
             f'{name}_address': '127.0.0.1', f'{name}_port': port, f'{name}_program': name, f'{name}_reason': '',
@@ -176,3 +177,10 @@ def test_a_target_without_connections(targets: list[Row], said: str) -> None:
 )  # fmt: skip
 def test_what_one_would_enable(cgroup: str, name: str) -> None:
     assert why.target_for(cgroup) == name
+
+
+def test_where_led_connections_wanted_to_go() -> None:
+    rows = [row(origin_address=f'10.0.0.{last}', origin_port=80) for last in range(1, 6)]
+    said = answer(*rows)
+    assert 'Led to this proxy: the client wanted 10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80 and 2 more' in said
+    assert 'Led to' not in answer(row())
