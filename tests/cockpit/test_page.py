@@ -292,7 +292,7 @@ def test_reasons_are_sorted_and_say_what_to_do(machine: Machine, visit: Visit) -
         open_view(tab, 'reasons')
         tab.choose('#reasons-target', 'mixed.service')
         for reason, count in (('short', 5), ('excluded', 2)):
-            tab.wait(rf'{rows}.some(row => /^{reason}\\s.*\\s{count}$/s.test(row.innerText.trim()))')
+            tab.wait(rf'{rows}.some(row => /^{reason}\s.*\s{count}$/s.test(row.innerText.trim()))')
         found = tab.evaluate(f'{rows}.map(row => Array.from(row.cells, cell => cell.innerText))')
     machine.run('systemctl', 'stop', 'mixed.service')
     counts = [int(count) for _reason, _advice, count in found]
