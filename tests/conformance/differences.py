@@ -38,12 +38,15 @@ class Difference:
 
 NO_URGENT_DATA = (
     'Where the kernel takes no watchers (sockaccelctl doctor), leave out programs that use urgent data, such as '
-    'old telnet, rlogin and FTP servers. Elsewhere it goes by TCP.'
+    'old telnet, rlogin and FTP servers. Elsewhere it goes by TCP, and a connection leaves the map with the first '
+    'recv(MSG_OOB), which itself may get a redirected byte that was unread.'
 )
 NO_SPLICE_OUT = (
     'Where sockaccelctl doctor finds the issue "splice", leave out programs that splice() out of sockets: proxies '
     'in Go, docker-proxy, rootlessport, systemd-socket-proxyd, pasta, HAProxy with an option splice-*. The most '
-    'common ones are left to TCP by their names (programs.conf).'
+    'common ones are left to TCP by their names (programs.conf). Elsewhere only a program that reads the same '
+    'connection by recv() and by splice() can lose bytes, once: an error in the journal names it, and then it is '
+    'remembered.'
 )
 NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
 ASK_DOCTOR = (
