@@ -197,10 +197,11 @@ class Interceptions:
 
     def elsewhere(self, slot: int, network: int) -> None:
         """The target of a slot listens, or wants to, in a network namespace in which nothing leads."""
-        entry = self._entry(slot)
-        if entry is None or network in self._elsewhere.setdefault(slot, set()):
+        entry, known = self._entry(slot), self._elsewhere.setdefault(slot, set())
+        # The target could make any number of them. What is not told of is counted.
+        if entry is None or network in known or len(known) == MAX_NETWORKS:
             return
-        self._elsewhere[slot].add(network)
+        known.add(network)
         wanted = entry.interception
         what = 'its bind() fails' if wanted.when_down is WhenDown.REFUSE else 'connections to it pass the proxy by'
         log.error(

@@ -5,11 +5,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from sockaccel.core.interception import Interception
 from sockaccel.core.led import Owner
 from sockaccel.core.led_keys import Led
-from sockaccel.core.limits import MAX_INTERCEPTIONS
+from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_NETWORKS
 from sockaccel.core.target import State
 from sockaccel.errors import (
     InvalidArgument,
@@ -349,3 +350,14 @@ def test_a_file_may_name_what_is_not_there_yet() -> None:
     asyncio.run(world.all.start(None))
     asyncio.run(world.all.reload({'unknown.service': led('unknown.service')}))
     assert [row.state for row in world.all.rows()] == [State.WAITING]
+
+
+def test_a_target_cannot_fill_the_journal_with_namespaces() -> None:
+    world = LeadWorld()
+    intercept(world, inbound=['8080=15006'], when_down='bypass')
+    with capture_logs() as lines:
+        for network in range(100):
+            world.all.elsewhere(1, network)
+            world.all.elsewhere(1, network)
+        world.all.elsewhere(9, 7)
+    assert len(lines) == MAX_NETWORKS
