@@ -3,11 +3,13 @@
 
 import contextlib
 import errno
+import json
 import os
 import select
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -561,3 +563,43 @@ def test_by_a_file() -> None:
             with where.listener(OTHER, INSIDE, of=where.app) as app, where.make_there() as client:
                 client.connect((OTHER, INSIDE))
                 app.accept()[0].close()
+
+
+def test_a_stop_leads_no_more_and_the_next_start_does(tmp_path: Path) -> None:
+    """Nothing of it is left meanwhile, neither in the store nor in the network namespace."""
+    with (
+        PrivateBus(),
+        Cgroup(f'sockaccel-in-stopped-{os.getpid()}') as root,
+        FdStore() as store,
+        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
+        named(where),
+    ):
+        with Daemon(root.path, state=tmp_path, store=store) as first:
+            first.ready()
+            intercept(where.app, where.proxy)
+            before = harness.call('ListInterceptions')
+            assert plain(where)['original'] == (OTHER, INSIDE)
+            assert where.inode() in attached()
+        assert not [name for name in store.fds if name.startswith('lead-')]
+        assert where.inode() not in attached()
+        with (
+            where.listener(OTHER, INSIDE, of=where.app) as app,
+            where.listener('0.0.0.0', INBOUND),
+            where.make_there() as client,
+        ):
+            client.connect((OTHER, INSIDE))
+            app.accept()[0].close()
+            with Daemon(root.path, state=tmp_path, store=store) as second:
+                second.ready()
+                rows = harness.call('ListInterceptions')
+                assert [{**row, 'counters': {}} for row in rows] == [{**row, 'counters': {}} for row in before]
+                # The listener that was bound meanwhile has its entrance.
+                with where.make_there() as late:
+                    late.connect((OTHER, INSIDE))
+                    assert not has_come(app)
+
+
+def attached() -> set[int]:
+    """The network namespaces to which programs are attached that choose listeners, by inode number."""
+    printed = subprocess.run(['bpftool', '-j', 'link', 'show'], check=True, stdout=subprocess.PIPE).stdout
+    return {link['netns_ino'] for link in json.loads(printed) if link['type'] == 'netns'}
