@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from sockaccel.core import filters, heap, words
-from sockaccel.core.ahead import ahead
 from sockaccel.core.connection import Counter, pack_address
 from sockaccel.core.ends import End, Layout, PackedPair, Pair, Pairs
 from sockaccel.core.origins import Origin, Origins, restricted, unpack
@@ -271,7 +270,7 @@ class Connections:
                 found = (each for each in found if wants(layout.pair(each)))
             busiest.add((layout.moved(each), each) for each in found)
 
-        for part in ahead(self.sight.parts(viewer)):
+        for part in self.sight.parts(viewer):
             add(pairs.packed(part))
         add(pairs.packed_rest())
         nobody = bytes(layout.size)
