@@ -117,7 +117,8 @@ def section(columns: list[Column]) -> Iterator[str]:
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
         'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
         'watchers. Where no difference is named, sockaccel is like plain TCP on that kernel. A column with fewer '
-        'runs had those behaviours measured anew that differ on some kernel.'
+        'runs had those behaviours measured anew that differ on some kernel; one without a sentence for `splice` '
+        'was measured before there were watchers.'
     )
     findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
     differing = [
