@@ -23,7 +23,7 @@ class Store(FdStore):
     """Tells whether the watcher is attached: then its link is kept."""
 
     def watches(self) -> bool:
-        return any(name.endswith(WAIT_WATCHER) for name in self.fds)
+        return any(name.endswith(f'-link_{WAIT_WATCHER}') for name in self.fds)
 
 
 def build(directory: Path) -> Path:
