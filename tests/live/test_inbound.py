@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -510,7 +511,10 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
         with contextlib.ExitStack() as stack:
             where = stack.enter_context(entered(app, proxy))
             stack.enter_context(named(where))
-            daemon = Daemon(root.path, state=tmp_path, store=store).ready()
+            daemon = Daemon(root.path, state=tmp_path, store=store)
+            # The one that runs at the end, also if that is early.
+            stack.callback(lambda: daemon.__exit__())
+            daemon.ready()
             intercept(app, proxy)
             wanted = (OTHER, INSIDE)
             stack.enter_context(serving(where.listener('0.0.0.0', INBOUND), b'P', wanted=wanted))
@@ -524,17 +528,19 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
                 traffic.goes_on('P', 1000)
                 daemon.ready()
                 traffic.goes_on('P', 1000)
-            assert traffic.told.keys() == {'P'}, traffic.told
-            assert traffic.told['P'] >= 10_000
+            told = Counter(traffic.told)
+            # New maps know nothing of what was accepted and had not asked yet when they came (docs/sidecar.md).
+            unanswered = told.pop('N', 0)
+            assert told.keys() == {'P'}, traffic.told
+            assert told['P'] >= 10_000
+            assert unanswered < told['P'] // 1000
             harness.call('Release', 's', app.path)
             traffic.goes_on('D', 20)
-            assert traffic.told.keys() == {'P', 'D'}
+            assert traffic.told.keys() - {'N'} == {'P', 'D'}
             daemon.heard()
             harness.wait_until(
                 lambda: not [name for name in store.fds if name.startswith('lead-link')], 'nothing is attached'
             )
-            daemon.stop()
-            daemon.close()
 
 
 def test_by_a_file() -> None:

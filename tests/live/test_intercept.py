@@ -484,7 +484,10 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             source.write('\n/* Another version. */\n')
         with contextlib.ExitStack() as stack:
             where = stack.enter_context(place(app, proxy))
-            daemon = Daemon(root.path, state=tmp_path, store=store).ready()
+            daemon = Daemon(root.path, state=tmp_path, store=store)
+            # The one that runs at the end, also if that is early.
+            stack.callback(lambda: daemon.__exit__())
+            daemon.ready()
             intercept(app, proxy)
             stack.enter_context(serving(where.listener(), b'P', wanted=WANTED))
             stack.enter_context(serving(where.listener(ADDRESS, PORT, of=outside), b'D'))
@@ -504,8 +507,6 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             traffic.goes_on('D', 20)
             assert traffic.told.keys() == {'P', 'D'}
             harness.wait_until(lambda: not _links(daemon, store), 'nothing is attached any more')
-            daemon.stop()
-            daemon.close()
 
 
 def _links(daemon: Daemon, store: FdStore) -> list[str]:

@@ -66,14 +66,14 @@ class Traffic:
 
 @contextlib.contextmanager
 def serving(listener: socket.socket, said: bytes, *, wanted: tuple[str, int] | None = None) -> Iterator[None]:
-    """Say a byte to each client. wanted: only to one that wanted this, as SO_ORIGINAL_DST says; X to another."""
+    """Say a byte to each client. wanted: only to one that wanted this, as SO_ORIGINAL_DST says; N to another."""
 
     def work() -> None:
         with contextlib.suppress(OSError):
             while True:
                 accepted, _address = listener.accept()
                 with accepted:
-                    accepted.send(said if not wanted or original(accepted) == wanted else b'X')
+                    accepted.send(said if not wanted or original(accepted) == wanted else b'N')
 
     thread = threading.Thread(target=work)
     listener.settimeout(None)
