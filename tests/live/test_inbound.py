@@ -58,7 +58,11 @@ def daemon(root: Cgroup) -> Iterator[Daemon]:
 
 @pytest.fixture(scope='module')
 def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
-    return Cgroup('app', root), Cgroup('proxy', root)
+    """Those of a target and its proxy. The daemon has loaded its programs for them, and keeps them."""
+    app, proxy = Cgroup('app', root), Cgroup('proxy', root)
+    with leading(app, proxy):
+        pass
+    return app, proxy
 
 
 @pytest.fixture(scope='module')
