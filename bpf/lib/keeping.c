@@ -18,16 +18,16 @@ static inline enum places find_place(u32 is_left)
 	int zero = 0;
 	struct settings *settings = sa_settings.lookup(&zero);
 	struct kept *kept = sa_kept.lookup(&zero);
-	u64 ends, left;
+	s64 ends, left;
 
 	if (!settings || !kept)
 		return NO_PLACE;
-	/* Since the last walk. */
+	/* Since the last walk. Below zero if more were forgotten. */
 	ends = kept->ends - settings->counted;
 	left = kept->left - settings->counted_left;
-	if (settings->last_found + ends >= MAX_ENDS)
+	if ((s64)settings->last_found + ends >= MAX_ENDS)
 		return NO_PLACE;
-	if (is_left && settings->last_found_left + left >= MAX_MEMBERS)
+	if (is_left && (s64)settings->last_found_left + left >= MAX_MEMBERS)
 		return NO_PLACE;
 	return ends > MAX_ENDS / 4 || left > MAX_MEMBERS / 4 ? COUNT_PLACES : PLACE;
 }
@@ -43,6 +43,18 @@ static inline void count_kept(u32 ends, u32 left)
 		__sync_fetch_and_add(&kept->ends, 1);
 	if (left)
 		__sync_fetch_and_add(&kept->left, 1);
+}
+
+/* Gives back the place of an end that had LEFT and is kept no more, though its socket lives. */
+static inline void count_forgotten(void)
+{
+	int zero = 0;
+	struct kept *kept = sa_kept.lookup(&zero);
+
+	if (!kept)
+		return;
+	__sync_fetch_and_add(&kept->ends, -1);
+	__sync_fetch_and_add(&kept->left, -1);
 }
 
 /* Counts what there was no place for. The next sweep tells the log. */
