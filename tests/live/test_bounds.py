@@ -167,7 +167,7 @@ def test_connections_that_stay_with_tcp_leave_places_for_others(small_daemon: tu
     try:
         assert _connections() <= 10
         assert harness.call('Stats')['connection_reason_excluded'] == 50
-        # In the end: right after a search a new one may be turned away, until the next walk.
+        # In the end: those that were kept while a walk ran count twice, until the next walk.
         _joins_in_the_end(target)
     finally:
         _close(made)
