@@ -12,17 +12,21 @@ from tests.system.roots import Release
 
 # The first test of a release builds the package, and may make the release's root before.
 pytestmark = pytest.mark.timeout(3 * LONG_S)
-# Unit names, the descriptor store and the journal are systemd's; elsewhere the daemon runs in the foreground.
-# Debian 13's lintian knows the tag no more, and would complain of an override in the package.
-NO_INIT_SCRIPT = 'package-supports-alternative-init-but-no-init.d-script'
+# What lintian says of a package without these, by release. An override in the package would not do: one release's
+# lintian does not know the other's tag, and would complain of it.
+MISSING = {
+    # Unit names, the descriptor store and the journal are systemd's; elsewhere the daemon runs in the foreground.
+    'bookworm': 'package-supports-alternative-init-but-no-init.d-script',
+    # AppStream wants a homepage for the page of Cockpit, and the project has none to name.
+    'trixie': 'appstream-metadata-validation-failed',
+}
 
 
 def test_lintian_is_silent(release: Release, machine: Container) -> None:
-    suppress = f'--suppress-tags={NO_INIT_SCRIPT}' if release.name == 'bookworm' else ''
     said = machine.run(
         'sh',
         '-c',
-        f'lintian --allow-root --pedantic --display-info {suppress} /out/*.changes',
+        f'lintian --allow-root --pedantic --display-info --suppress-tags={MISSING[release.name]} /out/*.changes',
         check=False,
     )
     assert said.stdout.strip() == ''
