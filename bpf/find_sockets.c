@@ -237,8 +237,9 @@ static inline void on_open_end(struct sock *sk, struct end *earlier, u64 task, u
 		new_end.peer_cookie = other->cookie;
 		reason = reason_against_adopting(&new_end, new_end.slot, &own, other);
 	}
+	/* It is kept no more, and gives its place back, though its socket lives. */
 	if (earlier && !sa_ends.sk_storage_delete(sk))
-		count_forgotten();
+		count_kept(-1, -1);
 	reason = adopt(sk, &new_end, reason, left_before);
 	/* The walk has yet to come to its other end. */
 	other = reason == TWICE_CLAIMED ? sa_found.lookup(&key) : NULL;

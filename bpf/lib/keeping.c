@@ -32,7 +32,8 @@ static inline enum places find_place(u32 is_left)
 	return ends > MAX_ENDS / 4 || left > MAX_MEMBERS / 4 ? COUNT_PLACES : PLACE;
 }
 
-static inline void count_kept(u32 ends, u32 left)
+/* ends, left: how many more are kept, below zero for fewer. */
+static inline void count_kept(s64 ends, s64 left)
 {
 	int zero = 0;
 	struct kept *kept = sa_kept.lookup(&zero);
@@ -40,21 +41,9 @@ static inline void count_kept(u32 ends, u32 left)
 	if (!kept)
 		return;
 	if (ends)
-		__sync_fetch_and_add(&kept->ends, 1);
+		__sync_fetch_and_add(&kept->ends, ends);
 	if (left)
-		__sync_fetch_and_add(&kept->left, 1);
-}
-
-/* Gives back the place of an end that had LEFT and is kept no more, though its socket lives. */
-static inline void count_forgotten(void)
-{
-	int zero = 0;
-	struct kept *kept = sa_kept.lookup(&zero);
-
-	if (!kept)
-		return;
-	__sync_fetch_and_add(&kept->ends, -1);
-	__sync_fetch_and_add(&kept->left, -1);
+		__sync_fetch_and_add(&kept->left, left);
 }
 
 /* Counts what there was no place for. The next sweep tells the log. */

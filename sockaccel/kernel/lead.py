@@ -335,4 +335,4 @@ class Lead:
 
     def _wait_for_programs(self) -> None:
         """Return when every BPF program that was running has ended (sa_lead_grace in bpf/lib/lead_maps.c)."""
-        libbpf.map_update(self._fds['sa_lead_grace'], _ZERO, _U32.pack(self._fds['sa_lead_down']))
+        libbpf.wait_for_programs(self._fds['sa_lead_grace'], self._fds['sa_lead_down'])

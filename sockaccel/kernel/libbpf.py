@@ -299,6 +299,15 @@ def map_keys(map_fd: int, size: int) -> list[bytes]:
         return found
 
 
+def wait_for_programs(of_maps: int, inner: int) -> None:
+    """Return when every BPF program that was running has ended.
+
+    of_maps: fd of a map of maps with one place, which no program reads: a write to one waits for them
+    (maybe_wait_bpf_programs() in kernel/bpf/syscall.c). inner: fd of a map that fits there.
+    """
+    map_update(of_maps, bytes(4), struct.pack('=I', inner))
+
+
 class RingBuffer:
     """A BPF ring buffer. `fd` is readable while it has something."""
 

@@ -27,7 +27,7 @@ from sockaccel.kernel.abi import (
 )
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
-from sockaccel.kernel.walks import SweepResult, Walks, wait_for_programs
+from sockaccel.kernel.walks import SweepResult, Walks
 from sockaccel.kernel.watched import RECV_WATCHER, WAIT_WATCHER
 from sockaccel.kernel.watchers import Watchers
 
@@ -147,7 +147,7 @@ class Kernel:
         self._watchers.detach()
         if self._links:
             self._drop_links()
-            wait_for_programs(self._fds)
+            libbpf.wait_for_programs(self._fds['sa_grace'], self._fds['sa_window'])
             libbpf.map_clear(self._fds['sa_peers'], PAIR_KEY.size)
 
     def _drop_links(self) -> None:

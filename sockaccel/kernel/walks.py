@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -205,7 +205,7 @@ class Walks:
             left = []
             if judged.leaving:
                 # Afterwards no verdict runs any more that began before the marks were there.
-                wait_for_programs(self._fds)
+                libbpf.wait_for_programs(self._fds['sa_grace'], self._fds['sa_window'])
                 left = _unpack(b''.join(self._walk(Walk.EVICT)))
                 due.append(self._outcome().due_ns)
             # Puts the census in force.
@@ -284,11 +284,6 @@ class Walks:
 
     def _iterate(self) -> Generator[bytes, None, None]:
         return libbpf.iterate(self._fds['bpf_iter__bpf_sk_storage_map'], self._fds['sa_ends'])
-
-
-def wait_for_programs(fds: Mapping[str, int]) -> None:
-    """Return when every BPF program that was running has ended (sa_grace in bpf/lib/maps.c)."""
-    libbpf.map_update(fds['sa_grace'], _U32.pack(0), _U32.pack(fds['sa_window']))
 
 
 def _unpack(printed: bytes) -> list[Event]:
