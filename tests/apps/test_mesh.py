@@ -18,8 +18,8 @@ from sockaccel.ctl.client import short, strings
 from tests.apps.test_intercept import BODY, HTTP, Envoy, Server, echo, echoed, fetch
 from tests.support import harness
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
-from tests.support.led import INBOUND, OTHER, OUTBOUND, PORT, Entered, Place, entered, named
-from tests.support.led_traffic import Traffic
+from tests.support.led import INBOUND, OTHER, OUTBOUND, PORT, Entered, Place, counters, entered, named
+from tests.support.led_traffic import Traffic, answering
 
 # Says a byte to each client.
 LETTERS = PORT + 1
@@ -48,27 +48,10 @@ class Mesh:
             self.envoys.append(Envoy(where, own, listener, port))
 
 
-@contextlib.contextmanager
-def letters(where: Entered) -> Iterator[None]:
+def letters(where: Entered) -> contextlib.AbstractContextManager[None]:
     """Says P to what comes from this side of the network, as from the proxy, and D to all else."""
     listener = where.listener('0.0.0.0', LETTERS, of=where.app)
-    listener.settimeout(None)
-
-    def work() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                accepted, source = listener.accept()
-                with accepted, contextlib.suppress(OSError):
-                    accepted.send(b'P' if source[0] == OTHER else b'D')
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
+    return answering(listener, lambda _accepted, address: b'P' if address == OTHER else b'D')
 
 
 @contextlib.contextmanager
@@ -109,11 +92,6 @@ def mesh(root: Cgroup, directory: Path, *, apart: bool) -> Iterator[Mesh]:
         if apart:
             outer.command('nft', '-f', '-', text=_RULES)
         yield made
-
-
-def counters(cgroup: Cgroup) -> dict[str, int]:
-    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == cgroup.path]
-    return dict(row['counters'])
 
 
 @pytest.mark.parametrize('namespaces', [1, 2])

@@ -27,14 +27,6 @@ def root() -> Iterator[Cgroup]:
         yield cgroup
 
 
-def enable(cgroup: Cgroup, *options: str) -> str:
-    ended = harness.control(
-        'enable', *(f'--accept={name}' for name in harness.every_issue()), *options, cgroup.path
-    )
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
 def plain_pair(client: Cgroup, server: Cgroup, *, blocking: bool = False) -> Pair:
     """A connection that nobody accelerates yet."""
     with server.inside():
@@ -67,7 +59,7 @@ def test_a_connection_is_adopted_when_its_target_is_enabled(own_daemon: Cgroup, 
             listener.close()
         # Bytes that nobody has read yet come first.
         write(made.client, b'before')
-        assert 'Adopted 1 connections' in enable(target)
+        assert 'Adopted 1 connections' in harness.enable_by_command(target)
         assert is_member(made.client)
         write(made.client, b', after')
         assert read(made.server, 13) == b'before, after'
@@ -82,7 +74,7 @@ def test_a_connection_is_adopted_when_its_target_is_enabled(own_daemon: Cgroup, 
 def test_one_end_in_the_target_is_enough(own_daemon: Cgroup, inside: str) -> None:
     with Cgroup('target', own_daemon) as target, Cgroup('other', own_daemon) as other:
         made = plain_pair(*((target, other) if inside == 'client' else (other, target)))
-        assert 'Adopted 1 ' in enable(target)
+        assert 'Adopted 1 ' in harness.enable_by_command(target)
         assert is_accelerated(made)
         made.close()
 
@@ -91,7 +83,7 @@ def test_what_was_enabled_before_is_adopted_again(own_daemon: Cgroup) -> None:
     with Cgroup('target', own_daemon) as target:
         made = plain_pair(target, target)
         for _round in range(3):
-            assert 'Adopted 1 ' in enable(target)
+            assert 'Adopted 1 ' in harness.enable_by_command(target)
             assert is_accelerated(made)
             write(made.client, b'unread')
             harness.call('Disable', 's', target.path)
@@ -105,7 +97,7 @@ def test_what_was_enabled_before_is_adopted_again(own_daemon: Cgroup) -> None:
 def test_new_only(own_daemon: Cgroup) -> None:
     with Cgroup('target', own_daemon) as target:
         made = plain_pair(target, target)
-        assert 'Adopted' not in enable(target, '--new-only')
+        assert 'Adopted' not in harness.enable_by_command(target, '--new-only')
         exchange(made)
         assert not is_member(made.client)
         made.close()
@@ -114,7 +106,7 @@ def test_new_only(own_daemon: Cgroup) -> None:
 def test_a_blocking_reader_is_left_alone(own_daemon: Cgroup) -> None:
     with Cgroup('target', own_daemon) as target:
         made = plain_pair(target, target, blocking=True)
-        assert 'Adopted' not in enable(target)
+        assert 'Adopted' not in harness.enable_by_command(target)
         assert not is_member(made.client)
         made.close()
 
@@ -125,7 +117,7 @@ def test_connections_of_every_namespace_and_translation(own_daemon: Cgroup) -> N
 
     with Cgroup('target', own_daemon) as target, network.namespace() as pool:
         made = [pool.submit(make).result(), make()]
-        assert 'Adopted 2 ' in enable(target)
+        assert 'Adopted 2 ' in harness.enable_by_command(target)
         for each in made:
             assert is_accelerated(each)
             each.close()
@@ -135,7 +127,7 @@ def test_a_restart_adopts_what_came_meanwhile(root: Cgroup, tmp_path: Path) -> N
     with Cgroup('target', root) as target, FdStore() as store:
         with Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon:
             daemon.ready()
-            enable(target)
+            harness.enable_by_command(target)
             first = plain_pair(target, target)
             harness.wait_until(lambda: is_member(first.client), 'it joins')
             daemon.stop(9)
@@ -187,10 +179,10 @@ def test_busy_connections_lose_nothing_whatever_happens(root: Cgroup, tmp_path: 
         busy = [Busy(plain_pair(target, target), 2 * number) for number in range(3)]
         with Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon:
             daemon.ready()
-            enable(target)
+            harness.enable_by_command(target)
             harness.wait_until(lambda: harness.call('Stats')['adopted'] == len(busy), 'all are adopted')
             harness.call('Disable', 's', target.path)
-            enable(target)
+            harness.enable_by_command(target)
             daemon.stop(9)
         with Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon:
             daemon.ready()
@@ -208,7 +200,7 @@ def test_nothing_is_left_where_somebody_switches_callbacks_off(root: Cgroup, tmp
         Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon,
     ):
         daemon.ready()
-        enable(target)
+        harness.enable_by_command(target)
         (peers,) = (fd for name, fd in store.fds.items() if name.endswith('-sa_peers'))
         with Foreign(root, 'rude'):
             for _connection in range(20):
@@ -227,7 +219,7 @@ def test_one_that_nobody_accepts_leaves_nothing(root: Cgroup, tmp_path: Path, cl
         Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon,
     ):
         daemon.ready()
-        enable(target)
+        harness.enable_by_command(target)
         (peers,) = (fd for name, fd in store.fds.items() if name.endswith('-sa_peers'))
         with Foreign(root, 'rude'), target.inside():
             listener = traffic.listen()

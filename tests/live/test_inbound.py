@@ -31,7 +31,9 @@ from tests.support.led import (
     OUTBOUND,
     Entered,
     Place,
+    counters,
     entered,
+    error_of,
     named,
     original,
     place,
@@ -94,20 +96,6 @@ def leading(app: Cgroup, proxy: Cgroup, **options: Any) -> Iterator[None]:
     finally:
         with contextlib.suppress(Refused):
             harness.call('Release', 's', app.path)
-
-
-def counters(app: Cgroup) -> dict[str, int]:
-    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == app.path]
-    return dict(row['counters'])
-
-
-def error_of(work: Callable[[], object]) -> str:
-    """The name of the error that a call ends with, '' for none."""
-    try:
-        work()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or errno.ETIMEDOUT]
-    return ''
 
 
 def has_come(listener: socket.socket) -> bool:

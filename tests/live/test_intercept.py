@@ -29,6 +29,8 @@ from tests.support.led import (
     OUTBOUND,
     PORT,
     Place,
+    counters,
+    error_of,
     foreign_connect,
     original,
     place,
@@ -83,20 +85,6 @@ def led(cgroups: tuple[Cgroup, Cgroup]) -> Iterator[Place]:
 
 def intercept(app: Cgroup, proxy: Cgroup, **options: Any) -> dict[str, Any]:
     return dict(harness.call('Intercept', 'ssa{sv}', app.path, proxy.path, options))
-
-
-def counters(app: Cgroup) -> dict[str, int]:
-    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == app.path]
-    return dict(row['counters'])
-
-
-def error_of(work: Callable[[], object]) -> str:
-    """The name of the error that a call ends with, '' for none."""
-    try:
-        work()
-    except OSError as exc:
-        return errno.errorcode[exc.errno or errno.ETIMEDOUT]
-    return ''
 
 
 def meet(listener: socket.socket, client: socket.socket) -> dict[str, Any]:

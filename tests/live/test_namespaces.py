@@ -5,32 +5,15 @@ import contextlib
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-
-import pytest
 
 from tests.support import harness
 from tests.support.harness import Cgroup
-from tests.support.network import TwoHosts
+from tests.support.network import Hosts
 from tests.support.traffic import Pair, exchange, no_delay, read, sent_by_tcp, write
 
 # HeartbeatSeconds= by default; CLOCK_MONOTONIC, as the programs read it.
 HEARTBEAT_NS = 1_000_000_000
-Hosts = tuple[ThreadPoolExecutor, ThreadPoolExecutor]
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    with TwoHosts() as both:
-        yield both
-
-
-def enable(cgroup: Cgroup, *options: str) -> None:
-    ended = harness.control(
-        'enable', *(f'--accept={name}' for name in harness.every_issue()), *options, cgroup.path
-    )
-    assert ended.returncode == 0, ended.stderr
 
 
 def make(hosts: Hosts, client_in: Cgroup, server_in: Cgroup) -> Pair:
@@ -76,7 +59,7 @@ def run(pool: ThreadPoolExecutor, *command: str) -> None:
 
 def test_with_permission(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         made = make(hosts, target, target)
         joins(made)
         before = count('redirected_messages')
@@ -90,7 +73,7 @@ def test_with_permission(own_daemon: Cgroup, hosts: Hosts) -> None:
 
 def test_without_permission(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target)
+        harness.enable_by_command(target)
         made = make(hosts, target, target)
         exchange(made)
         made.close()
@@ -101,7 +84,7 @@ def test_without_permission(own_daemon: Cgroup, hosts: Hosts) -> None:
 
 def test_permission_that_is_taken_away(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         made = make(hosts, target, target)
         joins(made)
         write(made.client, b'unread')
@@ -117,8 +100,8 @@ def test_permission_that_is_taken_away(own_daemon: Cgroup, hosts: Hosts) -> None
 
 def test_ends_of_two_targets(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('one', own_daemon) as one, Cgroup('two', own_daemon) as two:
-        enable(one, '--other-namespaces')
-        enable(two, '--other-namespaces')
+        harness.enable_by_command(one, '--other-namespaces')
+        harness.enable_by_command(two, '--other-namespaces')
         made = make(hosts, one, two)
         harness.wait_until(lambda: row(made).get('client_reason') == 'other_namespace', 'they are kept apart')
         exchange(made)
@@ -130,7 +113,7 @@ def test_connections_that_were_there_before(own_daemon: Cgroup, hosts: Hosts) ->
     with Cgroup('target', own_daemon) as target:
         made = make(hosts, target, target)
         exchange(made)
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         joins(made)
         assert row(made)['adopted']
         before = count('redirected_messages')
@@ -145,7 +128,7 @@ def test_a_rule_takes_effect_within_two_heartbeats(own_daemon: Cgroup, hosts: Ho
     However slow the machine is, no message is redirected that was sent two heartbeats after the rule came.
     """
     with Cgroup('target', own_daemon) as target:
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         made = make(hosts, target, target)
         joins(made)
         run(hosts[1], 'nft', 'add table ip filter')
@@ -179,7 +162,7 @@ def test_a_rule_takes_effect_within_two_heartbeats(own_daemon: Cgroup, hosts: Ho
 
 def test_one_message_goes_by_tcp_each_heartbeat(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         made = make(hosts, target, target)
         joins(made)
         exchange(made)

@@ -11,23 +11,8 @@ import pytest
 from tests.live import test_namespaces
 from tests.support import harness, network, traffic
 from tests.support.harness import Cgroup
-from tests.support.network import TwoHosts
+from tests.support.network import Hosts
 from tests.support.traffic import Pair, exchange, no_delay
-
-Hosts = test_namespaces.Hosts
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    with TwoHosts() as both:
-        yield both
-
-
-def enable(cgroup: Cgroup, *options: str) -> None:
-    ended = harness.control(
-        'enable', *(f'--accept={name}' for name in harness.every_issue()), *options, cgroup.path
-    )
-    assert ended.returncode == 0, ended.stderr
 
 
 def choose(cgroup: Cgroup, setting: str) -> None:
@@ -61,7 +46,7 @@ def local(client: Cgroup, server: Cgroup) -> Pair:
 
 def test_other_namespaces_are_allowed_later(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target)
+        harness.enable_by_command(target)
         made = test_namespaces.make(hosts, target, target)
         exchange(made)
         choose(target, 'OtherNamespaces=yes')
@@ -72,7 +57,7 @@ def test_other_namespaces_are_allowed_later(own_daemon: Cgroup, hosts: Hosts) ->
 
 def test_it_is_allowed_taken_back_and_allowed_again(own_daemon: Cgroup, hosts: Hosts) -> None:
     with Cgroup('target', own_daemon) as target:
-        enable(target, '--other-namespaces')
+        harness.enable_by_command(target, '--other-namespaces')
         made = test_namespaces.make(hosts, target, target)
         for _round in range(2):
             joins(made)
@@ -87,7 +72,7 @@ def test_it_is_allowed_taken_back_and_allowed_again(own_daemon: Cgroup, hosts: H
 def test_a_port_is_excluded_no_more(own_daemon: Cgroup) -> None:
     """Whether it was excluded when it was made or later. One that still is stays out, and is counted once."""
     with Cgroup('target', own_daemon) as target:
-        enable(target)
+        harness.enable_by_command(target)
         older, stays = local(target, target), local(target, target)
         joins(older)
         joins(stays)
@@ -115,7 +100,7 @@ def test_a_port_is_excluded_no_more(own_daemon: Cgroup) -> None:
 def test_a_target_that_took_only_new_ones_adopts(own_daemon: Cgroup) -> None:
     with Cgroup('target', own_daemon) as target:
         made = local(target, target)
-        enable(target, '--new-only')
+        harness.enable_by_command(target, '--new-only')
         exchange(made)
         assert row(made) == {}
         choose(target, 'AdoptConnections=yes')
@@ -155,7 +140,7 @@ def test_a_client_outside_the_target_behind_a_translation(
         return Pair(client, server)
 
     with Cgroup('target', own_daemon) as target, Cgroup('client', own_daemon) as client_in:
-        enable(target)
+        harness.enable_by_command(target)
         made = elsewhere.submit(make).result()
         joins(made)
         assert row(made)['client_cgroup'] == client_in.path

@@ -12,6 +12,7 @@ from tests.conformance.bench import SLOWER
 from tests.conformance.syscalls import TCP_ULP
 from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, PrivateBus
+from tests.support.network import Hosts, TwoHosts
 
 
 @pytest.fixture(scope='session')
@@ -104,3 +105,9 @@ def own_daemon() -> Iterator[Cgroup]:
     ):
         daemon.ready()
         yield root
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    with TwoHosts() as both:
+        yield both

@@ -409,6 +409,13 @@ def every_issue() -> list[str]:
     return [finding['name'] for finding in call('ListFindings') if finding['severity'] == 'issue']
 
 
+def enable_by_command(cgroup: Cgroup, *options: str) -> str:
+    """With sockaccelctl, whatever issues this kernel has; what it printed."""
+    ended = control('enable', *(f'--accept={name}' for name in every_issue()), *options, cgroup.path)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 def targets() -> list[tuple[str, str, str]]:
     """Name, state and detail of each target."""
     return [(row['name'], row['state'], row['detail']) for row in call('ListTargets')]

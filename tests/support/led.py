@@ -2,6 +2,7 @@
 """A network namespace in which an application is led to a proxy: by sockaccel, or by netfilter's REDIRECT."""
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sockaccel.kernel import libbpf
+from tests.support import harness
 from tests.support.harness import Cgroup
 from tests.support.network import namespace
 from tests.support.patience import PATIENCE_S
@@ -201,3 +203,18 @@ def entered(app: Cgroup, proxy: Cgroup, *, netfilter: bool = False) -> Iterator[
                 rules = _RULES_IN.format(family=family, port=INSIDE, inbound=INBOUND)
                 made.command('nft', '-f', '-', text=rules)
         yield made
+
+
+def counters(target: Cgroup) -> dict[str, int]:
+    """What the daemon has counted of the connections of a target that is led."""
+    (row,) = [row for row in harness.call('ListInterceptions') if row['target'] == target.path]
+    return dict(row['counters'])
+
+
+def error_of(work: Callable[[], object]) -> str:
+    """The name of the error that a call ends with, '' for none."""
+    try:
+        work()
+    except OSError as exc:
+        return errno.errorcode[exc.errno or errno.ETIMEDOUT]
+    return ''

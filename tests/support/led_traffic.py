@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from tests.support import harness
@@ -65,15 +65,15 @@ class Traffic:
 
 
 @contextlib.contextmanager
-def serving(listener: socket.socket, said: bytes, *, wanted: tuple[str, int] | None = None) -> Iterator[None]:
-    """Say a byte to each client. wanted: only to one that wanted this, as SO_ORIGINAL_DST says; N to another."""
+def answering(listener: socket.socket, answer: Callable[[socket.socket, str], bytes]) -> Iterator[None]:
+    """Say to each client what `answer` says of its socket and its address. Closes the listener at the end."""
 
     def work() -> None:
         with contextlib.suppress(OSError):
             while True:
-                accepted, _address = listener.accept()
-                with accepted:
-                    accepted.send(said if not wanted or original(accepted) == wanted else b'N')
+                accepted, address = listener.accept()
+                with accepted, contextlib.suppress(OSError):
+                    accepted.send(answer(accepted, address[0]))
 
     thread = threading.Thread(target=work)
     listener.settimeout(None)
@@ -84,3 +84,12 @@ def serving(listener: socket.socket, said: bytes, *, wanted: tuple[str, int] | N
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
         listener.close()
+
+
+def serving(
+    listener: socket.socket, said: bytes, *, wanted: tuple[str, int] | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Say a byte to each client. wanted: only to one that wanted this, as SO_ORIGINAL_DST says; N to another."""
+    return answering(
+        listener, lambda accepted, _address: said if not wanted or original(accepted) == wanted else b'N'
+    )

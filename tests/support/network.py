@@ -16,10 +16,14 @@ def namespace() -> ThreadPoolExecutor:
     return pool
 
 
+# A thread in each of two network namespaces.
+Hosts = tuple[ThreadPoolExecutor, ThreadPoolExecutor]
+
+
 class TwoHosts:
     """Two such threads, joined by a veth pair: 10.99.0.1 and 10.99.0.2. A context manager that gives both."""
 
-    def __enter__(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    def __enter__(self) -> Hosts:
         self._pools = (namespace(), namespace())
         first, second = (f'/proc/{os.getpid()}/task/{_thread(pool)}/ns/net' for pool in self._pools)
         for network, arguments in (
