@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tests.system.roots import CACHE, MIRROR
 
-# A line of kernels is what its packages' names begin with; 5.10 is the one that must be refused.
-LINES = ('5.10', '6.1', '6.12', '6.18', 'newest')
+# A line of kernels is what its packages' names begin with; REFUSED is the one that must be refused.
+REFUSED = '5.10'
+LINES = (REFUSED, '6.1', '6.12', '6.18', 'newest')
+SERVED = LINES[1:]
 _KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
 _SUITES = (
     'debian bullseye', 'debian-security bullseye-security', 'debian bookworm', 'debian-security bookworm-security',

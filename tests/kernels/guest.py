@@ -78,14 +78,21 @@ class Report:
     files: dict[str, str]
 
 
-def run(kernel: Kernel, job: Path, seconds: float, kind: str = '', more: tuple[str, ...] = ()) -> Report:
+def run(
+    kernel: Kernel,
+    job: Path,
+    seconds: float,
+    kind: str = '',
+    more: tuple[str, ...] = (),
+    modules: tuple[str, ...] = (),
+) -> Report:
     """Boot the kernel on Debian 12 and run the program `run` of the directory `job`, for so long at most.
 
-    kind, more: a root with more packages, see `roots.root`.
+    kind, more: a root with more packages, see `roots.root`. modules: what the job may load, beside _MODULES.
     """
     with tempfile.TemporaryDirectory(prefix='sockaccel-guest-', dir='/var/tmp') as name:
         directory = Path(name)
-        initramfs = _initramfs(kernel, directory)
+        initramfs = _initramfs(kernel, directory, modules)
         with tarfile.open(directory / 'job', 'w') as tar:
             tar.add(job, '.')
         with (directory / 'results').open('wb') as results:
@@ -149,8 +156,8 @@ def _root_image(kind: str, more: tuple[str, ...]) -> Path:
     return image
 
 
-def _initramfs(kernel: Kernel, directory: Path) -> Path:
-    """A busybox that loads what the disk needs, and changes over to it."""
+def _initramfs(kernel: Kernel, directory: Path, more: tuple[str, ...]) -> Path:
+    """A busybox that loads what the disk needs, and changes over to it. more: modules that it copies there too."""
     tree = directory / 'initramfs'
     for name in ('bin', 'dev', 'root', 'lib/modules'):
         (tree / name).mkdir(parents=True)
@@ -159,7 +166,7 @@ def _initramfs(kernel: Kernel, directory: Path) -> Path:
     (tree / 'init').chmod(0o755)
     (tree / 'job.service').write_text(_UNIT)
     modules = tree / 'lib' / 'modules' / kernel.release
-    for source in _with_dependencies(kernel, _MODULES):
+    for source in _with_dependencies(kernel, (*_MODULES, *more)):
         target = modules / 'kernel' / source.name.removesuffix('.xz')
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(lzma.decompress(source.read_bytes()) if source.suffix == '.xz' else source.read_bytes())

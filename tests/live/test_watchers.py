@@ -4,7 +4,6 @@
 import fcntl
 import json
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -20,9 +19,6 @@ from tests.support import harness, traffic
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.support.patience import PATIENCE_S
 from tests.support.traffic import Pair, exchange, pair, read, write
-
-# On a machine without the sources.
-INSTALLED = {'sockaccel': '/usr/lib/python3/dist-packages/sockaccel', 'bpf': '/usr/share/sockaccel/bpf'}
 
 
 @pytest.fixture(autouse=True)
@@ -157,9 +153,7 @@ class Ordered(FdStore):
 def newer(tmp_path: Path) -> Path:
     """This daemon, with other code of the watchers and the same maps."""
     directory = tmp_path / 'newer'
-    for name, installed in INSTALLED.items():
-        source = harness.ROOT / name
-        shutil.copytree(source if source.exists() else installed, directory / name)
+    harness.copy_code(directory)
     with (directory / 'bpf' / 'watch.c').open('a') as file:
         file.write('\n/* Another version. */\n')
     return directory

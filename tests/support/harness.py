@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ from tests.support.patience import PATIENCE_S
 ROOT = Path(__file__).resolve().parents[2]
 # How long what is left is looked at by id alone.
 UNNAMED_FOR_S = min(10.0, PATIENCE_S)
+# Where the package puts what a work tree has.
+_INSTALLED = {'sockaccel': '/usr/lib/python3/dist-packages/sockaccel', 'bpf': '/usr/share/sockaccel/bpf'}
 OUR_NAMES = ('sockaccel_', 'bpf_iter__', 'sa_')
 
 _BUS_CONFIG = """\
@@ -385,6 +388,13 @@ class Daemon:
         self._notify.close()
         self._directory.cleanup()
         assert not self._store.faults
+
+
+def copy_code(directory: Path) -> None:
+    """Put the daemon's code into a directory, as a work tree has it; that of the package where there is none."""
+    for name, installed in _INSTALLED.items():
+        source = ROOT / name
+        shutil.copytree(source if source.exists() else installed, directory / name)
 
 
 def call(member: str, signature: str = '', *arguments: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import Self
 from tests.support import harness
 from tests.support.harness import Cgroup
 from tests.support.led import Place, original
+from tests.support.patience import SLOWER
 
 # Connects for ever, and writes a letter for each connection: what it was told, R for refused, X for anything else.
 _CONNECTS = """
@@ -28,6 +29,11 @@ while True:
     sys.stdout.buffer.write(said)
     sys.stdout.buffer.flush()
 """
+
+
+def fewer(count: int) -> int:
+    """How many connections do for so many where the machine is emulated."""
+    return round(count / max(1.0, SLOWER / 4))
 
 
 class Traffic:

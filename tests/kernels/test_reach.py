@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What reaches beyond one network namespace, on each line of kernels: proxies, containers, adopted connections.
+
+A choice of the tests that this machine's kernel has in tests/live and tests/conformance.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.kernels import archive
+from tests.kernels.guest import Outcome
+from tests.kernels.kept import EVERYTHING_S, boot, verdict
+from tests.support.patience import LONG_S
+
+pytestmark = pytest.mark.timeout(EVERYTHING_S + LONG_S)
+PACKAGES = ('nftables',)
+# What makes networks, and what nftables asks the kernel for by name.
+MODULES = (
+    'bridge', 'nft_chain_nat', 'nft_ct', 'nft_masq', 'nft_nat', 'nft_redir', 'tun', 'veth',
+)  # fmt: skip
+# A daemon compiles for a minute there. So what needs one of its own is a choice.
+_SCRIPT = """\
+#!/bin/sh
+mkdir -p /run/results
+dpkg --install --no-triggers sockaccel.deb || exit 1
+export SOCKACCEL_SLOWER=40 SOCKACCEL_WAYS=plain,sockaccel SOCKACCEL_RESULTS=/run/results
+export SOCKACCEL_WORKER_OPTIONS='--quick'
+pytest='python3 -m pytest -p no:cacheprovider --timeout=1800 -q --color=no --durations=10'
+$pytest tests/live/test_intercept.py tests/live/test_inbound.py -k "not by_the_command_line and not by_a_file \\
+    and not what_cannot_be and not (test_intercept and a_stop) and not (test_inbound and come_and_go)"
+led=$?
+live=tests/live
+$pytest $live/test_pairing.py $live/test_attacks.py \\
+    $live/test_namespaces.py::test_a_rule_takes_effect_within_two_heartbeats \\
+    $live/test_adoption.py::test_a_connection_is_adopted_when_its_target_is_enabled \\
+    $live/test_adoption.py::test_busy_connections_lose_nothing_whatever_happens \\
+    $live/test_adoption.py::test_nothing_is_left_where_somebody_switches_callbacks_off \\
+    $live/test_widened.py::test_other_namespaces_are_allowed_later \\
+    $live/test_widened.py::test_a_client_outside_the_target_behind_a_translation \\
+    tests/conformance/test_networks.py::test_sockaccel_is_like_plain_tcp -k 'not bridge'
+pairs=$?
+[ $led = 0 ] && [ $pairs = 0 ]
+"""
+
+
+@pytest.mark.parametrize('line', archive.SERVED)
+def test_reach(line: str, job: Path, _archive: None) -> None:  # noqa: PT019
+    report = boot(
+        archive.newest(line), f'{line}-reach', job, _SCRIPT, EVERYTHING_S,
+        kind='networks', more=PACKAGES, modules=MODULES,
+    )  # fmt: skip
+    print(report.said)
+    assert report.outcome is Outcome.PASSED, verdict(report)
