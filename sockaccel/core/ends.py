@@ -4,13 +4,15 @@
 There can be 200,000. What is done with each of them is little, and what is done with a whole part is done by C.
 """
 
+import operator
 import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntFlag
+from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sockaccel.errors import InvalidArgument
 
@@ -64,8 +66,8 @@ class End(NamedTuple):
 
 # Client and server. One of them is None where it is unknown, or gone already.
 Pair = tuple[End | None, End | None]
-# The same, each end as a Layout has it.
-PackedPair = tuple[bytes | None, bytes | None]
+# Without End._make(), a function of Python that would be called for each end.
+_end_of = partial(tuple[Any, ...].__new__, End)
 # What says whose a connection is.
 _OF_PROGRAMS = ('cgroup', 'pid', 'program')
 # What it sent, each a number of 8 bytes.
@@ -95,9 +97,8 @@ class Layout:
             raise InvalidArgument(f'ends without the field "{min(missing)}" cannot be read')
         unpacked = ''.join(code if name in End._fields else f'{_width(code)}x' for name, code in self.fields)
         self._struct = struct.Struct(f'={unpacked}')
-        self._cookie = struct.Struct(f'={self._offsets["cookie"][0]}xQ')
-        first, second = sorted(self._offsets[name][0] for name in _OF_SIZE)
-        self._sent = struct.Struct(f'={first}xQ{second - first - 8}xQ')
+        self._row = struct.Struct(f'{size}s')
+        self._rows_of_pair = struct.Struct(f'{2 * size}s')
         names = [name for name, _code in self.fields if name in End._fields]
         self._places = [names.index(name) for name in End._fields]
         self._in_order = self._places == sorted(self._places)
@@ -105,26 +106,32 @@ class Layout:
     def ends(self, part: bytes) -> Iterator[End]:
         """Each end of a part. Raises struct.error where it is not a multiple of `size`."""
         rows = self._struct.iter_unpack(part)
-        if self._in_order:
-            return map(End._make, rows)
-        return (End._make([row[place] for place in self._places]) for row in rows)
+        if not self._in_order:
+            rows = (tuple([row[place] for place in self._places]) for row in rows)
+        return map(_end_of, rows)
 
-    def pair(self, packed: PackedPair) -> Pair:
-        """A connection, of its ends as they are packed."""
-        client, server = packed
-        return (self._end(client) if client else None), (self._end(server) if server else None)
+    def rows(self, part: bytes) -> Iterator[tuple[bytes]]:
+        """Each end of a part as it is packed, alone in a tuple."""
+        return self._row.iter_unpack(part)
 
-    def _end(self, packed: bytes) -> End:
-        values = self._struct.unpack(packed)
-        return End._make(values if self._in_order else [values[place] for place in self._places])
+    def pairs(self, packed: bytes) -> list[Pair]:
+        """Connections. Each is packed as its client and its server, with zeros for one that is unknown."""
+        ends = self.ends(packed)
+        # No socket has the cookie 0.
+        return [
+            (client if client.cookie else None, server if server.cookie else None)
+            for client, server in zip(ends, ends, strict=True)
+        ]
 
-    def cookie(self, packed: bytes) -> int:
-        """Of an end that is packed."""
-        return int(self._cookie.unpack_from(packed)[0])
+    def packed_pairs(self, packed: bytes) -> Iterator[tuple[bytes]]:
+        """Each of the same as it is packed, alone in a tuple."""
+        return self._rows_of_pair.iter_unpack(packed)
 
-    def moved(self, packed: PackedPair) -> int:
-        """Bytes that both ends sent, of a connection whose ends are packed."""
-        return sum(sum(self._sent.unpack_from(end)) for end in packed if end)
+    def moved(self, packed: bytes) -> Iterator[int]:
+        """Bytes that both ends of each of the same have sent."""
+        redirected, tcp = (self.column(packed, name) for name in _OF_SIZE)
+        sent = list(map(operator.add, redirected, tcp))
+        return map(operator.add, sent[::2], sent[1::2])
 
     def column(self, part: bytes | bytearray, name: str) -> list[int]:
         """A field of each end, which must be a number of 4 or 8 bytes and aligned. Raises InvalidArgument."""
@@ -187,75 +194,79 @@ class _Slots:
         self._rows[slot * self._size : (slot + 1) * self._size] = row
         return slot
 
-    def get(self, slot: int) -> bytes:
-        return bytes(self._rows[slot * self._size : (slot + 1) * self._size])
-
     def take(self, slot: int) -> bytes:
-        """The same for the last time."""
+        """What is in a slot, which is free then."""
         self._free.append(slot)
-        return self.get(slot)
+        return bytes(self._rows[slot * self._size : (slot + 1) * self._size])
 
 
 class Pairs:
     """Puts ends together as they come. One that the walk shows again is left out (see `Kernel.parts`).
 
-    There is a number for each connection, and no other object. Where others allocate among many of them meanwhile,
+    There are numbers for each connection, and no other object. Where others allocate among many of them meanwhile,
     each thing that they keep holds back a megabyte (the arenas of Objects/obmalloc.c).
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._waiting = _Slots(layout.size)
-        # By what the client sends first and what it receives first. For an end that waits: twice its slot, and 1
-        # more for a client. For two that have met: both cookies side by side, as a negative number.
-        self._known: dict[int, int] = {}
-        # Cookies of those that were given out without a peer.
-        self._alone: set[int] = set()
+        self._nobody = bytes(layout.size)
+        self._rows = _Slots(layout.size)
+        # The slots of servers and of clients that wait, by what the client sends first and what it receives first.
+        self._waiting: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        # Cookies.
+        self._seen: set[int] = set()
 
-    def add(self, part: bytes) -> Iterator[Pair]:
+    def add(self, part: bytes) -> list[Pair]:
         """The connections that are complete now, and those whose other end cannot be found."""
-        return map(self._layout.pair, self.packed(part))
+        return self._layout.pairs(self.packed(part))
 
-    def packed(self, part: bytes) -> Iterator[PackedPair]:
-        """The same, as they are in the part."""
-        known, waiting, layout = self._known, self._waiting, self._layout
-        columns = [layout.column(part, name) for name in ('cookie', 'sent', 'received', 'active')]
-        for at, (cookie, sent, received, active) in enumerate(zip(*columns, strict=True)):
-            end = part[at * layout.size : (at + 1) * layout.size]
-            key = sent << 32 | received if active else received << 32 | sent
-            found = known.get(key)
-            if found is None and key:
-                known[key] = waiting.put(end) << 1 | bool(active)
-            elif found is not None and found >= 0 and found & 1 != bool(active):
-                peer = waiting.take(found >> 1)
-                known[key] = -(cookie << 64 | layout.cookie(peer))
-                yield (end, peer) if active else (peer, end)
-            elif not self._has_seen(cookie, found):
-                # It was never established, or another one claims to be the same end.
-                self._alone.add(cookie)
-                yield (end, None) if active else (None, end)
+    def packed(self, part: bytes) -> bytes:
+        """The same, packed as `Layout.pairs` has them."""
+        layout, nobody, put, take = self._layout, self._nobody, self._rows.put, self._rows.take
+        servers, clients = self._waiting
+        part = self._unseen(part)
+        columns = [layout.column(part, name) for name in ('sent', 'received', 'active')]
+        found: list[bytes] = []
+        for sent, received, active, (end,) in zip(*columns, layout.rows(part), strict=True):
+            if active:
+                key, ours, theirs = sent << 32 | received, clients, servers
+            else:
+                key, ours, theirs = received << 32 | sent, servers, clients
+            slot = theirs.pop(key, None)
+            if slot is None and key and key not in ours:
+                ours[key] = put(end)
+                continue
+            # Without a peer: it was never established, or another one claims to be the same end.
+            peer = nobody if slot is None else take(slot)
+            found += (end, peer) if active else (peer, end)
+        return b''.join(found)
 
-    def _has_seen(self, cookie: int, found: int | None) -> bool:
-        """found: what is known by the key of the end with this cookie."""
-        if cookie in self._alone:
-            return True
-        if found is None:
-            return False
-        if found >= 0:
-            return cookie == self._layout.cookie(self._waiting.get(found >> 1))
-        return cookie in divmod(-found, 1 << 64)
+    def _unseen(self, part: bytes) -> bytes:
+        """The ends of a part that did not come before."""
+        cookies = self._layout.column(part, 'cookie')
+        different = set(cookies)
+        if len(different) == len(cookies) and self._seen.isdisjoint(different):
+            self._seen |= different
+            return part
+        unseen: list[bytes] = []
+        for cookie, (end,) in zip(cookies, self._layout.rows(part), strict=True):
+            if cookie not in self._seen:
+                self._seen.add(cookie)
+                unseen.append(end)
+        return b''.join(unseen)
 
-    def rest(self) -> Iterator[Pair]:
+    def rest(self) -> list[Pair]:
         """Afterwards: the connections of which one end was found."""
-        return map(self._layout.pair, self.packed_rest())
+        return self._layout.pairs(self.packed_rest())
 
-    def packed_rest(self) -> Iterator[PackedPair]:
-        """The same, as they were in their parts."""
-        known, self._known = self._known, {}
-        for found in known.values():
-            if found >= 0:
-                end = self._waiting.take(found >> 1)
-                yield (end, None) if found & 1 else (None, end)
+    def packed_rest(self) -> bytes:
+        """The same, packed as `Layout.pairs` has them."""
+        found: list[bytes] = []
+        for active, waiting in enumerate(self._waiting):
+            for end in map(self._rows.take, waiting.values()):
+                found += (end, self._nobody) if active else (self._nobody, end)
+            waiting.clear()
+        return b''.join(found)
 
 
 def moved(pair: Pair) -> int:

@@ -3,6 +3,7 @@
 
 import asyncio
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,10 +13,21 @@ from typing import Any, Generic, Self, TypeVar
 
 from sockaccel.core import filters, heap, words
 from sockaccel.core.connection import Counter, pack_address
-from sockaccel.core.ends import End, Layout, PackedPair, Pair, Pairs
+from sockaccel.core.ends import End, Layout, Pair, Pairs
 from sockaccel.core.origins import Origin, Origins, restricted, unpack
 from sockaccel.core.protocols import Clock, Ends, Timer
-from sockaccel.core.rows import NOWHERE, Names, Row, path_of, program_of, reasons_of, row, state_of, target_of
+from sockaccel.core.rows import (
+    NOWHERE,
+    Names,
+    Row,
+    Wording,
+    path_of,
+    program_of,
+    reasons_of,
+    row,
+    state_of,
+    target_of,
+)
 from sockaccel.core.target import quote
 from sockaccel.errors import InvalidArgument, NotPermitted
 
@@ -261,20 +273,22 @@ class Connections:
 
     def _find(self, wanted: Filter, viewer: Viewer) -> tuple[bytes, int]:
         """The busiest, packed, and how many there are in all."""
-        layout, busiest = self.sight.layout, Busiest[PackedPair](MAXIMUM_KEPT)
+        layout, busiest = self.sight.layout, Busiest[tuple[bytes]](MAXIMUM_KEPT)
         pairs = Pairs(layout)
+        wants = None if wanted == Filter() else wanted.chooser(_Named(self.sight, {}))
 
-        def add(found: Iterable[PackedPair]) -> None:
-            if wanted != Filter():
-                wants = wanted.chooser(_Named(self.sight, {}))
-                found = (each for each in found if wants(layout.pair(each)))
-            busiest.add((layout.moved(each), each) for each in found)
+        def add(packed: bytes) -> None:
+            found: Iterable[tuple[int, tuple[bytes]]] = zip(
+                layout.moved(packed), layout.packed_pairs(packed), strict=True
+            )
+            if wants:
+                found = itertools.compress(found, map(wants, layout.pairs(packed)))
+            busiest.add(found)
 
         for part in self.sight.parts(viewer):
             add(pairs.packed(part))
         add(pairs.packed_rest())
-        nobody = bytes(layout.size)
-        found = b''.join(end or nobody for pair in busiest.found() for end in pair)
+        found = b''.join(packed for (packed,) in busiest.found())
         total = busiest.total
         if total > MAXIMUM_KEPT:
             del busiest, pairs
@@ -283,14 +297,13 @@ class Connections:
 
     def _describe(self, packed: bytes, viewer: Viewer) -> list[Row]:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        # No socket has the cookie 0.
-        found = [end if end.cookie else None for end in self.sight.layout.ends(packed)]
-        cookies = {end.cookie for end in found if end}
+        pairs = self.sight.layout.pairs(packed)
+        cookies = {client.cookie for client, _server in pairs if client}
         led: dict[int, Origin] = {}
         for part in self.sight.origins(viewer):
             led |= unpack(part, cookies)
-        names, ends = _Named(self.sight, led), iter(found)
-        return [row(pair, names, now) for pair in zip(ends, ends, strict=True)]
+        wording = Wording(_Named(self.sight, led))
+        return [row(pair, wording, now) for pair in pairs]
 
 
 class Busiest(Generic[T]):

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """sockaccelctl: runs a command, and turns what goes wrong into a sentence and an exit status."""
 
+import sockaccel.unneeded  # noqa: F401
+
+# isort: split
 import argparse
 import asyncio
 import sys

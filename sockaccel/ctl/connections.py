@@ -4,20 +4,21 @@
 import argparse
 import json
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Protocol
 
+from sockaccel.core.ends import Pair
 from sockaccel.core.listing import Filter
-from sockaccel.core.rows import KEYS, Row
+from sockaccel.core.rows import KEYS, Row, Wording, values
 from sockaccel.ctl import listing, printing, show
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.exits import EX_OK
+from sockaccel.ctl.listing import Listing
 
 _FILTERS = ('target', 'path', 'port', 'address', 'program', 'pid', 'reason')
 
 
 class _Printer(Protocol):
-    def add(self, rows: list[Row]) -> None: ...
+    def add(self, seen: Listing, pairs: list[Pair]) -> None: ...
 
     def end(self, total: int) -> None: ...
 
@@ -30,11 +31,11 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
     printer: _Printer = _Json() if options.json else _Text(await client.call('DescribeCounters'), wanted)
     total = 0
     if options.limit:
-        rows, total = await listing.busiest(client, wanted, options.limit)
-        printer.add(rows)
+        seen, pairs, total = await listing.busiest_pairs(client, wanted, options.limit)
+        printer.add(seen, pairs)
     else:
         async for seen, pairs in listing.parts(client, wanted):
-            printer.add(list(map(seen.row, pairs)))
+            printer.add(seen, pairs)
             total += len(pairs)
     printer.end(total)
     return EX_OK
@@ -43,29 +44,26 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
 class _Json:
     """An array with a row in each line, which can be printed before all rows are known."""
 
-    # An encoder that looks at each key and value takes twice as long, which is seconds for 100,000 rows.
-    _line = '{' + ', '.join(f'"{key}": %s' for key in KEYS) + '}'
+    # Words are few, and become JSON once. An encoder that looked at each key and value of 100,000 rows would take
+    # seconds.
+    _line = '{{' + ', '.join(f'"{key}": {{}}' for key in KEYS) + '}}'
 
     def __init__(self) -> None:
         self._before = '['
+        self._wording: Wording | None = None
 
-    def add(self, rows: list[Row]) -> None:
-        if rows:
-            print(self._before + '\n' + ',\n'.join(map(self.line, rows)), end='', flush=True)
-            self._before = ','
-
-    def line(self, row: Row) -> str:
-        """What json.dumps() makes of it."""
-        return self._line % tuple([value if type(value) is int else _encoded(value) for value in row.values()])
+    def add(self, seen: Listing, pairs: list[Pair]) -> None:
+        """seen: the same each time."""
+        if not pairs:
+            return
+        wording = self._wording = self._wording or Wording(seen, json.dumps)
+        line, now = self._line.format, seen.time_ns
+        lines = ',\n'.join([line(*values(pair, wording, now)) for pair in pairs])
+        print(f'{self._before}\n{lines}', end='', flush=True)
+        self._before = ','
 
     def end(self, _total: int) -> None:
         print('[]' if self._before == '[' else '\n]')
-
-
-@lru_cache(maxsize=4096)
-def _encoded(value: str | bool) -> str:
-    """The same few names, addresses and words come again and again."""
-    return json.dumps(value)
 
 
 class _Text:
@@ -78,7 +76,8 @@ class _Text:
         self._reasons: set[str] = set()
         self._shown = 0
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, seen: Listing, pairs: list[Pair]) -> None:
+        rows = list(map(seen.row, pairs))
         if rows:
             print('\n'.join(self._table.lines(rows)), flush=True)
         self._shown += len(rows)

@@ -11,7 +11,7 @@ from typing import Any
 from sockaccel.core.ends import Layout, Pair, Pairs, moved
 from sockaccel.core.listing import Busiest, Filter
 from sockaccel.core.origins import Origin
-from sockaccel.core.rows import NOWHERE, Row, row
+from sockaccel.core.rows import NOWHERE, Row, Wording, row
 from sockaccel.ctl.client import Client, NotRunning
 
 # Of the socket's data that waits to be looked at.
@@ -26,23 +26,26 @@ class Listing:
     reasons: list[str]
     time_ns: int
     programs: bool
-    targets: dict[str, str] = field(default_factory=dict)
-    cgroups: dict[str, str] = field(default_factory=dict)
+    targets: dict[int, str] = field(default_factory=dict)
+    cgroups: dict[int, str] = field(default_factory=dict)
     led: dict[int, Origin] = field(default_factory=dict)
     is_complete: bool = False
 
+    def __post_init__(self) -> None:
+        self._wording = Wording(self)
+
     def target(self, slot: int) -> str:
-        return self.targets.get(str(slot), '')
+        return self.targets.get(slot, '')
 
     def cgroup(self, number: int) -> str:
-        return self.cgroups.get(str(number), '')
+        return self.cgroups.get(number, '')
 
     def origin(self, cookie: int) -> Origin:
         return self.led.get(cookie, NOWHERE)
 
     def row(self, pair: Pair) -> Row:
         """A connection as users read it."""
-        return row(pair, self, self.time_ns)
+        return row(pair, self._wording, self.time_ns)
 
 
 async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, list[Pair]]]:
@@ -60,8 +63,8 @@ async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, 
         while 'total' not in (said := await _line(reader)):
             origins = said.get('origins', {})
             listing.led |= {int(cookie): (address, port) for cookie, (address, port) in origins.items()}
-            listing.targets |= said['targets']
-            listing.cgroups |= said['cgroups']
+            listing.targets |= _by_number(said['targets'])
+            listing.cgroups |= _by_number(said['cgroups'])
             part = await _exactly(reader, said['ends'] * listing.layout.size)
             yield listing, list(filter(wants, pairs.add(part)))
         listing.is_complete = True
@@ -72,13 +75,24 @@ async def parts(client: Client, wanted: Filter) -> AsyncIterator[tuple[Listing, 
 
 async def busiest(client: Client, wanted: Filter, limit: int) -> tuple[list[Row], int]:
     """Up to `limit` connections, the busiest first, and how many there are. Raises what `parts` raises."""
-    found, rows = Busiest[Pair](limit), list[Row]()
-    async for listing, pairs in parts(client, wanted):
+    listing, pairs, total = await busiest_pairs(client, wanted, limit)
+    return list(map(listing.row, pairs)), total
+
+
+async def busiest_pairs(client: Client, wanted: Filter, limit: int) -> tuple[Listing, list[Pair], int]:
+    """The same as pairs, with what makes rows of them."""
+    found, listing = Busiest[Pair](limit), None
+    async for seen, pairs in parts(client, wanted):
         found.add((moved(pair), pair) for pair in pairs)
-        # Nothing comes after it.
-        if listing.is_complete:
-            rows = list(map(listing.row, found.found()))
-    return rows, found.total
+        listing = seen
+    # There is at least the last part, which may be empty.
+    assert listing
+    return listing, found.found(), found.total
+
+
+def _by_number(names: dict[str, str]) -> dict[int, str]:
+    """JSON has no numbers for keys."""
+    return {int(number): name for number, name in names.items()}
 
 
 async def _line(reader: asyncio.StreamReader) -> dict[str, Any]:

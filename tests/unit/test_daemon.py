@@ -117,9 +117,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith('sockaccel ')
 
 
-def test_libraries_that_it_has_no_use_for_are_not_loaded() -> None:
+@pytest.mark.parametrize('program', ['sockaccel.__main__', 'sockaccel.ctl.cli'])
+def test_libraries_that_it_has_no_use_for_are_not_loaded(program: str) -> None:
     """They are megabytes, which others bring along."""
-    script = 'import sockaccel.__main__; print(open("/proc/self/maps").read())'
+    script = f'import {program}; print(open("/proc/self/maps").read())'
     maps = subprocess.run(
         [sys.executable, '-c', script], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout

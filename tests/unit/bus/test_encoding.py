@@ -14,6 +14,7 @@ from sockaccel.core.finding import Finding
 from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.core.knowledge import WHY, Knowledge
 from sockaccel.core.programs import Row as Program
+from sockaccel.core.rows import Wording
 from sockaccel.core.rows import row as row_of
 from sockaccel.core.target import State, TargetStatus
 from sockaccel.dbus.message import Variant, plain
@@ -71,7 +72,7 @@ def pair() -> Pair:
 
 
 def connection(pair: Pair) -> Row:
-    return encoding.connection(row_of(pair, Names(), 11))
+    return encoding.connection(row_of(pair, Wording(Names()), 11))
 
 
 def documented(member: str) -> set[str]:

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from sockaccel.core.ends import End, Layout, Pair, Pairs
+from sockaccel.core.ends import End, Layout, Pair, Pairs, moved
 from sockaccel.errors import InvalidArgument
 from sockaccel.kernel.abi import EVENT
 from sockaccel.kernel.ends import Ends
@@ -41,7 +41,7 @@ def test_fields_may_come_in_another_order_and_among_others() -> None:
         b'', *(getattr(client, name) for name, _code in reversed(fields)), 7,
     )  # fmt: skip
     assert list(other.ends(data)) == [client]
-    assert other.pair((data, None)) == (client, None)
+    assert other.pairs(data + bytes(other.size)) == [(client, None)]
 
 
 def test_a_field_that_is_missing_is_named() -> None:
@@ -107,6 +107,14 @@ def test_ends_that_were_never_established_meet_nobody() -> None:
     assert list(pairs.rest()) == []
 
 
+def test_what_connections_have_sent() -> None:
+    client, server = ends(1)
+    client = client._replace(redirected_bytes=1 << 40, tcp_bytes=20)
+    server = server._replace(redirected_bytes=3, tcp_bytes=4)
+    data = packed(client, server) + bytes(LAYOUT.size) + packed(server)
+    assert list(LAYOUT.moved(data)) == [moved(pair) for pair in LAYOUT.pairs(data)] == [(1 << 40) + 27, 7]
+
+
 def test_an_end_without_a_peer_that_comes_again_is_one() -> None:
     found = [end._replace(sent=0, received=0) for end in ends(1)]
     pairs = Pairs(LAYOUT)
@@ -117,7 +125,7 @@ def test_an_end_without_a_peer_that_comes_again_is_one() -> None:
 def test_ends_that_have_met_leave_their_room_to_others() -> None:
     pairs = Pairs(LAYOUT)
     assert len(list(pairs.add(packed_ends(1000)))) == 1000
-    assert len(pairs._waiting._rows) == LAYOUT.size
+    assert len(pairs._rows._rows) == LAYOUT.size
 
 
 def test_two_ends_of_which_neither_sends_what_the_other_receives_do_not_meet() -> None:

@@ -2,54 +2,48 @@
 """What "connections --json" prints is what a JSON encoder would."""
 
 import json
-from collections.abc import Sequence
 
 import pytest
 
-from sockaccel.core.ends import End
-from sockaccel.core.rows import Row, row
+from sockaccel.core.ends import Pair
 from sockaccel.ctl.connections import _Json
+from sockaccel.ctl.listing import Listing
 from sockaccel.kernel.abi import COUNTERS
 from sockaccel.kernel.ends import Ends
 from tests.support.memory_kernel import packed_ends
 
-
-class Awkward:
-    """Names with what JSON must escape, and with what stands in Python's formats. Implements rows.Names."""
-
-    reasons: Sequence[str] = [counter.name for counter in COUNTERS]
-
-    def target(self, _slot: int) -> str:
-        return '/100% "quoted" \\ %s\n\x1b é'
-
-    def cgroup(self, _number: int) -> str:
-        return ''
-
-    def origin(self, _cookie: int) -> tuple[str, int]:
-        return '', 0
+AWKWARD = '/100% "quoted" \\ %s\n\x1b é'
 
 
-def rows() -> list[Row]:
+def listing() -> Listing:
+    """With names that have what JSON must escape, and what stands in Python's formats."""
+    layout, reasons = Ends(lambda: iter(())).layout, [counter.name for counter in COUNTERS]
+    return Listing(layout, reasons, 1 << 60, programs=True, targets={1: AWKWARD}, led={3: (AWKWARD, 80)})
+
+
+def pairs() -> list[Pair]:
     """The second is adopted, and in the third one end is unknown."""
-    ends = list(Ends(lambda: iter(())).layout.ends(packed_ends(3)))
-    pairs: list[tuple[End | None, End | None]] = [
-        (ends[0], ends[1]), (ends[2]._replace(flags=3, marked=1), ends[3]), (None, ends[5]),
-    ]  # fmt: skip
-    return [row(pair, Awkward(), 1 << 60) for pair in pairs]
+    ends = list(listing().layout.ends(packed_ends(3)))
+    return [(ends[0], ends[1]), (ends[2]._replace(flags=3, marked=1), ends[3]), (None, ends[5])]
 
 
-def test_a_line_is_what_an_encoder_makes_of_the_row() -> None:
-    for each in rows():
-        assert _Json().line(each) == json.dumps(each)
-    assert [each['adopted'] for each in rows()] == [False, True, False]
-
-
-@pytest.mark.parametrize('parts', [[], [0], [1], [2, 0, 1]], ids=str)
-def test_rows_that_come_in_parts_are_one_array(parts: list[int], capsys: pytest.CaptureFixture[str]) -> None:
-    printer, printed = _Json(), list[Row]()
+def printed(capsys: pytest.CaptureFixture[str], *parts: list[Pair]) -> str:
+    printer, seen = _Json(), listing()
     for part in parts:
-        some = rows()[:part]
-        printer.add(some)
-        printed += some
-    printer.end(len(printed))
-    assert json.loads(capsys.readouterr().out) == printed
+        printer.add(seen, part)
+    printer.end(sum(map(len, parts)))
+    return capsys.readouterr().out
+
+
+def test_a_line_is_what_an_encoder_makes_of_the_row(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = list(map(listing().row, pairs()))
+    assert printed(capsys, pairs()) == '[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n'
+    assert [row['adopted'] for row in rows] == [False, True, False]
+    assert [row['origin_address'] for row in rows] == [AWKWARD, '', '']
+
+
+@pytest.mark.parametrize('sizes', [[], [0], [1], [2, 0, 1]], ids=str)
+def test_rows_that_come_in_parts_are_one_array(sizes: list[int], capsys: pytest.CaptureFixture[str]) -> None:
+    parts = [pairs()[:size] for size in sizes]
+    expected = [listing().row(pair) for part in parts for pair in part]
+    assert json.loads(printed(capsys, *parts)) == expected

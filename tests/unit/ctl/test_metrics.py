@@ -66,7 +66,7 @@ class Daemon(Client):
 def three_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     async def parts(_client: Client, _wanted: Filter) -> AsyncIterator[tuple[listing.Listing, list[Pair]]]:
         layout = Ends(lambda: iter(())).layout
-        seen = listing.Listing(layout, [], 0, programs=True, targets={'1': 'x.service'})
+        seen = listing.Listing(layout, [], 0, programs=True, targets={1: 'x.service'})
         ends = layout.ends(packed_ends(3))
         yield seen, list(zip(ends, ends, strict=True))
 
