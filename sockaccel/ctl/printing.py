@@ -11,16 +11,19 @@ Row = dict[str, Any]
 
 
 def targets(rows: list[Row]) -> None:
+    print('\n'.join(target_lines(rows)))
+
+
+def target_lines(rows: list[Row]) -> list[str]:
     if not rows:
-        print('No targets; add one with: sockaccelctl enable UNIT')
-        return
+        return ['No targets; add one with: sockaccelctl enable UNIT']
     cells = [['TARGET', 'STATE', 'DETAIL'], *([row['name'], row['state'], row['detail']] for row in rows)]
     styles = ['bold', *(show.STATE_STYLES.get(row['state'], '') for row in rows)]
     title, *lines = show.table(cells, styles=styles)
-    print(title)
+    found = [title]
     for row, line in zip(rows, lines, strict=True):
-        print(line)
-        policy([each for each in row['policy'] if each['source']], '  ')
+        found += [line, *_policy_lines([each for each in row['policy'] if each['source']], '  ')]
+    return found
 
 
 # The names of an interception are shortened before its numbers are cut off.
@@ -28,6 +31,10 @@ _SACRIFICED_NAMES = (((0, 1), 16),)
 
 
 def interceptions(rows: Sequence[Row]) -> None:
+    print('\n'.join(interception_lines(rows)))
+
+
+def interception_lines(rows: Sequence[Row]) -> list[str]:
     """What is led to proxies; the detail of each below it."""
     cells = [['LED TARGET', 'PROXY', 'STATE', 'LED', 'REFUSED', 'DIRECT']]
     styles = ['bold']
@@ -42,10 +49,12 @@ def interceptions(rows: Sequence[Row]) -> None:
         styles.append('red' if is_down else show.STATE_STYLES.get(row['state'], ''))
     wanted = show.widths([[len(cell) for cell in row] for row in cells])
     fitted = show.fitted(wanted, show.width(), _SACRIFICED_NAMES)
+    found = []
     for cell, style, detail in zip(cells, styles, ['', *(row['detail'] for row in rows)], strict=True):
-        print(show.styled(show.line(cell, fitted), style))
+        found.append(show.styled(show.line(cell, fitted), style))
         if detail:
-            print(show.cut(f'  {detail}', show.width()))
+            found.append(show.cut(f'  {detail}', show.width()))
+    return found
 
 
 class ConnectionTable:
@@ -107,12 +116,17 @@ def configuration(rows: list[Row], *, as_json: bool) -> None:
         policy([row for row in rows if row['section'] == section and row['key']])
 
 
-def policy(rows: list[Row], indent: str = '') -> None:
+def policy(rows: list[Row]) -> None:
+    for line in _policy_lines(rows):
+        print(line)
+
+
+def _policy_lines(rows: list[Row], indent: str = '') -> list[str]:
     """Keys with their values, and where each is from, which is there in any case: a long list is cut."""
+    if not rows:
+        return []
     sources = [f'# {row["source"] or "default"}' for row in rows]
     values = [f'{row["key"]}={row["value"]}' for row in rows]
-    most = max(show.width() - len(indent) - 2 - max(map(len, sources), default=0), 24)
+    most = max(show.width() - len(indent) - 2 - max(map(len, sources)), 24)
     cells = [(indent + show.cut(value, most), source) for value, source in zip(values, sources, strict=True)]
-    if cells:
-        for line in show.table(cells, styles=['' if row['source'] else 'dim' for row in rows]):
-            print(line)
+    return show.table(cells, styles=['' if row['source'] else 'dim' for row in rows])

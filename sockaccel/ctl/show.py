@@ -33,6 +33,11 @@ def width() -> int:
     return shutil.get_terminal_size().columns if is_terminal() else 1000
 
 
+def height() -> int:
+    """Lines to fill; a pipe gets as many as there are."""
+    return shutil.get_terminal_size().lines if is_terminal() else 1000
+
+
 def styled(text: str, style: str) -> str:
     """In colour, on a terminal whose user has not set NO_COLOR (no-color.org)."""
     if not style or not is_terminal() or os.environ.get('NO_COLOR') or os.environ.get('TERM') == 'dumb':

@@ -3,6 +3,7 @@
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sockaccel.core.listing import Filter
@@ -12,9 +13,28 @@ from sockaccel.ctl.exits import EX_OK
 
 Row = dict[str, Any]
 
+# At most, where the terminal has room for them.
 _CONNECTIONS, _REASONS = 5, 4
 # Reasons of connections that are about a limit of sockaccel's own, or about a stream that is broken.
 _ALARMING = ('splice_unread', 'map_full', 'not_kept')
+
+
+@dataclass
+class _List:
+    """The first rows of a longer list, of which a low terminal shows fewer.
+
+    head: lines above the rows. total: how many there are. more: names them, and where they are.
+    """
+
+    head: list[str]
+    rows: list[str]
+    total: int
+    more: str
+
+    def lines(self, count: int) -> list[str]:
+        """With so many of the rows, or all."""
+        rest = self.total - min(count, len(self.rows))
+        return ['', *self.head, *self.rows[:count], *([f'  … and {rest} more {self.more}'] if rest else [])]
 
 
 async def status(client: Client, options: argparse.Namespace) -> int:
@@ -32,34 +52,43 @@ async def status(client: Client, options: argparse.Namespace) -> int:
             'Verdict': verdict(targets, stats)[0], 'Attention': notable, 'Interceptions': led,
         })  # fmt: skip
         return EX_OK
-    _head(properties, issues, targets, stats, notable)
-    printing.targets(targets)
+    above = _head(properties, issues, targets, stats, notable) + printing.target_lines(targets)
     if led:
-        print()
-        printing.interceptions(led)
-    print(f'\nConnections now: {total}')
-    for line in printing.ConnectionTable('  ').lines(busiest):
-        print(line)
-    if len(busiest) < total:
-        print(f'  … and {total - len(busiest)} more, see: sockaccelctl connections')
-    _reasons('Connections that are not accelerated:', 'connection', stats, counters)
-    _reasons('Messages that went by TCP:', 'message', stats, counters)
+        above += ['', *printing.interception_lines(led)]
+    lists = [
+        _connections(busiest, total),
+        *_reasons('Connections that are not accelerated:', 'connection', stats, counters),
+        *_reasons('Messages that went by TCP:', 'message', stats, counters),
+    ]
+    # One line is for the shell's prompt.
+    print('\n'.join(above + _fitted(lists, show.height() - len(above) - 1)))
     return EX_OK
+
+
+def _fitted(lists: list[_List], height: int) -> list[str]:
+    """At least one row of each, and as many as there is room for."""
+    for most in range(max(_CONNECTIONS, _REASONS), 0, -1):
+        found = [line for each in lists for line in each.lines(most)]
+        if len(found) <= height:
+            break
+    return found
 
 
 def _head(
     properties: Row, issues: list[str], targets: list[Row], stats: dict[str, int], notable: list[str]
-) -> None:
+) -> list[str]:
     said, style = verdict(targets, stats)
-    print(show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}: {said}', style))
-    for line in (worth(stats), *(f'Attention: {sentence}' for sentence in notable)):
-        print(show.wrapped(line, '  '))
+    found = [
+        show.styled(f'sockaccel {properties["Version"]} on kernel {properties["KernelRelease"]}: {said}', style)
+    ]
+    sentences = [worth(stats), *(f'Attention: {sentence}' for sentence in notable)]
     if not issues:
-        print('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
+        sentences.append('Kernel: nothing that ordinary programs would notice (sockaccelctl doctor).')
     elif not _not_accepted(issues, targets):
-        accepted = f'Kernel: every target accepts its issues: {", ".join(issues)} (sockaccelctl doctor).'
-        print(show.wrapped(accepted, '  '))
-    print()
+        sentences.append(f'Kernel: every target accepts its issues: {", ".join(issues)} (sockaccelctl doctor).')
+    for sentence in sentences:
+        found += show.wrapped(sentence, '  ').splitlines()
+    return [*found, '']
 
 
 def verdict(targets: list[Row], stats: dict[str, int]) -> tuple[str, str]:
@@ -119,16 +148,19 @@ def _not_accepted(issues: list[str], targets: list[Row]) -> list[str]:
     return [issue for issue in issues if not accepted or any(issue not in names for names in accepted)]
 
 
-def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> None:
+def _connections(busiest: list[Row], total: int) -> _List:
+    head, *rows = printing.ConnectionTable('  ').lines(busiest) if busiest else ['']
+    title = f'Connections now: {total}'
+    return _List([title, head] if head else [title], rows, total, 'connections, see: sockaccelctl connections')
+
+
+def _reasons(title: str, kind: str, stats: dict[str, int], counters: list[Row]) -> Iterator[_List]:
     """The most frequent reasons of a kind, `connection` or `message`."""
     rows = []
     for counter in counters:
         if counter['kind'] == kind and (count := stats[f'{kind}_reason_{counter["name"]}']):
             rows.append((count, counter['name'], counter['sentence']))
-    if rows:
-        print(f'\n{title}')
     rows.sort(reverse=True)
-    for count, name, sentence in rows[:_REASONS]:
-        print(show.cut(f'  {count:>10}  {name}: {sentence}', show.width()))
-    if len(rows) > _REASONS:
-        print(f'              … and {len(rows) - _REASONS} more reasons, see: sockaccelctl stats')
+    lines = [show.cut(f'  {count:>10}  {name}: {sentence}', show.width()) for count, name, sentence in rows]
+    if rows:
+        yield _List([title], lines[:_REASONS], len(rows), 'reasons, see: sockaccelctl stats')

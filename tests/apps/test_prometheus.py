@@ -3,6 +3,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from tests.support.harness import ROOT, Cgroup, PrivateBus, call, stop, wait_unt
 CONTROL = [sys.executable, '-m', 'sockaccel.ctl.cli']
 DASHBOARD = json.loads((ROOT / 'docs/grafana.json').read_text())
 QUERIES = [target['expr'] for panel in DASHBOARD['panels'] for target in panel['targets']]
+# What Grafana puts a backslash before where a regular expression shall have a name.
+_SPECIAL = re.compile(r"[$^*{}\[\]'+?.()|]")
 
 
 def free_port() -> int:
@@ -74,8 +77,13 @@ class Prometheus:
         self.log.close()
 
 
+def chosen(name: str) -> str:
+    """What stands for $target where somebody has chosen one: Grafana's own escapes, in a string of PromQL."""
+    return _SPECIAL.sub(r'\\\\\g<0>', name.replace('\\', '\\\\\\\\'))
+
+
 @pytest.fixture(scope='module')
-def traffic_of_target(target: Cgroup) -> Iterator[None]:
+def traffic_of_target(target: Cgroup) -> Iterator[traffic.Pair]:
     """A connection that is accelerated, and one that is not: each kind of reason has occurred."""
     if not shutil.which('prometheus'):
         pytest.skip('prometheus is not installed: tools/setup apps')
@@ -87,11 +95,11 @@ def traffic_of_target(target: Cgroup) -> Iterator[None]:
         wait_until(
             lambda: call('TargetStats', 's', target.path)['connection_reason_blocking_end'], 'it is left to TCP'
         )
-        yield
+        yield pair
 
 
 @pytest.fixture(scope='module')
-def scraped(bus: PrivateBus, traffic_of_target: None) -> Iterator[int]:
+def scraped(bus: PrivateBus, traffic_of_target: traffic.Pair) -> Iterator[int]:
     """The port of what a socket unit with Accept=yes is."""
     port = free_port()
     process = subprocess.Popen(
@@ -133,11 +141,32 @@ def test_both_ways_bring_the_same(prometheus: Prometheus, scraped: int) -> None:
     assert not prometheus.values('node_textfile_scrape_error != 0')
 
 
+def test_a_name_is_chosen_as_it_is() -> None:
+    assert chosen('/a.b\\x-1') == r'/a\\.b\\\\x-1'
+
+
+@pytest.mark.parametrize('choice', ['all', 'one'])
 @pytest.mark.parametrize('query', QUERIES)
-def test_every_panel_finds_something(prometheus: Prometheus, query: str) -> None:
-    asked = query.replace('$__rate_interval', '1m').replace('$target', '.*')
+def test_every_panel_finds_something(
+    prometheus: Prometheus, traffic_of_target: traffic.Pair, target: Cgroup, query: str, choice: str
+) -> None:
+    """A number, while there is traffic: the share of nothing is none."""
+    name = '.*' if choice == 'all' else chosen(target.path)
+    asked = query.replace('$__rate_interval', '1m').replace('$target', name)
     assert '$' not in asked
-    wait_until(lambda: bool(prometheus.values(asked)), f'{asked} has a value')
+
+    def answered() -> bool:
+        traffic.exchange(traffic_of_target)
+        numbers = [float(each['value'][1]) for each in prometheus.values(asked)]
+        return bool(numbers) and all(map(math.isfinite, numbers))
+
+    wait_until(answered, f'{asked} has a value')
+
+
+def test_a_panel_of_a_metric_that_nobody_has_finds_nothing(prometheus: Prometheus) -> None:
+    wait_until(lambda: bool(prometheus.values('sockaccel_up == 1')), 'it was read')
+    assert prometheus.values('sum(rate(sockaccel_no_such_bytes_total[1m]))') == []
+    assert prometheus.values('sum(rate(sockaccel_tcp_bytes_total{target=~"/nobody"}[1m]))') == []
 
 
 def test_the_choice_of_the_dashboard_offers_the_target(prometheus: Prometheus, target: Cgroup) -> None:

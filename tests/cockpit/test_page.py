@@ -2,6 +2,7 @@
 """What people do with the page: an administrator, and somebody who may only look."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.cockpit.person import (
     open_view,
     switch_of,
 )
+from tests.cockpit.sight import controls, pale_texts, reached_by_tab
 from tests.support.harness import wait_until
 from tests.support.patience import LONG_S
 from tests.system.roots import Release
@@ -51,7 +53,19 @@ for port, count in ((7001, 2), (7002, 5)):
                 end.close()
 time.sleep(3600)
 """
+MIXED = 'mixed.service'
 SHARE = r'/\d%/.test($("#content table tbody").innerText)'
+
+
+@pytest.fixture
+def mixed(machine: Machine) -> Iterator[None]:
+    """A service is a target that keeps two of its connections from acceleration, and has had five short ones."""
+    machine.enable(MIXED)
+    machine.control('set', MIXED, 'ExcludePorts=7001')
+    machine.shell(f"cat >/run/mixed.py <<'END'\n{_MIXED}\nEND")
+    machine.run('systemd-run', '--quiet', f'--unit={MIXED}', '--collect', 'python3', '/run/mixed.py')
+    yield
+    machine.run('systemctl', 'stop', MIXED)
 
 
 def test_an_administrator_enables_sees_traffic_and_disables(machine: Machine, visit: Visit) -> None:
@@ -65,6 +79,8 @@ def test_an_administrator_enables_sees_traffic_and_disables(machine: Machine, vi
         # The connections of before stay with TCP.
         machine.chatter()
         tab.wait(SHARE)
+        # How many connections have joined.
+        tab.wait('Number($("#content tbody tr").cells[4].innerText) >= 4')
         tab.wait(r'$("path.line.redirected").getAttribute("d").startsWith("M")')
         tab.wait(r'/[1-9]/.test($("figcaption strong").innerText)')
         open_view(tab, 'connections')
@@ -81,7 +97,7 @@ def test_an_administrator_enables_sees_traffic_and_disables(machine: Machine, vi
 
 
 def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
-    """At two sizes, light and dark; nothing is wider than the screen."""
+    """At two sizes, light and dark; nothing is wider than the screen, and every text stands out."""
     machine.enable()
     machine.chatter(40)
     with visit(ROOT_USER) as tab:
@@ -103,6 +119,15 @@ def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
                 assert tab.evaluate('page.document.documentElement.classList.contains("dark")') == (
                     scheme == 'dark'
                 )
+                assert pale_texts(tab) == [], name
+            open_view(tab, '')
+            tab.click('#add')
+            tab.picture(OUTPUT / f'{release.name}-adding-{width}-{scheme}.png')
+            assert tab.evaluate('$("#adding").getBoundingClientRect().right <= page.innerWidth')
+            assert tab.evaluate('$("#adding").scrollWidth <= $("#adding").clientWidth')
+            assert pale_texts(tab) == [], (width, scheme)
+            tab.press('Escape')
+            tab.wait('!$("#adding").open')
 
 
 @pytest.mark.parametrize(
@@ -281,20 +306,16 @@ def test_a_policy_is_shown_with_where_it_is_from(machine: Machine, visit: Visit)
         machine.shell(f'rm {file}; sockaccelctl reload')
 
 
-def test_reasons_are_sorted_and_say_what_to_do(machine: Machine, visit: Visit) -> None:
+@pytest.mark.usefixtures('mixed')
+def test_reasons_are_sorted_and_say_what_to_do(visit: Visit) -> None:
     """Of two reasons the one that comes first by its name is the rarer one."""
-    machine.enable('mixed.service')
-    machine.control('set', 'mixed.service', 'ExcludePorts=7001')
-    machine.shell(f"cat >/run/mixed.py <<'END'\n{_MIXED}\nEND")
-    machine.run('systemd-run', '--quiet', '--unit=mixed.service', '--collect', 'python3', '/run/mixed.py')
     rows = 'Array.from($("#content section").querySelectorAll("tbody tr"))'
     with visit(ROOT_USER) as tab:
         open_view(tab, 'reasons')
-        tab.choose('#reasons-target', 'mixed.service')
+        tab.choose('#reasons-target', MIXED)
         for reason, count in (('short', 5), ('excluded', 2)):
             tab.wait(rf'{rows}.some(row => /^{reason}\s.*\s{count}$/s.test(row.innerText.trim()))')
         found = tab.evaluate(f'{rows}.map(row => Array.from(row.cells, cell => cell.innerText))')
-    machine.run('systemctl', 'stop', 'mixed.service')
     counts = [int(count) for _reason, _advice, count in found]
     assert counts == sorted(counts, reverse=True)
     assert found[0][0].split()[0] == 'short'
@@ -330,6 +351,37 @@ def test_pages_and_filters_of_connections(machine: Machine, visit: Visit) -> Non
         tab.type('#filter-program', 'nobody')
         tab.press('Enter')
         tab.reads('#content', 'No connection of a target is like that')
+
+
+@pytest.mark.usefixtures('mixed')
+def test_connections_are_chosen_by_path_and_reason(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter(3)
+    with visit(ROOT_USER) as tab:
+        open_view(tab, 'connections')
+        tab.reads('#range', 'of 5')
+        tab.choose('#filter-path', 'tcp')
+        tab.reads('#range', '1–2 of 2')
+        tab.reads('#content tbody', 'excluded')
+        tab.choose('#filter-path', 'redirect')
+        tab.reads('#range', '1–3 of 3')
+        tab.choose('#filter-path', '')
+        tab.choose('#filter-reason', 'excluded')
+        tab.reads('#range', '1–2 of 2')
+
+
+def test_every_control_is_reached_by_the_keyboard(machine: Machine, visit: Visit) -> None:
+    machine.enable()
+    machine.chatter(40)
+    with visit(ROOT_USER) as tab:
+        for view in VIEWS:
+            open_view(tab, view)
+            tab.finds('#content tbody tr')
+            if view == 'connections':
+                tab.reads('#range', 'of 40')
+            offered = controls(tab)
+            assert len(offered) == len(set(offered)), (view, offered)
+            assert reached_by_tab(tab) == offered, view
 
 
 def test_everything_is_done_by_the_keyboard(machine: Machine, visit: Visit) -> None:

@@ -61,6 +61,9 @@ def test_why() -> None:
     assert said.startswith('127.0.0.1:10007 psql -> 127.0.0.1:5432 postgres: since ')
     assert 'Covered by the target x.service.' in said
     assert 'is redirected' in said
+    assert control('why', '127.0.0.1:10007').stdout == said
+    (all_alike,) = json.loads(control('why', '--json', '101').stdout)
+    assert all_alike['client_program'] == 'psql'
     (all_alike,) = json.loads(control('why', '--json', 'postgres').stdout)
     assert (all_alike['connections'], all_alike['target']) == (600, 'x.service')
     nothing = control('why', 'no-such-program')
@@ -74,6 +77,16 @@ def test_reset_leaves_the_absolute_counters() -> None:
     assert json.loads(control('stats', '--reset', '--json').stdout)['connections'] == 10
     assert json.loads(control('stats', '--since-reset', '--json').stdout)['connections'] == 0
     assert json.loads(control('stats', '--json').stdout)['connections'] == 10
+
+
+def test_zeros_are_shown_to_who_asks_for_them() -> None:
+    control('stats', '--reset')
+    assert control('stats', '--since-reset').stdout == ''
+    assert 'Nothing was counted; --all shows the zeros.' in on_terminal('stats', '--since-reset')
+    zeros = [line.split() for line in control('stats', '--since-reset', '--all').stdout.splitlines()]
+    assert ['redirected_bytes', '0'] in zeros
+    assert {value for _name, value in zeros} == {'0'}
+    assert ['redirected_bytes', '10'] in [line.split() for line in control('stats').stdout.splitlines()]
 
 
 def test_config_shows_every_key() -> None:
@@ -223,6 +236,7 @@ def test_colours_and_width_on_a_terminal(command: str) -> None:
     assert command == 'targets' or '\x1b[' in shown
     plain = re.sub(r'\x1b\[[0-9;]*m', '', shown)
     assert max(map(len, plain.splitlines())) <= 80
+    assert command == 'connections' or len(plain.splitlines()) < 24
 
 
 def test_help_names_the_exit_status() -> None:

@@ -4,6 +4,7 @@
 import argparse
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_it_works(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'Attention' not in said
     assert '/x      active  cgroup /x' in said
     assert 'Connections now: 9' in said
-    assert '… and 4 more, see: sockaccelctl connections' in said
+    assert '… and 4 more connections, see: sockaccelctl connections' in said
 
 
 @pytest.mark.parametrize('columns', [80, 100])
@@ -94,6 +95,24 @@ def test_nothing_is_wider_than_the_terminal(
     for issue in ('fionread', 'another-issue-with-a-long-name'):
         lines = shown(Daemon([target], issue, **numbers), capsys).splitlines()
         assert [line for line in lines if len(line) > columns] == []
+
+
+@pytest.mark.parametrize(('lines', 'rows'), [(24, [1, 1, 1]), (30, [3, 3, 3]), (1000, [5, 4, 4])])
+def test_it_fits_on_one_screen(
+    lines: int, rows: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With each reason, of 80 columns, and a line for the prompt."""
+    monkeypatch.setattr(show, 'width', lambda: 80)
+    monkeypatch.setattr(show, 'height', lambda: lines)
+    quiet = ('splice_unread', 'map_full', 'not_kept', 'listeners_turned_away')
+    numbers = {name: 7 for name in ZEROS if not name.endswith(quiet)}
+    said = shown(Daemon([ACCEPTING], 'fionread', **numbers), capsys)
+    assert said.startswith('sockaccel 1 on kernel 6.1: on, and it works\n')
+    _above, connections, left, messages = re.split(r'\n(?=\n[CM])', said)
+    assert len(said.splitlines()) < lines
+    found = [connections.count('redirect  '), left.count(' is so'), messages.count(' is so')]
+    assert found == rows
+    assert all('… and ' in each for each in (connections, left, messages))
 
 
 @pytest.mark.parametrize(
