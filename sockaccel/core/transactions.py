@@ -150,9 +150,7 @@ class Transactions:
             desired.enable(target.name, chosen, runtime=runtime, of_file=of_file)
             await self._remember(desired)
             undo.pop_all()
-        if before:
-            self._now_has(before, policy)
-        elif policy.adopt_connections:
+        if self._now_has(before, policy) if before else policy.adopt_connections:
             self._sweeper.adopt()
         self.refused.pop(target.name, None)
         return enabled
@@ -306,11 +304,13 @@ class Transactions:
         self._put_in_force(enabled, policy)
         self._now_has(enabled, policy)
 
-    def _now_has(self, enabled: Enabled, policy: Policy) -> None:
-        """Note the policy that is in force, and look for what an earlier one left to TCP."""
-        if policy.adopt_connections and policy.lets_in_more_than(enabled.policy):
+    def _now_has(self, enabled: Enabled, policy: Policy) -> bool:
+        """Note the policy that is in force. Returns whether it adopts what an earlier one left to TCP."""
+        adopts = policy.adopt_connections and policy.lets_in_more_than(enabled.policy)
+        if adopts:
             self._sweeper.find_sockets_soon()
         enabled.policy = policy
+        return adopts
 
     async def _enable_again(self, name: str, slot: int = 0) -> None:
         """Enable what is remembered or of a file. slot: one that it has in the kernel, 0 for none."""

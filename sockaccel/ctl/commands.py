@@ -12,7 +12,7 @@ from datetime import datetime
 from sockaccel.core import config
 from sockaccel.core.keys import POLICY_KEYS
 from sockaccel.ctl import printing, show, top
-from sockaccel.ctl.client import Client, NotRunning, boolean, count, integer, string, strings
+from sockaccel.ctl.client import Client, NotRunning, Refused, boolean, count, integer, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
 from sockaccel.dbus.message import Variant
 from sockaccel.errors import InvalidConfiguration
@@ -33,10 +33,21 @@ async def enable(client: Client, options: argparse.Namespace) -> int:
     when = 'once it is there' if row['state'] == 'waiting' else 'from now on'
     enabled = f'Enabled "{row["name"]}": {row["state"]} ({row["detail"]})'
     print(f'{enabled}. Its new connections are accelerated {when}.')
-    adopted = (await client.call('TargetStats', 's', row['name']))['adopted']
+    _tell_adopted(await _adopted(client, row['name']))
+    return EX_OK
+
+
+async def _adopted(client: Client, target: str) -> int:
+    """How many connections a target has adopted so far; 0 for one that is not enabled."""
+    try:
+        return int((await client.call('TargetStats', 's', target))['adopted'])
+    except Refused:
+        return 0
+
+
+def _tell_adopted(adopted: int) -> None:
     if adopted:
         print(f'Adopted {adopted} connections that were there before.')
-    return EX_OK
 
 
 async def set_policy(client: Client, options: argparse.Namespace) -> int:
@@ -46,9 +57,11 @@ async def set_policy(client: Client, options: argparse.Namespace) -> int:
         grows = key in POLICY_KEYS and POLICY_KEYS[key].type == 'as' and text
         texts[key] = f'{texts.get(key, "")} {text}'.strip() if grows else text
     chosen = {key: string(text) for key, text in texts.items()}
+    before = await _adopted(client, options.target)
     row = await client.call('SetPolicy', 'sa{sv}', options.target, chosen)
     print(f'Policy of "{row["name"]}":')
     printing.policy([each for each in row['policy'] if each['source'] or each['key'] in chosen])
+    _tell_adopted(await _adopted(client, row['name']) - before)
     return EX_OK
 
 

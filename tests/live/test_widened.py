@@ -15,9 +15,11 @@ from tests.support.network import Hosts
 from tests.support.traffic import Pair, exchange, no_delay
 
 
-def choose(cgroup: Cgroup, setting: str) -> None:
+def choose(cgroup: Cgroup, setting: str) -> str:
+    """What the command prints."""
     ended = harness.control('set', cgroup.path, setting)
     assert ended.returncode == 0, ended.stderr
+    return ended.stdout
 
 
 def row(made: Pair) -> dict[str, object]:
@@ -103,8 +105,9 @@ def test_a_target_that_took_only_new_ones_adopts(own_daemon: Cgroup) -> None:
         harness.enable_by_command(target, '--new-only')
         exchange(made)
         assert row(made) == {}
-        choose(target, 'AdoptConnections=yes')
+        assert 'Adopted 1 connections that were there before' in choose(target, 'AdoptConnections=yes')
         joins(made)
+        assert 'Adopted' not in choose(target, 'AdoptConnections=yes')
         made.close()
 
 
