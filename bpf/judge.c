@@ -341,6 +341,15 @@ static inline u32 reason_to_leave(struct visit *visit)
 	return NO_REASON;
 }
 
+/* Counts an end that has missed bytes, once: the daemon then aborts its connection if it can. */
+static inline void tell_broken(struct end *end, struct settings *settings)
+{
+	if (!end->spliced_unread || end->told_broken)
+		return;
+	end->told_broken = 1;
+	settings->broken++;
+}
+
 /*
  * Marks a member that must leave. Both ends leave or none, so the end that the walk meets second follows the mark
  * of the first. The connection is counted once.

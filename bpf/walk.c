@@ -146,8 +146,10 @@ int bpf_iter__bpf_sk_storage_map(struct bpf_iter__bpf_sk_storage_map *ctx)
 	}
 	if (state == CANDIDATE)
 		judge_candidate(&visit);
-	if (end->in_map)
+	if (end->in_map) {
+		tell_broken(end, settings);
 		judge_member(&visit);
+	}
 	take_census(end, visit.sk, settings);
 	return 0;
 }

@@ -267,7 +267,8 @@ int sockaccel_ask_member(u64 *ctx)
 #ifdef FUNCTION_tcp_splice_read
 /*
  * splice() or sendfile() out of a socket is called, which finds what TCP carried and not what was redirected. The end
- * leaves the map. What it holds of redirected bytes may be lost, so nothing may come after them (would_overtake()).
+ * leaves the map. What it holds of redirected bytes may be lost, so nothing may come after them (would_overtake()),
+ * and the connection is aborted where the kernel can (abort.c).
  */
 int sockaccel_splice(u64 *ctx)
 {
@@ -288,6 +289,8 @@ int sockaccel_splice(u64 *ctx)
 	end->spliced_unread = 1;
 	count(end->slot, SPLICE_UNREAD, 1);
 	report(end, (u64)sk, EVENT_BROKEN, SPLICE_UNREAD);
+	/* Also if it was to leave before: what it has missed is told by the sweep. */
+	want_sweep(SWEEP_NOW);
 	return 0;
 }
 #endif

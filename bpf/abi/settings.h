@@ -20,7 +20,7 @@ enum urgency {
 };
 
 /* The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed,
- * blocking, unknown_owners, unseen_clients and found_clients. */
+ * blocking, unknown_owners, unseen_clients, found_clients and broken. */
 struct settings {
 	__u32 events_per_second;
 	__u32 walk;
@@ -57,6 +57,9 @@ struct settings {
 	__u32 unseen_clients;
 	/* How many of those the last search has found. */
 	__u32 found_clients;
+	/* How many members have missed redirected bytes, which no walk has told before. */
+	__u32 broken;
+	__u32 pad;
 };
 
 #endif

@@ -174,7 +174,9 @@ struct end {
 	__u8 policy;
 	/* Why an earlier policy left it to TCP. */
 	__u8 left_before;
-	__u8 pad[3];
+	/* A walk has told the daemon of spliced_unread. */
+	__u8 told_broken;
+	__u8 pad[2];
 	char comm[16];
 };
 

@@ -114,8 +114,9 @@ class Story:
         """Never left out: somebody must act."""
         program = event.program or 'a program'
         log.error(
-            f'"{program}" of "{target}" reads {event.flow} by splice() while redirected bytes are unread: what is '
-            'sent to it fails from now on, and what it has not read may be lost; leave this target to TCP',
+            f'"{program}" of "{target}" reads {event.flow} by splice() while redirected bytes are unread, which '
+            'it may miss: what is sent to it fails from now on, and where the kernel lets sockaccel it aborts the '
+            'connection; leave this target to TCP',
             message_id=messages.STREAM_BROKEN,
             target=target,
             program=event.program,

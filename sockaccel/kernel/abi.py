@@ -585,10 +585,10 @@ RULES = struct.Struct('=3072s')
 
 
 class SettingsRecord(NamedTuple):
-    """`struct settings`, 112 bytes: `SETTINGS` packs it.
+    """`struct settings`, 120 bytes: `SETTINGS` packs it.
 
     The daemon's wishes, and what a walk answers: next_due_ns, leaving, found, found_left, listed, blocking,
-    unknown_owners, unseen_clients and found_clients.
+    unknown_owners, unseen_clients, found_clients and broken.
     """
 
     events_per_second: int
@@ -610,9 +610,11 @@ class SettingsRecord(NamedTuple):
     root: int
     unseen_clients: int
     found_clients: int
+    broken: int
+    pad: int
 
 
-SETTINGS = struct.Struct('=2I8Q6IQ2I')
+SETTINGS = struct.Struct('=2I8Q6IQ4I')
 
 
 class TargetRecord(NamedTuple):

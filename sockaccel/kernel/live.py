@@ -25,10 +25,11 @@ from sockaccel.kernel.abi import (
     TargetFlag,
     TargetRecord,
 )
+from sockaccel.kernel.aborts import Aborter
 from sockaccel.kernel.adoption import Objects
 from sockaccel.kernel.records import event_from
 from sockaccel.kernel.walks import SweepResult, Walks
-from sockaccel.kernel.watched import RECV_WATCHER, WAIT_WATCHER
+from sockaccel.kernel.watched import ABORTER, RECV_WATCHER, WAIT_WATCHER
 from sockaccel.kernel.watchers import Watchers
 
 _U32 = struct.Struct('=I')
@@ -60,6 +61,7 @@ class Kernel:
         self._cpus = libbpf.possible_cpus()
         self._links = objects.cgroup_links
         self._watchers = Watchers(objects.fds, objects.watcher_links, objects, unneeded)
+        self._aborter = Aborter(objects.fds.get(ABORTER))
         self._ring: libbpf.RingBuffer | None = None
         self._walks = Walks(objects.fds, events_per_second, remembers=remembers)
         # An earlier process may have been killed during an audit.
@@ -84,6 +86,7 @@ class Kernel:
         """Close all fds. The store keeps what it has for the next process."""
         self._close_links()
         self._watchers.close()
+        self._aborter.close()
         if self._ring:
             self._ring.close()
             self._ring = None
@@ -269,7 +272,7 @@ class Kernel:
 
     def sweep(self) -> SweepResult:
         """See Walks.sweep()."""
-        return self._walks.sweep(self._watch_waiting)
+        return self._walks.sweep(self._watch_waiting, self._aborter.abort)
 
     def _watch_waiting(self, *, waiting: bool) -> None:
         """Watch readers that wait only while a candidate has to be seen reading without waiting."""

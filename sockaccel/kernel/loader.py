@@ -47,7 +47,9 @@ class Part(NamedTuple):
 
     def with_watchers(self, watchers: Mapping[str, watched.Watcher]) -> 'Part':
         """The same part with watchers too."""
-        return self._replace(sources=(*self.sources, 'watch.c'), watchers=watchers) if watchers else self
+        if not watchers:
+            return self
+        return self._replace(sources=(*self.sources, 'watch.c', 'abort.c'), watchers=watchers)
 
 
 # LLVM takes most of a cold start and uses one CPU, so each part is compiled by a process of its own.
@@ -75,7 +77,7 @@ CGROUP_PROGRAMS = {
     'sockaccel_release': libbpf.BPF_CGROUP_INET_SOCK_RELEASE,
 }
 # Some kernels have none of them, and some a few.
-WATCHERS = frozenset(watched.WATCHERS)
+WATCHERS = frozenset((*watched.WATCHERS, watched.ABORTER))
 # Both parts, for a machine with one CPU.
 WHOLE = Part((*DATA_PATH.sources, *WALKS.sources[len(_SHARED) :]), PROGRAMS)
 # struct bpf_insn; BPF_JMP | BPF_CALL; BPF_PSEUDO_KFUNC_CALL, in the upper half of the byte of registers.
@@ -196,7 +198,8 @@ class Compiled:
         fds = {}
         for name, watcher in self._part.watchers.items():
             module, symbol = self._module.module, name.encode()
-            _name_kernel_functions(self._bcc.lib, module, symbol, self._values.get(_CAST))
+            for called in (_CAST, watched.KFUNC_DESTROY):
+                _name_kernel_functions(self._bcc.lib, module, symbol, self._values.get(called))
             code = ctypes.string_at(
                 self._bcc.lib.bpf_function_start(module, symbol), self._bcc.lib.bpf_function_size(module, symbol)
             )

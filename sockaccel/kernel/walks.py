@@ -10,7 +10,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -60,13 +60,14 @@ class Outcome(NamedTuple):
 
     due_ns: when the next end must be judged or tried again, on CLOCK_MONOTONIC, 0 if there is none; leaving: how
     many members are marked; found, found_left: how many ends it met, and of these how many stay with TCP for good;
-    listed: how many entries of sa_listing are filled; blocking: how many candidates wait to be seen reading with
-    MSG_DONTWAIT; unknown_owners: how many wait for a search for sockets; unseen_clients, found_clients: see
-    sockaccel.kernel.clients.
+    broken: how many of them were found to have missed redirected bytes; listed: how many entries of sa_listing are
+    filled; blocking: how many candidates wait to be seen reading with MSG_DONTWAIT; unknown_owners: how many wait
+    for a search for sockets; unseen_clients, found_clients: see sockaccel.kernel.clients.
     """
 
     due_ns: int
     leaving: int
+    broken: int
     found: int
     found_left: int
     listed: int
@@ -191,17 +192,19 @@ class Walks:
                     part = listing[: self._outcome().listed * EVENT.size]
                 yield part
 
-    def sweep(self, watch: Watch) -> SweepResult:
+    def sweep(self, watch: Watch, abort: Callable[[], None]) -> SweepResult:
         """Let suitable candidates join, and evict the members that must leave and hold nothing unread.
 
         The others stay marked and are in `draining`. watch: is told whether a candidate waits to be seen
-        reading with MSG_DONTWAIT. Raises OSError.
+        reading with MSG_DONTWAIT. abort: called if there are connections to abort. Raises OSError.
         """
         libbpf.map_update(self._fds['sa_sweep_wanted'], _U32.pack(0), _U32.pack(0))
         with self._walking:
             due = [self._judge()]
             judged = self._outcome()
             watch(waiting=judged.blocking > 0)
+            if judged.broken:
+                abort()
             left = []
             if judged.leaving:
                 # Afterwards no verdict runs any more that began before the marks were there.
@@ -257,6 +260,8 @@ class Walks:
             root=self.root,
             unseen_clients=0,
             found_clients=0,
+            broken=0,
+            pad=0,
         )
         libbpf.map_update(self._fds['sa_settings'], _U32.pack(0), SETTINGS.pack(*settings))
 
@@ -268,7 +273,7 @@ class Walks:
     def _outcome(self) -> Outcome:
         now = self._settings()
         return Outcome(
-            now.next_due_ns, now.leaving, now.found, now.found_left, now.listed, now.blocking,
+            now.next_due_ns, now.leaving, now.broken, now.found, now.found_left, now.listed, now.blocking,
             now.unknown_owners, now.unseen_clients, now.found_clients,
         )  # fmt: skip
 

@@ -4,13 +4,14 @@
 What is imported here delays each cold start.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sockaccel.kernel import libbpf
-from sockaccel.kernel.libbpf import BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BTF_KIND_FUNC, KernelTypes
+from sockaccel.kernel.libbpf import BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BTF_KIND_FUNC, KernelTypes
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ WATCHERS = {
         on_demand=True,
     ),
 }  # fmt: skip
+# No watcher, but loaded with them and for their sake: an iterator over TCP sockets, which calls a kernel function.
+ABORTER, DESTROY = 'sockaccel_abort', 'bpf_sock_destroy'
+KFUNC_DESTROY = 'KFUNC_sock_destroy'
+_ABORT = Watcher('bpf_iter_tcp', BPF_TRACE_ITER)
 # A BTF id that is no function's: a kernel that takes no program of this kind says so before it looks at the id.
 NO_FUNCTION = 1
 
@@ -72,17 +77,26 @@ def defines(types: KernelTypes) -> dict[str, int]:
             continue
         values[f'FUNCTION_{function}'] = found
         values[f'ARGUMENTS_{function}'] = types.argument_count(found)
+    # Since 6.5.
+    with contextlib.suppress(KeyError):
+        walked = types.find(_ABORT.function, BTF_KIND_FUNC)
+        values[KFUNC_DESTROY] = types.find(DESTROY, BTF_KIND_FUNC)
+        values[f'FUNCTION_{_ABORT.function}'] = walked
     return values
 
 
 def taken(values: Mapping[str, int]) -> dict[str, Watcher]:
-    """The watchers that this kernel may take, by the name of the BPF program. values: what `defines` found.
+    """The watchers that this kernel may take, by the name of the BPF program, and what aborts connections.
+
+    values: what `defines` found.
 
     A program that does nothing is loaded and attached to find out whether it takes any.
     """
     there = {name: watcher for name, watcher in WATCHERS.items() if f'FUNCTION_{watcher.function}' in values}
     for watcher in there.values():
-        return {} if refusal(watcher, values[f'FUNCTION_{watcher.function}']) else there
+        if refusal(watcher, values[f'FUNCTION_{watcher.function}']):
+            return {}
+        return there | {ABORTER: _ABORT} if KFUNC_DESTROY in values else there
     return {}
 
 

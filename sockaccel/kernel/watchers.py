@@ -16,8 +16,10 @@ from sockaccel.core.finding import Finding
 from sockaccel.kernel import libbpf
 from sockaccel.kernel.libbpf import BTF_KIND_FUNC, KernelTypes
 from sockaccel.kernel.watched import (
+    ABORTER,
     ASK_WATCHERS,
     AUDIT_WATCHERS,
+    DESTROY,
     NO_FUNCTION,
     RECV_WATCHER,
     WATCHERS,
@@ -102,6 +104,14 @@ def _notes(programs: Container[str]) -> list[Finding]:
         )
         for name, watcher in WATCHERS.items()
         if name not in programs and not (name == ASK_WATCHERS[1] and _lacks(watcher.function))
+    ] + [
+        Finding(
+            'watchers', 'note',
+            'a connection whose reader mixes recv() and splice() is not aborted when it breaks: this kernel has '
+            f'no {DESTROY}(); what is sent to such a reader fails',
+        )
+        for name in (ABORTER,)
+        if name not in programs
     ]  # fmt: skip
 
 

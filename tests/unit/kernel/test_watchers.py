@@ -64,6 +64,8 @@ def values(*functions: str) -> dict[str, int]:
 def test_those_whose_function_exists_are_taken(kernel: Kernel) -> None:
     names = [watcher.function for watcher in WATCHERS.values()]
     assert watched.taken(values(*names)) == WATCHERS
+    aborting = {watched.KFUNC_DESTROY: 6000, **values(*names)}
+    assert watched.taken(aborting).keys() == {*WATCHERS, watched.ABORTER}
     assert kernel.attached
     assert not watched.taken(values())
 
@@ -207,8 +209,10 @@ def test_what_the_kernel_refuses_is_said(kernel: Kernel) -> None:
     (finding,) = watchers.findings([])
     assert (finding.name, finding.severity) == ('splice', 'issue')
     assert 'Operation not permitted' in finding.sentence
-    (finding,) = watchers.findings(list(WATCHERS))
+    (finding,) = watchers.findings([*WATCHERS, watched.ABORTER])
     assert finding.severity == 'ok'
+    _splice, finding = watchers.findings(list(WATCHERS))
+    assert 'no bpf_sock_destroy()' in finding.sentence
     (finding, *notes) = watchers.findings([watched.RECV_WATCHER])
     assert finding.severity == 'ok'
-    assert [(note.name, note.severity) for note in notes] == [('watchers', 'note')] * (len(WATCHERS) - 1)
+    assert [(note.name, note.severity) for note in notes] == [('watchers', 'note')] * len(WATCHERS)
