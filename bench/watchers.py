@@ -2,7 +2,8 @@
 """What watching recv() costs programs that sockaccel does not accelerate: python3 -m bench.watchers
 
 The watcher of tcp_recvmsg() is attached while a candidate waits that reads in blocking mode. With and without one,
-in turn. Needs a kernel that takes watchers.
+in rounds that begin with either by turns. What counts is CPU time, of the best slice of each time, and the
+difference within a round. Needs a kernel that takes watchers.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def build(directory: Path) -> Path:
 
 
 def measure(program: Path, cgroup: Cgroup, milliseconds: int) -> float:
-    """Calls of recv() per second, of a bystander."""
+    """ns of CPU time for a call of recv(), of a bystander."""
     command = [str(program), str(milliseconds)]
     return float(subprocess.run(command, check=True, capture_output=True, preexec_fn=cgroup.enter).stdout)
 
@@ -52,24 +53,34 @@ def compare(program: Path, rounds: int, milliseconds: int) -> None:
             sys.exit('this kernel takes no watchers')
         target, bystander = Cgroup('target', root), Cgroup('bystander', root)
         harness.enable(target.path)
-        for _round in range(rounds):
-            with traffic.pair(target, blocking=True):
-                harness.wait_until(store.watches, 'recv() is watched')
-                figures[True].append(measure(program, bystander, milliseconds))
-            # Its end wants a walk, which finds nobody to be watched.
-            with traffic.pair(target):
-                harness.wait_until(lambda: not store.watches(), 'recv() is not watched any more')
-                figures[False].append(measure(program, bystander, milliseconds))
-    without, watched = (statistics.median(figures[way]) for way in (False, True))
-    for name, way, median in (('without', False, without), ('with', True, watched)):
-        print(f'{name}: median {median:.0f} calls of recv() per second, {sorted(map(round, figures[way]))}')
-    print(f'ratio of medians: {watched / without:.3f}; {1e9 * (1 / watched - 1 / without):.0f} ns for each call')
+        for number in range(rounds):
+            for watched in (False, True) if number % 2 else (True, False):
+                # A new connection wants a walk, which finds somebody to be watched, or nobody.
+                with traffic.pair(target, blocking=watched):
+                    harness.wait_until(
+                        lambda watched=watched: store.watches() is watched,
+                        f'recv() is {"watched" if watched else "not watched any more"}',
+                    )
+                    figures[watched].append(measure(program, bystander, milliseconds))
+    report(figures[False], figures[True])
+
+
+def report(without: list[float], watched: list[float]) -> None:
+    """Print medians with their ranges, and of the differences within a round too."""
+    differences = [more - less for less, more in zip(without, watched, strict=True)]
+    for name, values in (('without', without), ('watched', watched), ('difference', differences)):
+        low, *_between, high = statistics.quantiles(values, n=4)
+        print(
+            f'{name}: median {statistics.median(values):.0f} ns of CPU time for a call of recv(), half of '
+            f'{len(values)} rounds from {low:.0f} to {high:.0f}'
+        )
+    print(f'{100 * statistics.median(differences) / statistics.median(without):+.1f} %')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--program', type=Path, help='sleeper.c, compiled; by default it is compiled')
-    parser.add_argument('--rounds', type=int, default=15)
+    parser.add_argument('--rounds', type=int, default=40)
     parser.add_argument('--milliseconds', type=int, default=1000)
     options = parser.parse_args()
     program = options.program or build(harness.ROOT / 'build' / 'bench')

@@ -46,8 +46,8 @@ NO_SPLICE_OUT = (
     'in Go, docker-proxy, rootlessport, systemd-socket-proxyd, pasta, HAProxy with an option splice-*. The most '
     'common ones are left to TCP by their names (programs.conf). Elsewhere only a program that reads the same '
     'connection by recv() and by splice() can miss bytes, once: both ends get an error (on kernels before 6.5 the '
-    'sender alone), an error in the journal names it, and then it is remembered. If the sender had already shut down, '
-    'the program reads an end of file first.'
+    'sender alone), an error in the journal names it, and then it is remembered. If the sender had already shut '
+    'down, the program reads an end of file first.'
 )
 NO_TCP_COUNTERS = 'Take the traffic of accelerated connections from sockaccelctl stats and not from TCP.'
 ASK_DOCTOR = (
