@@ -178,6 +178,9 @@ public final class Echo {
             if (input.read() != 1) {
                 throw new IOException("the first byte did not come back");
             }
+            // Until the end of its input the test waits for the connection to join.
+            System.out.println("ready");
+            System.in.read();
             socket.getOutputStream().write(content);
             long end = System.nanoTime() + PATIENCE_MS * 1_000_000;
             while (count < size && System.nanoTime() < end) {

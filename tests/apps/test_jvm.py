@@ -5,11 +5,13 @@ On a kernel that answers it wrongly the list of programs leaves both alone, so i
 """
 
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 
 from tests.apps.place import ACCELERATED, Place, free_port
 from tests.support import harness
+from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.usefixtures('nothing_listed')
 
@@ -36,9 +38,20 @@ def test_channels(somewhere: Place) -> None:
     somewhere.same('Java NIO', f'{CONNECTIONS} connections, {CONNECTIONS * SIZE / 1e6:.0f} MB echoed', printed)
 
 
+def has_joined(port: int) -> bool:
+    return any(row['server_port'] == port and row['state'] == 'joined' for row in harness.connections())
+
+
 def test_available(somewhere: Place) -> None:
     port, classes = serve(somewhere)
-    printed = somewhere.run('java', '-cp', classes, 'Echo', 'available', str(port), str(UNREAD)).strip()
+    client = somewhere.start(
+        'java', '-cp', classes, 'Echo', 'available', str(port), str(UNREAD), stdin=PIPE, stdout=PIPE, stderr=STDOUT
+    )
+    assert client.stdout
+    assert client.stdout.readline() == b'ready\n'
+    if somewhere.way == ACCELERATED:
+        harness.wait_until(lambda: has_joined(port), 'its connection joins')
+    printed = client.communicate(timeout=LONG_S)[0].decode().strip()
     if somewhere.way == ACCELERATED and ISSUE in harness.every_issue() and printed != 'same':
         assert printed.startswith('available() says 0 after'), printed
         somewhere.note('Java available()', f'STALLS ({ISSUE})')

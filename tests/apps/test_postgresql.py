@@ -3,6 +3,7 @@
 
 import hashlib
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tests.apps import debian
 from tests.apps.place import Place, free_port
+from tests.support import harness
 
 USER = 'postgres'
 CLIENTS, TRANSACTIONS, SCALE = 8, 500, 2
@@ -73,6 +75,9 @@ def serve(place: Place, locale: str = 'C.UTF-8') -> Server:
     options = [f'--{name}={value}' for name, value in settings.items()]
     # SIGINT is "fast shutdown": it does not wait for clients.
     place.serve(port, programs() / 'postgres', '-D', data, *options, user=USER, ended_by=2)
+    # It listens before it has looked at its files, and answers that it is starting up.
+    is_ready: list[str] = [str(programs() / 'pg_isready'), '--host=127.0.0.1', f'--port={port}', '--quiet']
+    harness.wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, 'PostgreSQL has started')
     return Server(place, port)
 
 
