@@ -7,7 +7,8 @@ import pytest
 
 from tests.kernels import archive
 from tests.kernels.guest import Outcome
-from tests.kernels.test_kernels import EVERYTHING_S, WATCHED, boot, verdict
+from tests.kernels.kept import EVERYTHING_S, boot, verdict
+from tests.kernels.test_kernels import WATCHED
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.timeout(EVERYTHING_S + LONG_S)
