@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.conformance import results
@@ -24,6 +24,14 @@ TITLE = '## Kernels'
 NEWEST = 'newest'
 # The first cells of rows that are no behaviour's, and what one shows that is like plain TCP.
 RESULT, ALIKE, SAME = 'result', 'runs that are like plain TCP', 'same'
+# Behaviours that have a row although no kernel differs, by how their names begin: a redirect cannot serve them,
+# and only watchers keep a program from harm (docs/options.md).
+ALWAYS = ('splice()', 'MSG_OOB', 'FIONREAD', 'MSG_ZEROCOPY', 'TCP_ZEROCOPY', 'io_uring: SEND_ZC', 'MSG_TRUNC')
+# And those of the other guests of a line, by the end of their names in build/kernels.
+OTHER_GUESTS = {
+    'reach': 'proxies, network namespaces, adopted connections',
+    'programs': "other people's programs",
+}
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,8 @@ class Guest:
 
     def column(self, earlier: Column | None = None) -> Column:
         """earlier: what the document has of this line of kernels."""
-        cells = (
-            {} if earlier is None else {name: earlier.cells[name] for name in catalogue() if name in earlier.cells}
-        )
+        stays = (*catalogue(), *OTHER_GUESTS.values())
+        cells = {name: text for name, text in (earlier.cells if earlier else {}).items() if name in stays}
         cells |= {RESULT: self.result(), **{f'`{name}`': sentence for name, sentence in self.findings.items()}}
         if self.accelerated:
             cells[ALIKE] = f'{self.alike()} of {len(self.accelerated)}'
@@ -88,6 +95,16 @@ class Guest:
 
     def alike(self) -> int:
         return sum(not results.differences(self.plain[case], result) for case, result in self.accelerated.items())
+
+
+def with_others(column: Column, results_of_line: str) -> Column:
+    """With how the other guests of its line ended. results_of_line: the path that their directories begin with."""
+    ended = {
+        name: json.loads(summary.read_text())['outcome']
+        for end, name in OTHER_GUESTS.items()
+        if (summary := Path(f'{results_of_line}-{end}', 'summary.json')).exists()
+    }
+    return replace(column, cells={**column.cells, **ended})
 
 
 def _text(path: Path) -> str:
@@ -116,9 +133,7 @@ def section(columns: list[Column]) -> Iterator[str]:
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
         'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
-        'watchers. Where no difference is named, sockaccel is like plain TCP on that kernel. A column with fewer '
-        'runs had those behaviours measured anew that differ on some kernel; one without a sentence for `splice` '
-        'was measured before there were watchers.'
+        'watchers. What has no row is like plain TCP on each of them.'
     )
     findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
     differing = [
@@ -126,10 +141,12 @@ def section(columns: list[Column]) -> Iterator[str]:
         for behaviour in catalogue().values()
         if any(column.cells.get(behaviour.name, SAME) != SAME for column in columns)
     ]
+    shown = [name for name in catalogue() if name in differing or name.startswith(ALWAYS)]
     rows = [['', *(column.name for column in columns)]]
+    others = [name for name in OTHER_GUESTS.values() if any(name in column.cells for column in columns)]
     rows += [
         [name, *(column.cells.get(name, '') for column in columns)]
-        for name in (RESULT, *findings, ALIKE, *differing)
+        for name in (RESULT, *others, *findings, ALIKE, *shown)
     ]
     yield ''
     for index, row in enumerate(rows):
@@ -157,10 +174,11 @@ def main() -> None:
     columns = []
     for line in LINES:
         known = next((column for column in earlier if column.is_of(line)), None)
-        if (options.results / line / 'summary.json').exists():
-            columns.append(Guest(options.results / line).column(known))
-        elif known:
-            columns.append(known)
+        measured = options.results / line
+        if (measured / 'summary.json').exists():
+            known = Guest(measured).column(known)
+        if known:
+            columns.append(with_others(known, str(measured)))
     before = document.partition(f'\n{TITLE}\n')[0].rstrip('\n')
     options.document.write_text(f'{before}\n\n' + '\n'.join(section(columns)) + '\n')
 

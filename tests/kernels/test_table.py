@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The table of kernels keeps the columns of those that were not measured anew."""
 
+import json
+from pathlib import Path
+
 from tests.kernels import archive
-from tests.kernels.table import NEWEST, RESULT, TITLE, Column, columns_of, section
+from tests.kernels.table import NEWEST, OTHER_GUESTS, RESULT, TITLE, Column, columns_of, section, with_others
 from tests.support.harness import ROOT
 
 DOCUMENT = (ROOT / 'docs' / 'compatibility.md').read_text()
@@ -25,3 +28,12 @@ def test_each_line_has_a_column() -> None:
     assert not Column('6.12.9-1 (x)', {}).is_of('6.1')
     assert Column('7.3.4-1 (x)', {}).is_of(NEWEST)
     assert not Column('6.18.1-1 (x)', {}).is_of(NEWEST)
+
+
+def test_how_the_other_guests_of_a_line_ended(tmp_path: Path) -> None:
+    (tmp_path / '6.1-reach').mkdir()
+    (tmp_path / '6.1-reach' / 'summary.json').write_text(json.dumps({'outcome': 'failed'}))
+    column = Column('6.1.9-1 (x)', {RESULT: 'passed', OTHER_GUESTS['programs']: 'passed'})
+    found = with_others(column, str(tmp_path / '6.1'))
+    assert found.cells == {**column.cells, OTHER_GUESTS['reach']: 'failed'}
+    assert columns_of(f'\n{TITLE}\n' + '\n'.join(section([found])) + '\n') == [found]
