@@ -4,17 +4,11 @@
  * daemon writes to sa_settings what the walk does: list the ends, judge them, or evict those that are marked.
  */
 
-struct bpf_iter_meta;
-
 struct bpf_iter__bpf_sk_storage_map {
 	struct bpf_iter_meta *meta;
 	struct bpf_map *map;
 	struct sock *sk;
 	struct end *value;
-};
-
-struct seq_file_of_meta {
-	struct seq_file *seq;
 };
 
 /* Returns 1 when there is no room: the kernel then interrupts the walk, and goes on with this end. */

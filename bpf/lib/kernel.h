@@ -20,6 +20,7 @@ static __u64 (*coarse_ns)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 #define AF_INET6 10
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
+#define SOCK_STREAM 1
 #define E2BIG 7
 #define ENOMEM 12
 #define EBUSY 16

@@ -9,9 +9,10 @@ import structlog
 
 from sockaccel.core import messages
 from sockaccel.core.interception import Interception, WhenDown
-from sockaccel.core.led import Entry, InterceptionStatus, LeadKernel, Memory, Owner, Spot, Tree, Wanted
+from sockaccel.core.led import Entry, InterceptionStatus, LeadKernel, Memory, Tree, Wanted
 from sockaccel.core.led_keys import Led
-from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_NETWORKS, MAX_PLACE_NAME
+from sockaccel.core.led_places import Places
+from sockaccel.core.limits import MAX_INTERCEPTIONS, MAX_NETWORKS
 from sockaccel.core.target import State, Target, quote
 from sockaccel.errors import (
     InvalidArgument,
@@ -51,7 +52,7 @@ class Interceptions:
         self._refused: dict[str, str] = {}
         # What a file wants and could not be done.
         self._failed: dict[str, tuple[Led, str]] = {}
-        self._followed: set[str] = set()
+        self._places = Places(tree)
         self._kernel: LeadKernel | None = None
         self._down: dict[int, bool] = {}
         # The network namespaces in which targets listen and nothing leads, by slot.
@@ -72,9 +73,9 @@ class Interceptions:
                 return
             self._kernel = kernel
             for entry in self._entries.values():
-                for name in _names(entry):
+                for name in entry.names:
                     try:
-                        await self._follow(name, must_exist=False)
+                        await self._places.follow(name, must_exist=False)
                     except SockaccelError as exc:
                         target = entry.interception.target
                         self._refused[target] = str(exc)
@@ -263,10 +264,10 @@ class Interceptions:
 
     async def _put(self, wanted: Interception, kernel: LeadKernel, file: str) -> None:
         entry = Entry(wanted, *self._numbers(wanted), file)
-        for name in _names(entry):
+        for name in entry.names:
             # As with targets, a file may name what is not there yet.
-            await self._follow(name, must_exist=not file)
-        self._check_paths(entry)
+            await self._places.follow(name, must_exist=not file)
+        self._places.check(entry)
         kernel.set_slot(entry.slot, entry.interception, entry.proxy)
         self._entries = {**self._entries, wanted.target: entry}
         kernel.put(self._wanted())
@@ -286,7 +287,7 @@ class Interceptions:
         self._entries = {name: entry for name, entry in self._entries.items() if name != target}
         if before:
             self._entries[target] = before
-        self._forget_others()
+        self._places.keep(self._entries.values())
         if not kernel:
             return
         if before:
@@ -319,65 +320,8 @@ class Interceptions:
         unused = [each for each in range(1, MAX_INTERCEPTIONS) if each not in numbers]
         return slot or free[0], number or (unused or [slot])[0]
 
-    async def _follow(self, name: str, *, must_exist: bool) -> None:
-        if name in self._followed:
-            return
-        await self._tree.follow(Target.parse(name), must_exist=must_exist)
-        self._followed.add(name)
-
-    def _forget_others(self) -> None:
-        """Follow no longer what no entry names."""
-        named = {name for entry in self._entries.values() for name in _names(entry)}
-        for name in self._followed - named:
-            self._tree.forget(name)
-        self._followed &= named
-
-    def _check_paths(self, entry: Entry) -> None:
-        """Raises InvalidTarget, LimitExceeded."""
-        wanted = entry.interception
-        target, proxy = (self._tree.path(name) for name in (wanted.target, wanted.proxy))
-        if target != proxy and target and proxy and target.startswith(f'{proxy}/'):
-            raise InvalidTarget(
-                f'"{wanted.target}" is inside of its proxy "{wanted.proxy}", and a proxy is never led itself'
-            )
-        for name in self._followed - {wanted.target, wanted.proxy}:
-            if self._tree.path(name) in (target, proxy) and self._tree.path(name):
-                raise InvalidTarget(f'{quote(name)} has the same cgroup, and is led or leads already')
-        for path in (target, proxy):
-            if len(path.rpartition('/')[2].encode()) >= MAX_PLACE_NAME:
-                raise LimitExceeded(f'the cgroup "{path}" has a name longer than {MAX_PLACE_NAME - 1} bytes')
-
     def _wanted(self) -> Wanted:
-        owners: dict[int, Owner] = {}
-        proxies: dict[int, str] = {}
-        spots: dict[Spot, Owner] = {}
-        for entry in self._entries.values():
-            for name, owner in zip(_names(entry), (entry.target, entry.proxy), strict=True):
-                path = self._tree.path(name) if name in self._followed else ''
-                if not path:
-                    continue
-                above, _slash, last = path.rpartition('/')
-                if parent := self._tree.find(above or '/'):
-                    spots[parent.id, last] = owner
-                if cgroup := self._tree.place(name).cgroup:
-                    owners[cgroup.id] = owner
-                    if name == entry.interception.proxy:
-                        proxies[cgroup.id] = cgroup.path
-        return Wanted(owners, proxies, spots, *self._ways_in())
-
-    def _ways_in(self) -> tuple[set[tuple[Owner, int]], dict[tuple[str, int], int]]:
-        """Doors, and listeners that systemd has opened (see Wanted)."""
-        doors, served = set(), {}
-        for entry in self._entries.values():
-            inbound = dict(entry.interception.inbound)
-            doors |= {(entry.proxy, to) for to in inbound.values()}
-            name = entry.interception.target
-            if not inbound or name not in self._followed:
-                continue
-            for address, port in self._tree.place(name).listeners:
-                if port in inbound:
-                    served[address, port] = entry.slot
-        return doors, served
+        return self._places.wanted(self._entries.values())
 
     def _entry(self, slot: int) -> Entry | None:
         return next((each for each in self._entries.values() if each.slot == slot), None)
@@ -401,9 +345,7 @@ class Interceptions:
 
     def _settle(self) -> None:
         if self._kernel:
-            self._kernel.settle(
-                self._wanted().proxies, leads=bool(self._entries), inbound=self._has_inbound()
-            )  # fmt: skip
+            self._kernel.settle(self._wanted().proxies, leads=bool(self._entries), inbound=self._has_inbound())
 
     async def _remember(self, entries: Mapping[str, Entry]) -> None:
         """Raises StateNotSaved."""
@@ -422,10 +364,6 @@ class Interceptions:
         else:
             state, detail = State.WAITING, place.why
         return InterceptionStatus(wanted, state, detail, down, entry.file, counters)
-
-
-def _names(entry: Entry) -> tuple[str, str]:
-    return entry.interception.target, entry.interception.proxy
 
 
 def _ports(wanted: Interception) -> str:

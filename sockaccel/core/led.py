@@ -101,6 +101,11 @@ class Entry:
     file: str = ''
 
     @property
+    def names(self) -> tuple[str, str]:
+        """Of the target and of its proxy."""
+        return self.interception.target, self.interception.proxy
+
+    @property
     def target(self) -> Owner:
         return Owner(is_proxy=False, number=self.slot)
 

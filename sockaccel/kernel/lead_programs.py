@@ -26,7 +26,10 @@ from sockaccel.kernel.libbpf import KernelTypes
 from sockaccel.kernel.programs import Digests
 
 LAYOUT = 'lib/lead_maps.c'
-SOURCES = (LAYOUT, 'lib/flows.c', 'lib/owners.c', 'inbound.c', 'lead.c')
+SOURCES = (
+    LAYOUT, 'lib/flows.c', 'lib/owners.c', 'lib/networks.c', 'lib/iterators.c', 'doors.c', 'entrances.c',
+    'passing.c', 'inbound.c', 'lead.c', 'origins.c',
+)  # fmt: skip
 MAPS = (
     'sa_leads', 'sa_lead_rules', 'sa_lead_counts', 'sa_lead_down', 'sa_places', 'sa_parents', 'sa_owners',
     'sa_origins', 'sa_led', 'sa_led_count', 'sa_lead_drains', 'sa_lead_events', 'sa_lead_grace', 'sa_networks',

@@ -64,7 +64,17 @@ DATA_PATH = Part(
     },
 )
 WALKS = Part(
-    (*_SHARED, 'visit.c', 'pause.c', 'judge.c', 'evict.c', 'walk.c', 'audit.c', 'find_sockets.c'),
+    (
+        *_SHARED,
+        'lib/iterators.c',
+        'visit.c',
+        'pause.c',
+        'judge.c',
+        'evict.c',
+        'walk.c',
+        'audit.c',
+        'find_sockets.c',
+    ),
     {
         'bpf_iter__bpf_sk_storage_map': libbpf.BPF_PROG_TYPE_TRACING,
         'bpf_iter__task_file': libbpf.BPF_PROG_TYPE_TRACING,
