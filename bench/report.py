@@ -2,7 +2,7 @@
 """docs/benchmarks, made of the results alone: README.md and plots for users, the goals in NOTES.md."""
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,13 @@ a figure with a large spread says little.
 of client and server together for each operation, in microseconds: by sockaccel / by plain TCP. In the rows named
 "bystander" the figure of sockaccel is that of a bystander.
 """
+_SIDECAR = """\
+The same work through a proxy (Envoy) beside the client, client and server in two network namespaces. CPU is the
+time of client, server and proxy together for each operation. × is by nft REDIRECT. "redirected" is the share of
+the client's and the server's bytes that did not go by TCP.
+
+{ways}
+"""
 _DAEMON = """\
 What the daemon itself takes. The kernel memory of a connection is that of both its ends.
 """
@@ -51,7 +58,10 @@ def write(found: Mapping[str, Any], directory: Path) -> None:
         if cases:
             (directory / f'{name}.svg').write_text(plots.bars(title, cases))
             parts.append(f'![{title}, by way, as a multiple of plain TCP]({name}.svg)\n')
-    parts.append(_table(found['cases']))
+    through = [case for case in found['cases'] if _is_sidecar(case)]
+    parts.append(_table(case for case in found['cases'] if not _is_sidecar(case)))
+    if through:
+        parts += [_SIDECAR.format(ways=_listed(ways.SIDECAR)), _sidecar(through)]
     if 'daemon' in found:
         parts += [_DAEMON, _daemon(found['daemon'])]
     (directory / 'README.md').write_text('\n'.join(parts))
@@ -66,7 +76,11 @@ def write(found: Mapping[str, Any], directory: Path) -> None:
 def _head(found: Mapping[str, Any]) -> str:
     known = ways.SENTENCES | found['missing']
     machine = {**found['machine'], 'rounds': found['rounds']}
-    return _HEAD.format(**machine, ways='\n'.join(f'* {name}: {sentence}' for name, sentence in known.items()))
+    return _HEAD.format(**machine, ways=_listed(known))
+
+
+def _listed(sentences: Mapping[str, str]) -> str:
+    return '\n'.join(f'* {name}: {sentence}' for name, sentence in sentences.items())
 
 
 def _failed(found: Mapping[str, Any]) -> Iterator[str]:
@@ -98,11 +112,48 @@ def _table(cases: Iterable[Mapping[str, Any]]) -> str:
         subject = found[case['subject']]
         cells = [_figure(found.get(way)) for way in (ways.PLAIN, ways.UNIX, ways.UNCHECKED)] + [_figure(subject)]
         times = samples.ratio(case, ways.PLAIN)
-        share = '' if subject['share'] is None else f'{100 * subject["share"]:.0f} %'
+        share = '' if subject['share'] is None else _share(subject)
         cpu = ' / '.join(filter(None, (_cpu(found.get(way)) for way in (case['subject'], ways.PLAIN))))
         cells = [_title(case), case['unit'], *cells, '' if times is None else f'{times:.2f}', share, cpu]
         rows.append(f'| {" | ".join(cells)} |')
     return '\n'.join(rows) + '\n'
+
+
+def _is_sidecar(case: Mapping[str, Any]) -> bool:
+    return bool(case['subject'] in ways.SIDECAR)
+
+
+def _sidecar(cases: Iterable[Mapping[str, Any]]) -> str:
+    """A row for each figure: with one connection at a time the rate is a round trip too."""
+    rows = [f'| work | figure | {" | ".join(ways.SIDECAR)} |', f'|---|---|{"---|" * len(ways.SIDECAR)}']
+    for case in cases:
+        found = [case['ways'].get(name) for name in ways.SIDECAR]
+        base = case['ways'].get(ways.REDIRECT)
+        figures = {case['unit']: [_figure(each) + _times(each, base, _rate) for each in found]}
+        if 'at once' not in case['name']:
+            figures['µs each'] = [_number(1e6 / _rate(each)) if each and _rate(each) else '' for each in found]
+        figures['µs of CPU each'] = [_cpu(each) + _times(each, base, _spent) for each in found]
+        figures['redirected'] = [
+            f'{100 * each["share"]:.0f} %' if each and each['share'] else '' for each in found
+        ]
+        rows += [f'| {case["name"]} | {figure} | {" | ".join(cells)} |' for figure, cells in figures.items()]
+    return '\n'.join(rows) + '\n'
+
+
+def _rate(summary: Mapping[str, Any]) -> float:
+    return float(summary['median'])
+
+
+def _spent(summary: Mapping[str, Any]) -> float:
+    return float((summary['client_us'] or 0) + (summary['server_us'] or 0))
+
+
+def _times(
+    summary: Mapping[str, Any] | None, base: Mapping[str, Any] | None, figure: Callable[[Mapping[str, Any]], float]
+) -> str:
+    if not summary or not base or summary is base or not figure(base):
+        return ''
+    return f', × {figure(summary) / figure(base):.2f}'
 
 
 def _figure(summary: Mapping[str, Any] | None) -> str:
@@ -114,6 +165,10 @@ def _figure(summary: Mapping[str, Any] | None) -> str:
 
 def _number(value: float) -> str:
     return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def _share(summary: Mapping[str, Any]) -> str:
+    return f'{100 * summary["share"]:.0f} %'
 
 
 def _cpu(summary: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import workload
 from bench.samples import Case, Sample
 from bench.tools import cpu_us
-from bench.ways import BYSTANDER, Way
+from bench.ways import BYSTANDER, DIRECT, FAST, LED, REDIRECT, SIDECAR, Way
 from sockaccel.ctl.client import string
 from tests.apps.place import NOBODY
 from tests.apps.test_intercept import Envoy
@@ -23,8 +23,6 @@ from tests.support import harness, topology
 from tests.support.harness import Cgroup
 from tests.support.led import OTHER, OUTBOUND, Entered, Place, entered
 
-DIRECT, REDIRECT, LED, FAST = 'direct', 'nft REDIRECT', 'intercepted', 'intercepted and accelerated'
-WAYS = (DIRECT, REDIRECT, LED, FAST)
 _RULES = f"""
 table ip led {{
   chain output {{
@@ -72,7 +70,7 @@ def opened(there: Mapping[str, Way]) -> Iterator[dict[str, Sidecar]]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='sockaccel-bench-')))
         directory.chmod(0o755)
         made = {}
-        for number, name in enumerate(WAYS):
+        for number, name in enumerate(SIDECAR):
             own = directory / str(number)
             own.mkdir()
             made[name] = _sidecar(stack, name, Cgroup(f'sidecar{number}', there[BYSTANDER].cgroup), own)
@@ -106,9 +104,9 @@ def cases(sidecars: Mapping[str, Sidecar], milliseconds: int) -> list[Case]:
         'request/response 64 B, 16 at once': ['-r', '-n', '-S', 64, '-c', 16, *pinned],
         'connections': ['-x', '-n', '-S', 64, *pinned],
     }
-    assert set(sidecars) == set(WAYS)
+    assert set(sidecars) == set(SIDECAR)
     return [
-        Case('sidecar', name, 'per second', WAYS, partial(_run, words, milliseconds), {}, FAST)
+        Case('sidecar', name, 'per second', tuple(SIDECAR), partial(_run, words, milliseconds), {}, FAST)
         for name, words in work.items()
     ]
 

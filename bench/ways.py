@@ -21,6 +21,14 @@ SENTENCES = {
     BYSTANDER: 'TCP over loopback, outside every target, where sockaccel is attached',
     CONTAINERS: 'TCP between two network namespaces, in a target of sockaccel that allows it',
 }
+# Through a proxy (bench/sidecar.py).
+DIRECT, REDIRECT, LED, FAST = 'direct', 'nft REDIRECT', 'intercepted', 'intercepted and accelerated'
+SIDECAR = {
+    DIRECT: 'without a proxy',
+    REDIRECT: "through it by netfilter's REDIRECT",
+    LED: 'through it by "sockaccelctl intercept"',
+    FAST: 'the same, with client, proxy and server in a target of sockaccel',
+}
 
 
 @dataclass(frozen=True)

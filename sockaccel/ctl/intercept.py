@@ -7,6 +7,7 @@ import sys
 from sockaccel.ctl import printing, show
 from sockaccel.ctl.client import Client, short, string, strings
 from sockaccel.ctl.exits import EX_OK, EX_USAGE
+from sockaccel.ctl.printing import Row
 from sockaccel.dbus.message import Variant
 
 _LISTS = {
@@ -27,24 +28,26 @@ async def intercept(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         show.print_json(row)
         return EX_OK
-    down = 'refused' if row['when_down'] == 'refuse' else 'direct'
-    ways = [f'that "{row["target"]}" makes from now on are led to "{row["proxy"]}", port {row["outbound"]}']
-    if not row['outbound']:
-        ways = []
-    for pair in row['inbound']:
-        port, _sign, to = pair.partition('=')
-        ways.append(f'to port {port} of "{row["target"]}" are led to "{row["proxy"]}", port {to}')
-    print(
-        f'The connections {"; those ".join(ways)} ({row["state"]}: {row["detail"]}). While the proxy does not '
-        f'listen they are {down}.'
-    )
+    _tell(row)
     return EX_OK
 
 
 async def release(client: Client, options: argparse.Namespace) -> int:
     await client.call('Release', 's', options.target)
-    print(f'The connections that "{options.target}" makes, and those to it, go direct from now on.')
+    print(show.wrapped(f'"{options.target}" is led no more: new connections, also those to it, go direct.', '  '))
     return EX_OK
+
+
+def _tell(row: Row) -> None:
+    """What is led from now on, a line for each port of the proxy."""
+    print(show.wrapped(f'"{row["target"]}" is led to "{row["proxy"]}" ({row["state"]}: {row["detail"]}).', '  '))
+    if row['outbound']:
+        print(f'  connections that it makes: to port {row["outbound"]}')
+    for pair in row['inbound']:
+        port, _sign, to = pair.partition('=')
+        print(f'  connections to its port {port}: to port {to}')
+    down = 'are refused' if row['when_down'] == 'refuse' else 'go direct'
+    print(f'While the proxy does not listen they {down}.')
 
 
 async def _list(client: Client, options: argparse.Namespace) -> int:

@@ -482,7 +482,10 @@ def test_by_the_command_line(led: Entered) -> None:
     app, proxy = led.app.path, led.proxy.path
     answer = harness.control('intercept', app, '--proxy', proxy, '--inbound', LED, '--outbound', '0')
     assert answer.returncode == 0
-    assert f'to port {INSIDE} of "{app}" are led to "{proxy}", port {INBOUND}' in answer.stdout
+    assert f'"{app}" is led to "{proxy}"' in ' '.join(answer.stdout.split())
+    assert f'connections to its port {INSIDE}: to port {INBOUND}\nWhile' in answer.stdout
+    assert 'they are refused' in answer.stdout
+    assert 'connections that it makes' not in answer.stdout
     assert LED in harness.control('intercept').stdout
     assert LED in harness.control('status').stdout
 

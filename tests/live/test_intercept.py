@@ -429,7 +429,10 @@ def test_by_the_command_line(led: Place) -> None:
     app, proxy = led.app.path, led.proxy.path
     answer = harness.control('intercept', app, '--proxy', proxy, '--except-port', '22', '--when-down', 'bypass')
     assert answer.returncode == 0
-    assert f'"{app}" makes from now on are led to "{proxy}", port {OUTBOUND}' in answer.stdout
+    assert f'"{app}" is led to "{proxy}"' in ' '.join(answer.stdout.split())
+    assert f'connections that it makes: to port {OUTBOUND}\nWhile' in answer.stdout
+    assert 'they go direct' in answer.stdout
+    assert max(map(len, answer.stdout.splitlines())) <= 80
     assert app in harness.control('intercept').stdout
     assert app in harness.control('status').stdout
     assert harness.control('intercept', app).returncode == 2
