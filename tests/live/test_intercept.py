@@ -24,6 +24,8 @@ from tests.support.led import (
     ADDRESS,
     ADDRESS6,
     BEHIND,
+    NOWHERE,
+    NOWHERE6,
     OTHER,
     OUTBOUND,
     PORT,
@@ -43,9 +45,16 @@ MSG_FASTOPEN, TCP_FASTOPEN = 0x20000000, 23
 
 
 @pytest.fixture(scope='module')
-def root() -> Iterator[Cgroup]:
+def above() -> Iterator[Cgroup]:
+    """Where the programs of others are that run after ours."""
     with PrivateBus(), Cgroup(f'sockaccel-intercept-{os.getpid()}') as cgroup:
         yield cgroup
+
+
+@pytest.fixture(scope='module')
+def root(above: Cgroup) -> Cgroup:
+    """What the daemon is confined to."""
+    return Cgroup('root', above)
 
 
 @pytest.fixture(scope='module')
@@ -269,24 +278,52 @@ def test_without_blocking_while_the_proxy_is_down(redirected: Place, led: Place)
     assert first == {led: 'ECONNREFUSED', redirected: 'EINPROGRESS'}
 
 
-def test_a_program_above_sees_the_proxy(led: Place, root: Cgroup) -> None:
+def test_without_a_route(redirected: Place, led: Place) -> None:
+    """A difference: the route is looked for to the proxy. It is the proxy that finds out, as nobody else does."""
+    for family, address in ((socket.AF_INET, NOWHERE), (socket.AF_INET6, NOWHERE6)):
+        wanted, found = (address, PORT), {}
+        for where in (led, redirected):
+            with where.listener(), where.listener('::1'), where.make(family) as client:
+                found[where] = error_of(partial(client.connect, wanted))
+        assert found == {led: '', redirected: 'ENETUNREACH'}
+        with led.make(family, of=led.proxy) as of_proxy:
+            assert error_of(partial(of_proxy.connect, wanted)) == 'ENETUNREACH'
+
+
+def test_a_program_above_sees_the_proxy(redirected: Place, led: Place, above: Cgroup) -> None:
     """A difference: netfilter's rules run after every program, and see what the last one has made of it."""
-    with foreign_connect(root, PORT, 9), led.listener() as listener, led.make() as client:
-        client.connect(WANTED)
-        assert meet(listener, client)['original'] in (WANTED, (ADDRESS, 9))
+    found = {}
+    for where in (led, redirected):
+        for port in (PORT, OUTBOUND):
+            with foreign_connect(above, port, 9), where.listener() as listener, where.make() as client:
+                error = error_of(partial(client.connect, WANTED))
+                found[where, port] = error or meet(listener, client)['original']
+    assert found == {
+        (led, PORT): WANTED, (led, OUTBOUND): 'ECONNREFUSED',
+        (redirected, PORT): 'ECONNREFUSED', (redirected, OUTBOUND): WANTED,
+    }  # fmt: skip
 
 
-def test_sockets_made_elsewhere(led: Place, root: Cgroup) -> None:
-    """The cgroup in which a socket was made counts, as it does for every program on a cgroup."""
+def test_sockets_made_elsewhere(redirected: Place, led: Place, root: Cgroup) -> None:
+    """A difference: the cgroup in which a socket was made counts, as it does for every program on a cgroup.
+
+    So it is with socket activation, whose sockets systemd makes.
+    """
     outside = Cgroup('outside', root)
-    with led.listener(ADDRESS, PORT, of=outside) as served:
-        # Made outside, used by the target: direct.
-        with led.make(of=outside) as client, led.listener():
-            client.connect(WANTED)
-            assert client.getpeername() == served.accept()[0].getsockname() == WANTED
-        # The proxy's port is somebody else's: its getsockopt() would have no answer, and it is no proxy.
-        with led.listener(of=outside), led.make() as client:
-            assert error_of(lambda: client.connect(WANTED)) == 'ECONNREFUSED'
+    goes_direct, proxy_takes = {}, {}
+    for where in (led, redirected):
+        with where.listener(ADDRESS, PORT, of=outside) as served:
+            # Made outside, used by the target.
+            with where.make(of=outside) as client, where.listener() as listener:
+                client.connect(WANTED)
+                (reached,), _write, _error = select.select([served, listener], [], [], PATIENCE_S)
+                goes_direct[where] = reached is served
+                assert client.getpeername() == WANTED
+            # The proxy's port is somebody else's, to whose getsockopt() there is no answer.
+            with where.listener(of=outside), where.make() as client:
+                proxy_takes[where] = error_of(partial(client.connect, WANTED))
+    assert goes_direct == {led: True, redirected: False}
+    assert proxy_takes == {led: 'ECONNREFUSED', redirected: ''}
     outside.remove()
 
 

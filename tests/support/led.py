@@ -25,6 +25,8 @@ PORT = 7000
 ADDRESS, ADDRESS6 = '10.77.0.2', 'fd77::2'
 # An address of another interface, and one on the network behind it.
 OTHER, BEHIND = '10.78.0.1', '10.78.0.99'
+# Addresses to which there is no route.
+NOWHERE, NOWHERE6 = '203.0.113.9', '2001:db8::9'
 SO_ORIGINAL_DST = 80
 _RULES = """
 table {family} led {{
@@ -159,8 +161,8 @@ class Entered(Place):
 
     host: ThreadPoolExecutor
 
-    def make_there(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
-        made = self.host.submit(lambda: socket.socket(family, socket.SOCK_STREAM)).result()
+    def make_there(self, family: socket.AddressFamily = socket.AF_INET, protocol: int = 0) -> socket.socket:
+        made = self.host.submit(lambda: socket.socket(family, socket.SOCK_STREAM, protocol)).result()
         made.settimeout(PATIENCE_S)
         return made
 
