@@ -9,6 +9,7 @@ import pytest
 
 from tests.installed import system
 from tests.installed.system import attempt, main_pid, redirects, run, show, targets
+from tests.support.harness import Surroundings
 
 PACKAGE = os.environ['SOCKACCEL_PACKAGE']
 STATE = Path('/var/lib/sockaccel')
@@ -84,16 +85,25 @@ def test_removal_under_load_keeps_the_targets() -> None:
 
 
 def test_purge_leaves_nothing() -> None:
+    """Neither files nor accounts, and nothing in the kernel, though connections are led and redirected."""
     apt('purge', 'sockaccel')
-    before = surroundings()
+    before, kernel = surroundings(), Surroundings.now()
     apt('install', PACKAGE)
     system.accept_issues()
     run('systemctl', 'enable', '--now', 'sockaccel.service')
-    with system.echo() as target:
+    proxying = f'[Service]\nType=notify\n{system.python("proxy", "15001 15006")}'
+    with (
+        system.echo() as target,
+        system.echo('sa-led.service', 7713) as led,
+        system.service('sa-proxy.service', proxying) as proxy,
+    ):
+        run('systemctl', 'start', proxy)
         run('sockaccelctl', 'enable', target)
+        run('sockaccelctl', 'intercept', led, '--proxy', proxy, '--inbound', '7713=15006')
         with system.load():
             redirects()
         apt('purge', 'sockaccel')
+        assert kernel.left() == ''
     assert surroundings() == before
 
 
