@@ -18,8 +18,8 @@ from bench.tools import cpu_us
 from bench.ways import BYSTANDER, DIRECT, FAST, LED, REDIRECT, SIDECAR, Way
 from sockaccel.ctl.client import string
 from tests.apps.place import NOBODY
-from tests.apps.test_intercept import Envoy
 from tests.support import harness, topology
+from tests.support.envoy import Envoy
 from tests.support.harness import Cgroup
 from tests.support.led import OTHER, OUTBOUND, Entered, Place, entered
 

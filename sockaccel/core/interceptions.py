@@ -276,7 +276,8 @@ class Interceptions:
         if wanted.when_down is WhenDown.REFUSE and (networks := self._elsewhere.get(entry.slot)):
             raise KernelRefused(
                 f'connections to "{wanted.target}" cannot be led: it listens in {_unopened(min(networks))}. Give '
-                'that a name there, or accept by --when-down bypass that they pass the proxy by'
+                'that a name there (Docker does, but keeps others out of /run/docker), or accept by --when-down '
+                'bypass that they pass the proxy by'
             )
         await self._remember(self._entries)
         self._settle()
@@ -374,8 +375,9 @@ def _ports(wanted: Interception) -> str:
 
 def _unopened(network: int) -> str:
     return (
-        f'a network namespace (inode {network}) that is not the one of sockaccel, and that no file names in '
-        f'/run/netns or /run/docker/netns, or that is not among the first {MAX_NETWORKS} of these'
+        f'a network namespace (inode {network}) that is not the one of sockaccel, and that no file which '
+        'sockaccel may open names in /run/netns or /run/docker/netns, or that is not among the first '
+        f'{MAX_NETWORKS} of these'
     )
 
 

@@ -5,12 +5,8 @@ import contextlib
 import hashlib
 import http.client
 import http.server
-import json
 import os
-import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.support import harness
+from tests.support.envoy import Envoy
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
-from tests.support.led import ADDRESS, ADDRESS6, OUTBOUND, PORT, Place, place
+from tests.support.led import ADDRESS, ADDRESS6, PORT, Place, place
 
 HTTP = 8080
 BODY = bytes(range(256)) * 4096
@@ -58,46 +55,6 @@ def echo(listener: socket.socket) -> None:
             with accepted, contextlib.suppress(OSError):
                 while data := accepted.recv(65536):
                     accepted.sendall(data)
-
-
-class Envoy:
-    """It, in the proxy's cgroup, with one of the listeners of docs/sidecar.md, which is at this port."""
-
-    def __init__(
-        self, where: Place, directory: Path, listener: str = 'outbound', port: int = OUTBOUND, user: str = 'root'
-    ) -> None:
-        found = list(Path(sys.prefix, 'lib').glob('python3*/site-packages/envoy/_bin/envoy'))
-        if not found:
-            pytest.fail('envoy is missing: run tools/setup apps')
-        (text,) = re.findall(r'```json\n(.*?)```', (harness.ROOT / 'docs/sidecar.md').read_text(), re.DOTALL)
-        config = json.loads(text)
-        resources = config['static_resources']
-        resources['listeners'] = [each for each in resources['listeners'] if each['name'] == listener]
-        (directory / 'envoy.json').write_text(json.dumps(config))
-        self._where = where
-        self._port = port
-        self._command = (
-            'setpriv', f'--reuid={user}', str(found[0]), '--config-path', str(directory / 'envoy.json'),
-            '--concurrency', '1', '--disable-hot-restart', '--use-dynamic-base-id', '--log-level', 'warning',
-        )  # fmt: skip
-        self.start()
-
-    def start(self) -> None:
-        self.process: subprocess.Popen[bytes] = self._where.start(*self._command, of=self._where.proxy)
-        harness.wait_until(self._listens, 'Envoy listens')
-
-    def _listens(self) -> bool:
-        """Told by the proxy's own cgroup, whose connections nobody leads."""
-        for family, address in ((socket.AF_INET, '127.0.0.1'), (socket.AF_INET6, '::1')):
-            with self._where.make(family, of=self._where.proxy) as probe:
-                if probe.connect_ex((address, self._port)):
-                    return False
-        return True
-
-    def stop(self) -> None:
-        harness.stop(self.process)
-        assert self.process.stdout
-        self.process.stdout.close()
 
 
 @pytest.fixture

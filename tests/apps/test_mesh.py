@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from sockaccel.ctl.client import short, strings
-from tests.apps.test_intercept import BODY, HTTP, Envoy, Server, echo, echoed, fetch
+from tests.apps.test_intercept import BODY, HTTP, Server, echo, echoed, fetch
 from tests.support import harness
+from tests.support.envoy import Envoy
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.support.led import INBOUND, OTHER, OUTBOUND, PORT, Entered, Place, counters, entered, named
 from tests.support.led_traffic import Traffic, answering

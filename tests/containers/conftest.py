@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.containers.engines import Docker, Podman
+from tests.containers.machine import machine
 from tests.containers.room import Room
 from tests.support import harness
 from tests.support.harness import Cgroup, Daemon
 from tests.support.patience import LONG_S
 
+__all__ = ['machine']
 HERE = Path(__file__).resolve().parent
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Units that are led to a proxy, by a daemon with its own user, in the sandbox of its unit, without capabilities."""
+"""Units that are led to a proxy, by a daemon with its own user, in its unit's sandbox, without capabilities."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as client:
 
 @contextlib.contextmanager
 def network(name: str) -> Iterator[str]:
-    """A network namespace with a name in /run/netns, and nothing but loopback. Gives a line that puts a unit there."""
+    """A network namespace with a name in /run/netns and loopback alone; gives a line that puts a unit there."""
     run('ip', 'netns', 'add', name)
     try:
         run('ip', '-n', name, 'link', 'set', 'lo', 'up')
@@ -87,7 +87,7 @@ def test_a_unit_whose_network_namespace_has_no_name(sockaccel: None) -> None:
         run('systemctl', 'start', proxy, app)
         refused = attempt('sockaccelctl', 'intercept', app, '--proxy', proxy, '--inbound', f'{APP}={INBOUND}')
         assert refused.returncode == 1
-        assert 'no file names' in refused.stderr
+        assert 'no file which sockaccel may open names' in refused.stderr
         assert json.loads(run('sockaccelctl', 'intercept', '--json')) == []
 
 

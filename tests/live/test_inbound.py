@@ -395,7 +395,10 @@ def test_a_namespace_that_cannot_be_opened(cgroups: tuple[Cgroup, Cgroup], daemo
     """No connection reaches the target past its proxy; with "bypass" they do, and the journal says so."""
     app, proxy = cgroups
     with entered(app, proxy) as where:
-        with where.listener(OTHER, INSIDE, of=app), pytest.raises(Refused, match='no file names') as raised:
+        with (
+            where.listener(OTHER, INSIDE, of=app),
+            pytest.raises(Refused, match='no file which sockaccel may open names') as raised,
+        ):
             intercept(app, proxy)
         assert raised.value.name == 'org.sockaccel1.Error.KernelRefused'
         assert not harness.call('ListInterceptions')

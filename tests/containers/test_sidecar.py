@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Envoy beside an application, each in a container of its own: slices are led, and what a slice has changes."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.containers.machine import ENVOY, GIVEN, IMAGE, VOLUMES
+from tests.containers.web import APP, DIGEST
+from tests.support.envoy import OPTIONS
+from tests.support.harness import wait_until
+from tests.support.patience import LONG_S
+from tests.system.container import Container
+
+# The first test may make the machine's root before.
+pytestmark = pytest.mark.timeout(2 * LONG_S)
+PORT, INBOUND = 8080, 15006
+# A slice for each container, none inside of another.
+CONTAINERS = ('shop', 'shopproxy', 'client', 'clientproxy')
+SERVES = ('python3', '/talk/web.py', 'serve', str(PORT))
+BY_ENVOY, BY_APP = f'envoy {DIGEST}', f'{APP} {DIGEST}'
+
+
+class Pods:
+    """Two applications and their proxies, of an engine: the shop, and a client of it. Made by `pods()`."""
+
+    def __init__(self, machine: Container, engine: str) -> None:
+        self.machine = machine
+        self.engine = engine
+
+    def start(self, name: str, *command: str, network: str = '') -> None:
+        """A container. network: of which other one it shares the network."""
+        joins = (f'--network=container:{network}',) if network else ()
+        self.machine.run(
+            # In a unit of its own, which keeps what the engine leaves running.
+            'systemd-run', '--quiet', '--service-type=oneshot', '--remain-after-exit', f'--unit=run-{name}',
+            self.engine, 'run', '--detach', f'--name={name}', f'--cgroup-parent={name}.slice', *VOLUMES,
+            f'--volume={GIVEN}:{GIVEN}:ro', f'--volume={ENVOY}:{ENVOY}:ro', *joins, IMAGE, *command,
+        )  # fmt: skip
+
+    def start_envoy(self, name: str, listener: str, *, beside: str) -> None:
+        self.start(
+            name, str(ENVOY / 'envoy'), '--config-path', f'{GIVEN}/{listener}.json', *OPTIONS, network=beside
+        )
+
+    def remove(self, name: str) -> None:
+        self.machine.run(self.engine, 'rm', '--force', name, check=False)
+        self.machine.run('systemctl', 'stop', f'run-{name}.service', check=False)
+
+    def address(self, name: str) -> str:
+        return self.inspect(name, '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}')
+
+    def inspect(self, name: str, what: str) -> str:
+        return self.machine.run(self.engine, 'inspect', f'--format={what}', name).stdout.strip()
+
+    def fetched(self, address: str) -> str:
+        """Who has answered the client, and what; or the error."""
+        asked = ('python3', '/talk/web.py', 'fetch', address, str(PORT))
+        return self.machine.run(self.engine, 'exec', 'client', *asked).stdout.strip()
+
+    def ctl(self, *arguments: str) -> str:
+        return self.machine.run('sockaccelctl', *arguments).stdout
+
+    def counters(self, name: str) -> dict[str, int]:
+        rows = json.loads(self.ctl('intercept', '--json'))
+        return dict(next(row['counters'] for row in rows if row['target'] == f'{name}.slice'))
+
+
+@pytest.fixture(params=['docker', 'podman'])
+def pods(machine: Container, request: pytest.FixtureRequest) -> Iterator[Pods]:
+    made = Pods(machine, request.param)
+    try:
+        made.start('shop', *SERVES)
+        made.start('client', 'sleep', 'infinity')
+        made.start_envoy('shopproxy', 'inbound', beside='shop')
+        made.start_envoy('clientproxy', 'outbound', beside='client')
+        yield made
+    finally:
+        for name in ('shop', 'client'):
+            machine.run('sockaccelctl', 'release', f'{name}.slice', check=False)
+        for name in reversed(CONTAINERS):
+            made.remove(name)
+
+
+def test_envoy_in_containers(pods: Pods) -> None:
+    shop = pods.address('shop')
+    wait_until(lambda: pods.fetched(shop) == BY_APP, 'the shop serves')
+    pods.ctl('intercept', 'client.slice', '--proxy', 'clientproxy.slice')
+    pods.ctl(
+        'intercept',
+        'shop.slice',
+        '--proxy',
+        'shopproxy.slice',
+        '--inbound',
+        f'{PORT}={INBOUND}',
+        '--outbound',
+        '0',
+    )
+    wait_until(lambda: pods.fetched(shop) == BY_ENVOY, 'both proxies listen')
+    assert pods.counters('client')['led'] > 0
+    assert pods.counters('shop')['led_in'] == pods.counters('shop')['origin_given'] > 0
+    # Neither is passed while it is not there.
+    pods.remove('shopproxy')
+    assert DIGEST not in pods.fetched(shop)
+    assert pods.counters('shop')['proxy_down_in'] > 0
+    pods.remove('clientproxy')
+    assert pods.fetched(shop) == 'ECONNREFUSED'
+    # New containers, in new cgroups of the same slices, and in a new network namespace.
+    pods.remove('shop')
+    pods.start('shop', *SERVES)
+    pods.start_envoy('shopproxy', 'inbound', beside='shop')
+    pods.start_envoy('clientproxy', 'outbound', beside='client')
+    shop = pods.address('shop')
+    wait_until(lambda: pods.fetched(shop) == BY_ENVOY, 'both proxies listen again')
+    for name in ('client', 'shop'):
+        pods.ctl('release', f'{name}.slice')
+    assert pods.fetched(shop) == BY_APP
