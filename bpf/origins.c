@@ -222,8 +222,8 @@ static inline int write6(struct bpf_sockopt *ctx, const struct origin *origin)
  */
 static inline int own_address(const struct bpf_sock *sk, struct origin *own)
 {
-	struct inbound_key key = {.port = sk->src_port};
-	u32 family = sk->family;
+	struct inbound_key key = {.port = FIELD(sk->src_port)};
+	u32 family = FIELD(sk->family);
 
 #pragma clang loop unroll(disable)
 	for (u32 slot = 1; slot < MAX_INTERCEPTIONS; slot++) {
@@ -234,12 +234,12 @@ static inline int own_address(const struct bpf_sock *sk, struct origin *own)
 		own->port = key.port;
 		if (family == AF_INET) {
 			own->address[2] = bpf_htonl(0xffff);
-			own->address[3] = sk->src_ip4;
+			own->address[3] = FIELD(sk->src_ip4);
 		} else {
-			own->address[0] = sk->src_ip6[0];
-			own->address[1] = sk->src_ip6[1];
-			own->address[2] = sk->src_ip6[2];
-			own->address[3] = sk->src_ip6[3];
+			own->address[0] = FIELD(sk->src_ip6[0]);
+			own->address[1] = FIELD(sk->src_ip6[1]);
+			own->address[2] = FIELD(sk->src_ip6[2]);
+			own->address[3] = FIELD(sk->src_ip6[3]);
 		}
 		return 1;
 	}
@@ -264,7 +264,7 @@ int sockaccel_asked(struct bpf_sockopt *ctx)
 	}
 	origin = sa_origins.sk_storage_get(sk, 0, 0);
 	if (!origin) {
-		if (sk->state == TCP_LISTEN || !own_address(sk, &own))
+		if (FIELD(sk->state) == TCP_LISTEN || !own_address(sk, &own))
 			return 1;
 		origin = &own;
 	} else if (!origin->accepted) {

@@ -4,7 +4,6 @@
 import contextlib
 import hashlib
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -117,8 +116,7 @@ def test_through_both(namespaces: int, tmp_path: Path) -> None:
 def test_nothing_passes_while_everything_restarts(tmp_path: Path) -> None:
     """Both proxies, and the daemon: killed, restarted, replaced by one with other code."""
     upgrade = tmp_path / 'upgrade'
-    for part in ('sockaccel', 'bpf'):
-        shutil.copytree(harness.ROOT / part, upgrade / part)
+    harness.copy_code(upgrade)
     for name in ('lead.c', 'inbound.c'):
         with (upgrade / 'bpf' / name).open('a') as source:
             source.write('\n/* Another version. */\n')
