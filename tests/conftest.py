@@ -13,8 +13,8 @@ import pytest
 
 from tests.support import harness, patience
 
-# Of these a session has one each, whatever it runs.
-pytest_plugins = ['tests.support.fixtures', 'tests.system.fixtures']
+# Of these a session has one each, whatever it runs; of those of led_fixtures each file that asks for them.
+pytest_plugins = ['tests.support.fixtures', 'tests.support.led_fixtures', 'tests.system.fixtures']
 
 # Tests that need neither root nor a kernel of ours.
 _LIGHT = [Path(__file__).parent / room for room in ('unit', 'static')]

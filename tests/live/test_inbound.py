@@ -47,31 +47,18 @@ LED = f'{INSIDE}={INBOUND}'
 
 
 @pytest.fixture(scope='module')
-def root() -> Iterator[Cgroup]:
-    with PrivateBus(), Cgroup(f'sockaccel-inbound-{os.getpid()}') as cgroup:
-        yield cgroup
-
-
-@pytest.fixture(scope='module')
-def daemon(root: Cgroup) -> Iterator[Daemon]:
-    with FdStore() as store, Daemon(root.path, store=store) as daemon:
-        yield daemon.ready()
-    assert 'Traceback' not in daemon.log_text
-
-
-@pytest.fixture(scope='module')
-def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
+def cgroups(lead_root: Cgroup, lead_daemon: Daemon) -> tuple[Cgroup, Cgroup]:
     """Those of a target and its proxy. The daemon has loaded its programs for them, and keeps them."""
-    app, proxy = Cgroup('app', root), Cgroup('proxy', root)
+    app, proxy = Cgroup('app', lead_root), Cgroup('proxy', lead_root)
     with leading(app, proxy):
         pass
     return app, proxy
 
 
 @pytest.fixture(scope='module')
-def redirected(root: Cgroup, daemon: Daemon) -> Iterator[Entered]:
+def redirected(lead_root: Cgroup, lead_daemon: Daemon) -> Iterator[Entered]:
     """Cgroups of its own, which no interception concerns."""
-    with entered(Cgroup('plain-app', root), Cgroup('plain-proxy', root), netfilter=True) as made:
+    with entered(Cgroup('plain-app', lead_root), Cgroup('plain-proxy', lead_root), netfilter=True) as made:
         yield made
 
 
@@ -297,9 +284,9 @@ def test_a_proxy_on_loopback(redirected: Entered, led: Entered) -> None:
     assert found == {led: '', redirected: 'ECONNREFUSED'}
 
 
-def test_sockets_made_elsewhere(redirected: Entered, led: Entered, root: Cgroup) -> None:
+def test_sockets_made_elsewhere(redirected: Entered, led: Entered, lead_root: Cgroup) -> None:
     """A difference: the cgroup in which a listener was made counts, but for what systemd opens for the target."""
-    outside = Cgroup('outside', root)
+    outside = Cgroup('outside', lead_root)
     goes_direct, proxy_takes = {}, {}
     for where in (led, redirected):
         with (
@@ -330,9 +317,9 @@ def test_what_is_counted(led: Entered) -> None:
     assert told['no_room'] == told['bypassed_in'] == told['unreached'] == 0
 
 
-def test_connections_of_the_same_host(led: Entered, root: Cgroup) -> None:
+def test_connections_of_the_same_host(led: Entered, lead_root: Cgroup) -> None:
     """Those of others are led, by loopback too; what listens beside the target at that port is none of its."""
-    stranger = Cgroup('stranger', root)
+    stranger = Cgroup('stranger', lead_root)
     with (
         led.listener('127.0.0.1', INSIDE, of=led.app) as app,
         led.listener(OTHER, INSIDE, of=stranger) as beside,
@@ -349,9 +336,11 @@ def test_connections_of_the_same_host(led: Entered, root: Cgroup) -> None:
     stranger.remove()
 
 
-def test_a_target_that_is_led_out_meets_one_that_is_led_in(led: Entered, root: Cgroup, daemon: Daemon) -> None:
+def test_a_target_that_is_led_out_meets_one_that_is_led_in(
+    led: Entered, lead_root: Cgroup, lead_daemon: Daemon
+) -> None:
     """By the proxies of both, which are different."""
-    caller, outer = Cgroup('caller', root), Cgroup('outer', root)
+    caller, outer = Cgroup('caller', lead_root), Cgroup('outer', lead_root)
     harness.call('Intercept', 'ssa{sv}', caller.path, outer.path, {})
     with (
         led.listener('127.0.0.1', INSIDE, of=led.app) as app,
@@ -391,7 +380,7 @@ def test_listeners_that_are_older(cgroups: tuple[Cgroup, Cgroup]) -> None:
             old.accept()[0].close()
 
 
-def test_a_namespace_that_cannot_be_opened(cgroups: tuple[Cgroup, Cgroup], daemon: Daemon) -> None:
+def test_a_namespace_that_cannot_be_opened(cgroups: tuple[Cgroup, Cgroup], lead_daemon: Daemon) -> None:
     """No connection reaches the target past its proxy; with "bypass" they do, and the journal says so."""
     app, proxy = cgroups
     with entered(app, proxy) as where:
@@ -404,7 +393,7 @@ def test_a_namespace_that_cannot_be_opened(cgroups: tuple[Cgroup, Cgroup], daemo
         assert not harness.call('ListInterceptions')
         with leading(app, proxy):
             assert error_of(lambda: where.listener(OTHER, INSIDE, of=app)) == 'EPERM'
-            harness.wait_until(lambda: 'its bind() fails' in daemon.log_text, 'the journal says so')
+            harness.wait_until(lambda: 'its bind() fails' in lead_daemon.log_text, 'the journal says so')
             where.listener(OTHER, INSIDE + 1, of=app).close()
             where.listener(OTHER, INSIDE, of=proxy).close()
             assert counters(app)['unreached'] == 1
@@ -431,19 +420,19 @@ def test_a_namespace_that_gets_its_name_later(cgroups: tuple[Cgroup, Cgroup]) ->
                 assert plain(where)['original'] == (OTHER, INSIDE)
 
 
-def test_bypass(led: Entered, daemon: Daemon) -> None:
+def test_bypass(led: Entered, lead_daemon: Daemon) -> None:
     intercept(led.app, led.proxy, when_down=string('bypass'))
     with led.listener(OTHER, INSIDE, of=led.app) as app, led.make_there() as client:
         client.connect((OTHER, INSIDE))
         app.accept()[0].close()
     assert counters(led.app)['bypassed_in'] == 1
     words = f'does not listen on port {INBOUND}: connections pass it by'
-    harness.wait_until(lambda: words in daemon.log_text, 'the journal says so')
+    harness.wait_until(lambda: words in lead_daemon.log_text, 'the journal says so')
 
 
-def test_the_journal_says_once_that_the_proxy_is_down(led: Entered, daemon: Daemon) -> None:
+def test_the_journal_says_once_that_the_proxy_is_down(led: Entered, lead_daemon: Daemon) -> None:
     def lines(words: str) -> int:
-        return sum(words in line and led.app.path in line for line in daemon.log_text.splitlines())
+        return sum(words in line and led.app.path in line for line in lead_daemon.log_text.splitlines())
 
     down, back = lines('connections are refused'), lines('listens again')
     for _turn in range(3):
@@ -497,15 +486,15 @@ def test_a_proxy_inside_of_the_unit(cgroups: tuple[Cgroup, Cgroup]) -> None:
             assert error_of(lambda: client.connect((HOST, 9))) == 'ECONNREFUSED'
 
 
-def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Entered, daemon: Daemon) -> None:
+def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Entered, lead_daemon: Daemon) -> None:
     """Its cgroup is another one, and the daemon, which would learn of that, is stopped."""
-    daemon.process.send_signal(signal.SIGSTOP)
+    lead_daemon.process.send_signal(signal.SIGSTOP)
     try:
         led.app.remove()
         led.app.directory.mkdir()
         assert plain(led)['original'] == (OTHER, INSIDE)
     finally:
-        daemon.process.send_signal(signal.SIGCONT)
+        lead_daemon.process.send_signal(signal.SIGCONT)
 
 
 def test_what_cannot_be(led: Entered) -> None:

@@ -45,38 +45,18 @@ MSG_FASTOPEN, TCP_FASTOPEN = 0x20000000, 23
 
 
 @pytest.fixture(scope='module')
-def above() -> Iterator[Cgroup]:
-    """Where the programs of others are that run after ours."""
-    with PrivateBus(), Cgroup(f'sockaccel-intercept-{os.getpid()}') as cgroup:
-        yield cgroup
-
-
-@pytest.fixture(scope='module')
-def root(above: Cgroup) -> Cgroup:
-    """What the daemon is confined to."""
-    return Cgroup('root', above)
-
-
-@pytest.fixture(scope='module')
-def daemon(root: Cgroup) -> Iterator[Daemon]:
-    with FdStore() as store, Daemon(root.path, store=store) as daemon:
-        yield daemon.ready()
-    assert 'Traceback' not in daemon.log_text
-
-
-@pytest.fixture(scope='module')
-def cgroups(root: Cgroup, daemon: Daemon) -> tuple[Cgroup, Cgroup]:
+def cgroups(lead_root: Cgroup, lead_daemon: Daemon) -> tuple[Cgroup, Cgroup]:
     """Those of a target and its proxy. The daemon has loaded its programs for them, and keeps them."""
-    app, proxy = Cgroup('app', root), Cgroup('proxy', root)
+    app, proxy = Cgroup('app', lead_root), Cgroup('proxy', lead_root)
     intercept(app, proxy)
     harness.call('Release', 's', app.path)
     return app, proxy
 
 
 @pytest.fixture(scope='module')
-def redirected(root: Cgroup, daemon: Daemon) -> Iterator[Place]:
+def redirected(lead_root: Cgroup, lead_daemon: Daemon) -> Iterator[Place]:
     """Cgroups of its own, which no interception concerns."""
-    with place(Cgroup('plain-app', root), Cgroup('plain-proxy', root), netfilter=True) as made:
+    with place(Cgroup('plain-app', lead_root), Cgroup('plain-proxy', lead_root), netfilter=True) as made:
         yield made
 
 
@@ -290,12 +270,12 @@ def test_without_a_route(redirected: Place, led: Place) -> None:
             assert error_of(partial(of_proxy.connect, wanted)) == 'ENETUNREACH'
 
 
-def test_a_program_above_sees_the_proxy(redirected: Place, led: Place, above: Cgroup) -> None:
+def test_a_program_above_sees_the_proxy(redirected: Place, led: Place, lead_above: Cgroup) -> None:
     """A difference: netfilter's rules run after every program, and see what the last one has made of it."""
     found = {}
     for where in (led, redirected):
         for port in (PORT, OUTBOUND):
-            with foreign_connect(above, port, 9), where.listener() as listener, where.make() as client:
+            with foreign_connect(lead_above, port, 9), where.listener() as listener, where.make() as client:
                 error = error_of(partial(client.connect, WANTED))
                 found[where, port] = error or meet(listener, client)['original']
     assert found == {
@@ -304,12 +284,12 @@ def test_a_program_above_sees_the_proxy(redirected: Place, led: Place, above: Cg
     }  # fmt: skip
 
 
-def test_sockets_made_elsewhere(redirected: Place, led: Place, root: Cgroup) -> None:
+def test_sockets_made_elsewhere(redirected: Place, led: Place, lead_root: Cgroup) -> None:
     """A difference: the cgroup in which a socket was made counts, as it does for every program on a cgroup.
 
     So it is with socket activation, whose sockets systemd makes.
     """
-    outside = Cgroup('outside', root)
+    outside = Cgroup('outside', lead_root)
     goes_direct, proxy_takes = {}, {}
     for where in (led, redirected):
         with where.listener(ADDRESS, PORT, of=outside) as served:
@@ -327,8 +307,8 @@ def test_sockets_made_elsewhere(redirected: Place, led: Place, root: Cgroup) -> 
     outside.remove()
 
 
-def test_mptcp_and_udp_go_direct(led: Place, root: Cgroup) -> None:
-    outside = Cgroup('beside', root)
+def test_mptcp_and_udp_go_direct(led: Place, lead_root: Cgroup) -> None:
+    outside = Cgroup('beside', lead_root)
     with led.listener(), led.listener(ADDRESS, PORT, of=outside) as served:
         try:
             client = led.make(protocol=MPTCP)
@@ -355,8 +335,8 @@ def test_the_targets_own_listener_is_direct(led: Place) -> None:
     assert counters(led.app)['led'] == 0
 
 
-def test_loopback_to_others_is_led(led: Place, root: Cgroup) -> None:
-    outside = Cgroup('other', root)
+def test_loopback_to_others_is_led(led: Place, lead_root: Cgroup) -> None:
+    outside = Cgroup('other', lead_root)
     with led.listener() as listener, led.listener('127.0.0.1', PORT, of=outside), led.make() as client:
         client.connect(('127.0.0.1', PORT))
         assert meet(listener, client)['original'] == ('127.0.0.1', PORT)
@@ -369,8 +349,8 @@ def test_the_proxy_is_never_led(led: Place) -> None:
         assert client.getpeername() == served.accept()[0].getsockname() == WANTED
 
 
-def test_exceptions(led: Place, root: Cgroup) -> None:
-    outside = Cgroup('away', root)
+def test_exceptions(led: Place, lead_root: Cgroup) -> None:
+    outside = Cgroup('away', lead_root)
     for options, is_led in (
         ({'except_ports': strings([f'{PORT}'])}, False),
         ({'except_ports': strings(['1-6999', '7001-65535'])}, True),
@@ -387,20 +367,22 @@ def test_exceptions(led: Place, root: Cgroup) -> None:
     outside.remove()
 
 
-def test_bypass(led: Place, root: Cgroup, daemon: Daemon) -> None:
-    outside = Cgroup('reached', root)
+def test_bypass(led: Place, lead_root: Cgroup, lead_daemon: Daemon) -> None:
+    outside = Cgroup('reached', lead_root)
     intercept(led.app, led.proxy, when_down=string('bypass'))
     with led.listener(ADDRESS, PORT, of=outside) as served, led.make() as client:
         client.connect(WANTED)
         assert served.accept()[0].getsockname() == WANTED
     assert counters(led.app)['bypassed'] == 1
-    harness.wait_until(lambda: 'connections pass it by' in daemon.log_text, 'the journal says so')
+    harness.wait_until(lambda: 'connections pass it by' in lead_daemon.log_text, 'the journal says so')
     outside.remove()
 
 
-def test_the_journal_says_once_that_the_proxy_is_down_and_once_that_it_is_back(led: Place, daemon: Daemon) -> None:
+def test_the_journal_says_once_that_the_proxy_is_down_and_once_that_it_is_back(
+    led: Place, lead_daemon: Daemon
+) -> None:
     def lines(words: str) -> int:
-        return sum(words in line and led.app.path in line for line in daemon.log_text.splitlines())
+        return sum(words in line and led.app.path in line for line in lead_daemon.log_text.splitlines())
 
     down, back = lines('connections are refused'), lines('listens again')
     for _turn in range(5):
@@ -412,15 +394,15 @@ def test_the_journal_says_once_that_the_proxy_is_down_and_once_that_it_is_back(l
     assert counters(led.app)['proxy_down'] == 5
 
 
-def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Place, daemon: Daemon) -> None:
+def test_a_unit_that_starts_anew_is_led_from_its_first_connection(led: Place, lead_daemon: Daemon) -> None:
     """Its cgroup is another one, and the daemon, which would learn of that, is stopped."""
-    daemon.process.send_signal(signal.SIGSTOP)
+    lead_daemon.process.send_signal(signal.SIGSTOP)
     try:
         led.app.remove()
         led.app.directory.mkdir()
         assert plain(led)['original'] == WANTED
     finally:
-        daemon.process.send_signal(signal.SIGCONT)
+        lead_daemon.process.send_signal(signal.SIGCONT)
 
 
 def test_a_proxy_that_starts_anew(led: Place) -> None:
@@ -440,13 +422,13 @@ def test_a_proxy_that_starts_anew(led: Place) -> None:
         harness.wait_until(connects, 'the new proxy takes connections')
 
 
-def test_what_cannot_be(led: Place, root: Cgroup) -> None:
+def test_what_cannot_be(led: Place, lead_root: Cgroup) -> None:
     app, proxy = led.app, led.proxy
     for target, by, options, error, said in (
         ('*', proxy.path, {}, 'InvalidTarget', 'all of this host'),
         (app.path, '/', {}, 'InvalidTarget', 'all of this host'),
         (app.path, app.path, {}, 'InvalidArgument', 'its own proxy'),
-        (f'{root.path}/nowhere', proxy.path, {}, 'InvalidTarget', 'does not exist'),
+        (f'{lead_root.path}/nowhere', proxy.path, {}, 'InvalidTarget', 'does not exist'),
         (proxy.path, app.path, {}, 'InvalidTarget', 'a proxy is never led itself'),
         (app.path, proxy.path, {'outbound': short(0)}, 'InvalidArgument', 'outbound port 0'),
         (app.path, proxy.path, {'when_down': string('x')}, 'InvalidArgument', '"refuse", "bypass"'),
@@ -457,7 +439,7 @@ def test_what_cannot_be(led: Place, root: Cgroup) -> None:
             harness.call('Intercept', 'ssa{sv}', target, by, options)
         assert raised.value.name == f'org.sockaccel1.Error.{error}'
     with pytest.raises(Refused, match='are not led'):
-        harness.call('Release', 's', f'{root.path}/nowhere')
+        harness.call('Release', 's', f'{lead_root.path}/nowhere')
     # And nothing of all that has changed anything.
     assert plain(led)['original'] == WANTED
 
