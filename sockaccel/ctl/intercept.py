@@ -28,7 +28,7 @@ async def intercept(client: Client, options: argparse.Namespace) -> int:
     if options.json:
         show.print_json(row)
         return EX_OK
-    _tell(row)
+    tell(row)
     return EX_OK
 
 
@@ -38,7 +38,7 @@ async def release(client: Client, options: argparse.Namespace) -> int:
     return EX_OK
 
 
-def _tell(row: Row) -> None:
+def tell(row: Row) -> None:
     """What is led from now on, a line for each port of the proxy."""
     print(show.wrapped(f'"{row["target"]}" is led to "{row["proxy"]}" ({row["state"]}: {row["detail"]}).', '  '))
     if row['outbound']:
