@@ -49,10 +49,15 @@ static inline void note_old_entrance(u64 sock)
 /* Once for the doors, then for the entrances, so that no connection meets an entrance without a door. */
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 {
-	struct sock *sk = internet_socket(ctx);
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct sock *sk;
 	int zero = 0;
 	u32 *what;
 
+	if (!task || !file)
+		return 0;
+	sk = internet_socket(file);
 	if (!sk || READ_AS(u16, sk, OFFSET_sock_protocol) != IPPROTO_TCP || sock_state((u64)sk) != TCP_LISTEN)
 		return 0;
 	what = sa_lead_walk.lookup(&zero);

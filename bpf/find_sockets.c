@@ -263,17 +263,23 @@ static inline void note_owner(struct sock *sk, u64 task, u32 pid, const char *co
 
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 {
-	struct sock *sk = internet_socket(ctx);
-	u64 sock = (u64)sk, task = (u64)ctx->task;
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
 	struct audit *audit;
 	char comm[16] = {};
 	u32 pid, look;
 	u16 protocol;
 	int zero = 0;
+	struct sock *sk;
 	struct end *end;
+	u64 sock;
 
+	if (!task || !file)
+		return 0;
+	sk = internet_socket(file);
 	if (!sk)
 		return 0;
+	sock = (u64)sk;
 	protocol = READ_AS(u16, sock, OFFSET_sock_protocol);
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP)
 		return 0;
@@ -281,19 +287,19 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
 	look = audit ? audit->look : LOOK_SEARCH;
 	if (audit && look > LOOK_ADOPT_LAST) {
 		if (protocol == IPPROTO_TCP)
-			tell_audit(((struct seq_file_of_meta *)ctx->meta)->seq, task, (u64)ctx->file, sk, audit);
+			tell_audit(((struct seq_file_of_meta *)ctx->meta)->seq, (u64)task, (u64)file, sk, audit);
 		return 0;
 	}
 	pid = READ_U32(task, OFFSET_task_tgid);
 	if (look == LOOK_SEARCH && sock_state(sock) == TCP_LISTEN)
-		remember_listener(sock, task, protocol == IPPROTO_MPTCP);
+		remember_listener(sock, (u64)task, protocol == IPPROTO_MPTCP);
 	if (sock_state(sock) != TCP_ESTABLISHED || protocol != IPPROTO_TCP)
 		return 0;
-	read_name(task, comm);
+	read_name((u64)task, comm);
 	if (look == LOOK_SEARCH)
-		note_owner(sk, task, pid, comm);
+		note_owner(sk, (u64)task, pid, comm);
 	end = sa_ends.sk_storage_get(sk, 0, 0);
 	if (!end || is_over(end, sock))
-		on_open_end(sk, end, task, look, pid, comm);
+		on_open_end(sk, end, (u64)task, look, pid, comm);
 	return 0;
 }

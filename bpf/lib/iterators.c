@@ -17,17 +17,13 @@ struct bpf_iter__task_file {
 	struct file *file __attribute__((aligned(8)));
 };
 
-/* The IPv4 or IPv6 socket that an open file of a task is, or NULL. */
-static inline struct sock *internet_socket(struct bpf_iter__task_file *ctx)
+/* The IPv4 or IPv6 socket that an open file is, or NULL. */
+static inline struct sock *internet_socket(struct file *file)
 {
-	struct file *file = ctx->file;
-	struct socket *socket;
+	struct socket *socket = bpf_sock_from_file(file);
 	struct sock *sk;
 	u16 family;
 
-	if (!ctx->task || !file)
-		return NULL;
-	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return NULL;
 	/* Read directly: the verifier takes the result of a probe for a number, not for a socket. */

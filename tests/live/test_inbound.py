@@ -235,6 +235,25 @@ def multipath(where: Entered) -> dict[str, Any]:
         return {**meet(proxy, client), 'fell back': fell_back(client)}
 
 
+def multipath_everywhere(where: Entered) -> dict[str, Any]:
+    with (
+        multipath_listener(where, OTHER, INSIDE, where.app),
+        multipath_listener(where, '0.0.0.0', INBOUND, where.proxy) as proxy,
+        where.make_there(protocol=MPTCP) as client,
+    ):
+        client.connect((OTHER, INSIDE))
+        return {**meet(proxy, client), 'fell back': fell_back(client)}
+
+
+def multipath_listener(where: Entered, address: str, port: int, of: Cgroup) -> socket.socket:
+    made = where.make(protocol=MPTCP, of=of)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind((address, port))
+    made.listen()
+    made.settimeout(PATIENCE_S)
+    return made
+
+
 def fell_back(client: socket.socket) -> bool:
     """Whether a connection of Multipath TCP is one of TCP."""
     try:
@@ -246,7 +265,7 @@ def fell_back(client: socket.socket) -> bool:
 
 ROWS = [
     plain, ipv6, on_every_address, another_port, non_blocking, fast_open, proxy_down, target_has_stopped_listening,
-    proxy_to_target, target_to_itself, multipath,
+    proxy_to_target, target_to_itself, multipath, multipath_everywhere,
 ]  # fmt: skip
 
 
