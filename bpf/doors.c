@@ -7,6 +7,9 @@ static inline int is_door(u64 sock, struct door *door)
 {
 	struct door_port port = {.port = READ_AS(u16, sock, OFFSET_sock_num)};
 
+	/* Newer kernels let none into a sockmap. */
+	if (sock_is_mptcp(sock))
+		return 0;
 	port.owner = owner_by_name(READ_U64(sock, OFFSET_sock_cgroup));
 	if (!port.owner || !sa_door_ports.lookup(&port))
 		return 0;
