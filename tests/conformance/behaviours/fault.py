@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.conformance import syscalls
 from tests.conformance.bench import Bench, Call, Pair, Unsupported
 from tests.conformance.catalogue import NONBLOCKING, Observation, behaviour
+from tests.conformance.lazyfile import LazyFile, lazy_file
 from tests.support.patience import PATIENCE_S
 
 PAGE = mmap.PAGESIZE
@@ -42,6 +43,9 @@ class LazyPage:
 
     def fill(self) -> None:
         fcntl.ioctl(self._faults, UFFDIO_ZEROPAGE, struct.pack('QQQQ', self.address, PAGE, 0, 0))
+
+
+Lazy = LazyPage | LazyFile
 
 
 @contextlib.contextmanager
@@ -73,13 +77,17 @@ def returns(call: Call) -> bool:
     return True
 
 
-def sleeps(name: str, enter: Callable[[Bench, Pair, LazyPage], object]) -> None:
+def sleeps(
+    name: str,
+    enter: Callable[[Bench, Pair, Lazy], object],
+    lazy: Callable[[], contextlib.AbstractContextManager[Lazy]] = lazy_page,
+) -> None:
     """Enter whether a send() returns while the other end sleeps in a page fault inside its own call."""
 
     @behaviour(name, readers=NONBLOCKING, control_fails=True)
     def send_meanwhile(bench: Bench) -> Observation:
         pair = bench.pair()
-        with lazy_page() as page:
+        with lazy() as page:
             bench.write_all(pair.client, b'first')
             bench.arrives(pair.client)
             sleeper = Call(lambda: enter(bench, pair, page))
@@ -95,14 +103,15 @@ def sleeps(name: str, enter: Callable[[Bench, Pair, LazyPage], object]) -> None:
         return {'send() returns meanwhile': returned, **gives, 'and then the reader gets': rest}
 
 
-def into_the_page(_bench: Bench, pair: Pair, page: LazyPage) -> int:
+def into_the_page(_bench: Bench, pair: Pair, page: Lazy) -> int:
     received: int = syscalls.libc.recv(pair.server.fileno(), page.address, PAGE, 0)
     return received
 
 
-def out_of_the_page(_bench: Bench, pair: Pair, page: LazyPage) -> object:
+def out_of_the_page(_bench: Bench, pair: Pair, page: Lazy) -> object:
     return syscalls.send_from_address(pair.server.fileno(), page.address, PAGE)
 
 
 sleeps('page fault: the reader sleeps in one inside its recv()', into_the_page)
 sleeps('page fault: the reader sleeps in one inside a send() of its own', out_of_the_page)
+sleeps('page fault: the reader waits for a file of FUSE inside its recv()', into_the_page, lazy_file)
