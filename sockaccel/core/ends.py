@@ -194,10 +194,10 @@ class _Slots:
         self._rows[slot * self._size : (slot + 1) * self._size] = row
         return slot
 
-    def take(self, slot: int) -> bytes:
+    def take(self, slot: int) -> bytearray:
         """What is in a slot, which is free then."""
         self._free.append(slot)
-        return bytes(self._rows[slot * self._size : (slot + 1) * self._size])
+        return self._rows[slot * self._size : (slot + 1) * self._size]
 
 
 class Pairs:
@@ -226,7 +226,7 @@ class Pairs:
         servers, clients = self._waiting
         part = self._unseen(part)
         columns = [layout.column(part, name) for name in ('sent', 'received', 'active')]
-        found: list[bytes] = []
+        found: list[bytes | bytearray] = []
         for sent, received, active, (end,) in zip(*columns, layout.rows(part), strict=True):
             if active:
                 key, ours, theirs = sent << 32 | received, clients, servers
@@ -261,7 +261,7 @@ class Pairs:
 
     def packed_rest(self) -> bytes:
         """The same, packed as `Layout.pairs` has them."""
-        found: list[bytes] = []
+        found: list[bytes | bytearray] = []
         for active, waiting in enumerate(self._waiting):
             for end in map(self._rows.take, waiting.values()):
                 found += (end, self._nobody) if active else (self._nobody, end)

@@ -122,6 +122,14 @@ def test_an_end_without_a_peer_that_comes_again_is_one() -> None:
     assert list(pairs.add(packed(*found))) == []
 
 
+def test_ends_that_come_again_after_they_have_met_are_left_out() -> None:
+    found = ends(2)
+    pairs = Pairs(LAYOUT)
+    assert pairs.add(packed(found[0], found[1])) == [(found[0], found[1])]
+    assert pairs.add(packed(found[1], found[2], found[0])) == []
+    assert pairs.rest() == [(found[2], None)]
+
+
 def test_ends_that_have_met_leave_their_room_to_others() -> None:
     pairs = Pairs(LAYOUT)
     assert len(list(pairs.add(packed_ends(1000)))) == 1000
