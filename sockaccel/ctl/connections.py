@@ -2,6 +2,7 @@
 """The command "connections": the busiest, or all as they are read, for people or as JSON."""
 
 import argparse
+import gc
 import json
 from collections.abc import Iterable
 from typing import Protocol
@@ -28,6 +29,8 @@ async def connections(client: Client, options: argparse.Namespace) -> int:
     wanted = Filter.parse(
         {name: getattr(options, name) for name in _FILTERS if getattr(options, name) is not None}
     )
+    # Nothing of it refers to itself, and the collector would look at millions of objects again and again.
+    gc.disable()
     printer: _Printer = _Json() if options.json else _Text(await client.call('DescribeCounters'), wanted)
     total = 0
     if options.limit:
