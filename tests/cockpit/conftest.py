@@ -54,7 +54,7 @@ def browser(shared: Machine) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(machine: Machine, browser: Browser) -> Visit:
+def visit(machine: Machine, browser: Browser, request: pytest.FixtureRequest) -> Visit:
     """Log in, see the page, and find at the end that nothing went wrong in it."""
 
     @contextmanager
@@ -62,8 +62,20 @@ def visit(machine: Machine, browser: Browser) -> Visit:
         with browser.tab() as tab:
             if language:
                 speak(tab, language)
-            log_in(tab, user)
-            yield tab
+            try:
+                log_in(tab, user)
+                yield tab
+            except BaseException:
+                _tell(machine, tab, request.node.name)
+                raise
             assert tab.complaints() == []
 
     return visited
+
+
+def _tell(machine: Machine, tab: Tab, test: str) -> None:
+    """What may explain the failure of a test: a picture, and what page and daemon have said."""
+    picture = OUTPUT / 'failed' / f'{test.replace("/", "-")}.png'
+    tab.picture(picture)
+    print(f'see {picture}; the page complained: {tab.complaints()}')
+    print(machine.run('journalctl', '--no-pager', '--lines=30', '--unit=sockaccel.service', check=False).stdout)

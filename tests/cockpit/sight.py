@@ -28,11 +28,12 @@ _CONTRASTS = r"""(() => {
         .filter(element => text(element) && element.checkVisibility() && !element.closest('option, :disabled'))
         .map(element => [text(element), contrast(element)]);
 })()"""
-# The same of what can be operated: a name for each.
-_NAME = """(element =>
-    element.id || element.getAttribute('aria-label') || element.getAttribute('href') || element.textContent)"""
-_CONTROLS = f"""Array.from(page.document.querySelectorAll('#page :is(a, button, input, select, summary)'))
-    .filter(element => element.checkVisibility() && !element.disabled).map({_NAME})"""
+# The same of what can be operated: the elements stay in the page as `offered`, and their names are the answer.
+_OFFERED = """(page.offered = Array
+    .from(page.document.querySelectorAll('#page :is(a, button, input, select, summary)'))
+    .filter(element => element.checkVisibility() && !element.disabled))
+    .map(element => element.id || element.getAttribute('aria-label') || element.textContent)"""
+_FOCUSED = 'page.document.hasFocus() ? page.offered.indexOf(page.document.activeElement) : -1'
 
 
 def pale_texts(tab: Tab) -> list[tuple[str, float]]:
@@ -44,17 +45,18 @@ def pale_texts(tab: Tab) -> list[tuple[str, float]]:
 
 def controls(tab: Tab) -> list[str]:
     """What can be operated, by its id or name, in the order of the page."""
-    return list(tab.evaluate(_CONTROLS))
+    return list(tab.evaluate(_OFFERED))
 
 
 def reached_by_tab(tab: Tab) -> list[str]:
-    """The same in the order in which the key Tab comes to it, from the beginning of the page."""
+    """The same in the order in which the key Tab comes to it, from the beginning of the page to its end."""
+    names = controls(tab)
     tab.evaluate('(page.document.activeElement?.blur(), page.getSelection().removeAllRanges(), page.focus(), 0)')
     found: list[str] = []
-    while True:
+    while len(found) <= len(names):
         tab.press('Tab')
-        name = tab.evaluate(f'page.document.hasFocus() && page.document.activeElement !== page.document.body '
-                            f'? {_NAME}(page.document.activeElement) : null')  # fmt: skip
-        if name is None or name in found:
-            return found
-        found.append(name)
+        number = tab.evaluate(_FOCUSED)
+        if number < 0:
+            break
+        found.append(names[number])
+    return found

@@ -103,10 +103,10 @@ def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
     with visit(ROOT_USER) as tab:
         tab.wait(SHARE)
         for scheme, width, height in (
-            ('light', 1200, 900),
-            ('dark', 1200, 900),
-            ('light', 400, 800),
             ('dark', 400, 800),
+            ('light', 400, 800),
+            ('dark', 1200, 900),
+            ('light', 1200, 900),
         ):
             tab.prefer(scheme)
             tab.resize(width, height)
@@ -379,9 +379,7 @@ def test_every_control_is_reached_by_the_keyboard(machine: Machine, visit: Visit
             tab.finds('#content tbody tr')
             if view == 'connections':
                 tab.reads('#range', 'of 40')
-            offered = controls(tab)
-            assert len(offered) == len(set(offered)), (view, offered)
-            assert reached_by_tab(tab) == offered, view
+            assert reached_by_tab(tab) == controls(tab), view
 
 
 def test_everything_is_done_by_the_keyboard(machine: Machine, visit: Visit) -> None:
