@@ -45,12 +45,12 @@ def answer(url: str) -> str:
 
 
 class Prometheus:
-    """It scrapes the ports every second."""
+    """It scrapes the ports every ten seconds, which is how long it waits for an answer too."""
 
     def __init__(self, directory: Path, *ports: int) -> None:
         self.port = free_port()
         config = {
-            'global': {'scrape_interval': '1s'},
+            'global': {'scrape_interval': '10s', 'scrape_timeout': '10s'},
             'scrape_configs': [
                 {'job_name': 'all', 'static_configs': [{'targets': [f'127.0.0.1:{port}' for port in ports]}]}
             ],

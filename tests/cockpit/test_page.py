@@ -113,6 +113,8 @@ def test_pictures(machine: Machine, release: Release, visit: Visit) -> None:
             for view in VIEWS:
                 open_view(tab, view)
                 tab.finds('#content tbody tr')
+                if not view:
+                    tab.wait('$("path.line.redirected").getAttribute("d").includes("L")')
                 name = f'{release.name}-{view or "overview"}-{width}-{scheme}.png'
                 tab.picture(OUTPUT / name)
                 assert tab.evaluate('page.document.documentElement.scrollWidth <= page.innerWidth'), name
