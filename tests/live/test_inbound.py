@@ -593,6 +593,39 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             )
 
 
+def test_what_was_accepted_before_an_upgrade_with_other_maps(tmp_path: Path) -> None:
+    """They know nothing of it. What came in has its own address; where the target was going nobody knows."""
+    anew = tmp_path / 'anew'
+    harness.copy_code(anew)
+    maps = anew / 'bpf/lib/lead_maps.c'
+    maps.write_text(maps.read_text().replace('sa_past_count, u64, 1', 'sa_past_count, u64, 2'))
+    with (
+        PrivateBus(),
+        Cgroup(f'sockaccel-in-anew-{os.getpid()}') as root,
+        FdStore() as store,
+        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
+        named(where),
+    ):
+        with Daemon(root.path, state=tmp_path, store=store) as first:
+            first.ready()
+            intercept(where.app, where.proxy)
+            app = where.listener(OTHER, INSIDE, of=where.app)
+            doors = where.listener('0.0.0.0', INBOUND), where.listener('127.0.0.1', OUTBOUND)
+            clients = where.make_there(), where.make()
+            for client, port in zip(clients, (INSIDE, INSIDE + 1), strict=True):
+                client.connect((OTHER, port))
+            came_in, went_out = (door.accept()[0] for door in doors)
+            first.stop(signal.SIGKILL)
+        with Daemon(root.path, state=tmp_path, store=store, directory=anew) as second:
+            second.ready()
+            assert original(came_in) == (OTHER, INSIDE)
+            # As without any interception: which error it is depends on whether netfilter is loaded.
+            assert original(went_out) in (os.strerror(errno.ENOPROTOOPT), os.strerror(errno.ENOENT))
+            assert counters(where.app)['origin_given'] == 1
+        for end in (app, *doors, *clients, came_in, went_out):
+            end.close()
+
+
 def test_by_a_file() -> None:
     """A section leads its target, a reload without it does no more, and nobody else can."""
     with (
