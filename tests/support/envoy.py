@@ -15,7 +15,7 @@ from tests.support import harness
 from tests.support.led import OUTBOUND, Place
 
 OPTIONS = (
-    '--concurrency', '1', '--disable-hot-restart', '--use-dynamic-base-id', '--log-level', 'warning',
+    '--concurrency', '1', '--disable-hot-restart', '--use-dynamic-base-id', '--log-level', 'error',
 )  # fmt: skip
 
 
