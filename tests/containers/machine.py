@@ -48,6 +48,11 @@ runtime = "runc"
     '/etc/docker/daemon.json': """\
 {"storage-driver": "vfs", "default-ulimits": {"nofile": {"Name": "nofile", "Soft": 1024, "Hard": 1024}}}
 """,
+    # docs/sidecar.md
+    '/etc/systemd/system/docker.service.d/sockaccel.conf': """\
+[Service]
+ExecStartPost=chmod a+x /run/docker
+""",
     '/etc/containers/systemd/app.container': f"""\
 [Container]
 ContainerName=app

@@ -15,7 +15,7 @@ from tests.system.container import Container
 
 # The first test may make the machine's root before.
 pytestmark = pytest.mark.timeout(2 * LONG_S)
-PORT, INBOUND = 8080, 15006
+PORT, INBOUND = 8080, '8080=15006'
 # A slice for each container, none inside of another.
 CONTAINERS = ('shop', 'shopproxy', 'client', 'clientproxy')
 SERVES = ('python3', '/talk/web.py', 'serve', str(PORT))
@@ -84,22 +84,22 @@ def pods(machine: Container, request: pytest.FixtureRequest) -> Iterator[Pods]:
 
 
 def test_envoy_in_containers(pods: Pods) -> None:
+    leads_in = ('intercept', 'shop.slice', '--proxy', 'shopproxy.slice', '--inbound', INBOUND, '--outbound', '0')
     shop = pods.address('shop')
     wait_until(lambda: pods.fetched(shop) == BY_APP, 'the shop serves')
     pods.ctl('intercept', 'client.slice', '--proxy', 'clientproxy.slice')
-    pods.ctl(
-        'intercept',
-        'shop.slice',
-        '--proxy',
-        'shopproxy.slice',
-        '--inbound',
-        f'{PORT}={INBOUND}',
-        '--outbound',
-        '0',
-    )
+    if pods.engine == 'docker':
+        # As Docker has it, without the line of docs/sidecar.md.
+        pods.machine.run('chmod', 'go-x', '/run/docker')
+        refused = pods.machine.run('sockaccelctl', *leads_in, check=False)
+        assert refused.returncode == 1
+        assert 'no file which sockaccel may open names' in ' '.join(refused.stdout.split())
+        pods.machine.run('chmod', 'a+x', '/run/docker')
+    pods.ctl(*leads_in)
     wait_until(lambda: pods.fetched(shop) == BY_ENVOY, 'both proxies listen')
     assert pods.counters('client')['led'] > 0
-    assert pods.counters('shop')['led_in'] == pods.counters('shop')['origin_given'] > 0
+    led_in = pods.counters('shop')
+    assert led_in['origin_given'] >= led_in['led_in'] > 0
     # Neither is passed while it is not there.
     pods.remove('shopproxy')
     assert DIGEST not in pods.fetched(shop)
