@@ -36,11 +36,12 @@ def network(name: str) -> Iterator[str]:
 def asked(address: str, port: int, *, unit: str = '', inside: str = '') -> str:
     """What a client is told. unit: in whose cgroup it is. inside: the name of its network namespace."""
     command = [sys.executable, '-c', _ASKS, address, str(port)]
-    if unit:
-        procs = f'/sys/fs/cgroup{show(unit, "ControlGroup")}/cgroup.procs'
-        command = ['sh', '-c', f'echo $$ >{procs} && exec "$@"', 'sh', *command]
     if inside:
         command = ['ip', 'netns', 'exec', inside, *command]
+    if unit:
+        # Before "ip netns exec", which mounts another /sys.
+        procs = f'/sys/fs/cgroup{show(unit, "ControlGroup")}/cgroup.procs'
+        command = ['sh', '-c', f'echo $$ >{procs} && exec "$@"', 'sh', *command]
     return run(*command).strip()
 
 
