@@ -139,11 +139,12 @@ def test_mysqli(somewhere: Place, tables: Path) -> None:
 def test_mysqli_with_a_large_row(somewhere: Place, tables: Path) -> None:
     port = serve_mariadb(somewhere, tables)
     printed = run_php(somewhere, _PHP_BIG, port)
+    assert printed.strip() == hashlib.sha256(b'y' * 8_000_000).hexdigest()
     if 'splice' in harness.every_issue():
         left_alone(somewhere, 'PHP with mysqli, a large row', '8.0 MB', printed)
     else:
-        # How much depends on how fast it reads.
-        somewhere.same('PHP with mysqli, a large row', '8.0 MB', printed)
+        # How much is redirected depends on how soon it joins and how fast it reads.
+        somewhere.note('PHP with mysqli, a large row', '8.0 MB')
 
 
 def run_php(place: Place, text: str, port: int) -> str:
