@@ -33,12 +33,11 @@ led=$?
 live=tests/live
 $pytest $live/test_pairing.py $live/test_attacks.py \\
     $live/test_namespaces.py::test_a_rule_takes_effect_within_two_heartbeats \\
-    $live/test_adoption.py::test_a_connection_is_adopted_when_its_target_is_enabled \\
+    $live/test_adoption.py::test_a_connection_is_adopted_when_its_target_is_enabled[open] \\
     $live/test_adoption.py::test_busy_connections_lose_nothing_whatever_happens \\
-    $live/test_adoption.py::test_nothing_is_left_where_somebody_switches_callbacks_off \\
-    $live/test_widened.py::test_other_namespaces_are_allowed_later \\
-    $live/test_widened.py::test_a_client_outside_the_target_behind_a_translation \\
-    tests/conformance/test_networks.py::test_sockaccel_is_like_plain_tcp -k 'not bridge'
+    $live/test_widened.py::test_a_client_outside_the_target_behind_a_translation[192.0.2.1] \\
+    tests/conformance/test_networks.py::test_sockaccel_is_like_plain_tcp \\
+    -k 'not bridge and (not dnat or order: or fork:)'
 pairs=$?
 [ $led = 0 ] && [ $pairs = 0 ]
 """
