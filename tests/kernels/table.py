@@ -133,7 +133,9 @@ def section(columns: list[Column]) -> Iterator[str]:
     yield (
         "The package on kernels of Debian's archive, in emulated machines, with real units and the quick part of "
         'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
-        'watchers. What has no row is like plain TCP on each of them.'
+        'watchers. What has no row is like plain TCP on each of them. The number of runs is that of the '
+        'last measurement of a kernel; what it left out stands as it was found before. A column without a '
+        'sentence for `splice` is older than the watchers.'
     )
     findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
     differing = [
