@@ -135,7 +135,7 @@ def section(columns: list[Column]) -> Iterator[str]:
         'the behaviours (IPv4, non-blocking readers), written by `tests/kernels/table.py`. These kernels take '
         'watchers. What has no row is like plain TCP on each of them. The number of runs is that of the '
         'last measurement of a kernel; what it left out stands as it was found before. A column without a '
-        'sentence for `splice` is older than the watchers.'
+        'sentence for `splice` is older than the watchers; an empty cell was not measured.'
     )
     findings = sorted({name for column in columns for name in column.cells if name.startswith('`')})
     differing = [
@@ -159,11 +159,16 @@ def section(columns: list[Column]) -> Iterator[str]:
     yield 'What to do about these differences:'
     yield ''
     for name in differing:
-        yield f'* {name}. {_advice(name)}'
+        yield f'* {name}. {_advice(name, columns)}'
 
 
-def _advice(name: str) -> str:
-    return next((each.advice for each in DIFFERENCES if each.behaviour == name), 'This is a fault of sockaccel.')
+def _advice(name: str, columns: list[Column]) -> str:
+    differing = [column for column in columns if column.cells.get(name, SAME) != SAME]
+    if any('`splice`' in column.cells for column in differing):
+        otherwise = 'This is a fault of sockaccel.'
+    else:
+        otherwise = 'Seen before there were watchers, and on no kernel that was measured since.'
+    return next((each.advice for each in DIFFERENCES if each.behaviour == name), otherwise)
 
 
 def main() -> None:
