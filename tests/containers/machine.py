@@ -84,7 +84,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     files = tmp_path_factory.mktemp('files')
     (files / 'image').write_bytes(image())
     for name in ('inbound', 'outbound'):
-        (files / f'{name}.json').write_text(json.dumps(envoy.configuration(name)))
+        # Docker's containers have no ::1 by default.
+        (files / f'{name}.json').write_text(json.dumps(envoy.configuration(name, ipv6=False)))
     script = ['set -eux']
     for number, (path, text) in enumerate(FILES.items()):
         (files / str(number)).write_text(text)

@@ -27,12 +27,15 @@ def program() -> Path:
     return found[0]
 
 
-def configuration(listener: str) -> dict[str, Any]:
-    """With one of the listeners of docs/sidecar.md, by its name."""
+def configuration(listener: str, *, ipv6: bool = True) -> dict[str, Any]:
+    """With one of the listeners of docs/sidecar.md, by its name. ipv6: whether there is ::1."""
     (text,) = re.findall(r'```json\n(.*?)```', (harness.ROOT / 'docs/sidecar.md').read_text(), re.DOTALL)
     config: dict[str, Any] = json.loads(text)
     resources = config['static_resources']
     resources['listeners'] = [each for each in resources['listeners'] if each['name'] == listener]
+    if not ipv6:
+        for each in resources['listeners']:
+            del each['additional_addresses']
     return config
 
 
