@@ -11,7 +11,7 @@ from sockaccel.core.target import UNIT_SUFFIXES, quote
 from sockaccel.errors import InvalidArgument
 
 # Bytes of a program's name that the kernel keeps (TASK_COMM_LEN, without the zero at its end).
-_PROGRAM_BYTES = 15
+PROGRAM_BYTES = 15
 _ENDPOINT = re.compile(r'(?:\[(?P<v6>[^]]*)\]|(?P<v4>[^:]*)):(?P<port>[0-9]+)')
 
 
@@ -37,7 +37,7 @@ class Subject:
                 'stands in brackets'
             )
         # The kernel knows no more of a name.
-        program = text.encode()[:_PROGRAM_BYTES].decode(errors='replace')
+        program = text.encode()[:PROGRAM_BYTES].decode(errors='replace')
         return cls(f'program {quote(program)}', Filter(program=program))
 
     @classmethod

@@ -4,7 +4,7 @@
 import argparse
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from sockaccel.ctl import listing, processes, show
 from sockaccel.ctl.client import Client
 from sockaccel.ctl.exits import EX_OK, EX_REFUSED
 from sockaccel.ctl.processes import Process
-from sockaccel.ctl.subject import Subject
+from sockaccel.ctl.subject import PROGRAM_BYTES, Subject
 
 # Of the connections that are looked at, and of the kinds of them that are shown.
 _LOOKED_AT, _SHOWN = 10_000, 10
@@ -52,7 +52,12 @@ async def why(client: Client, options: argparse.Namespace) -> int:
     if rows:
         answers = [_of_alike(alike, counters, targets) for alike in _groups(rows)]
     else:
-        answers = _of_nothing(subject, targets)
+        left = {
+            row['name'].rpartition('/')[2][:PROGRAM_BYTES]: row['why']
+            for row in await client.call('ListPrograms')
+            if row['in_force']
+        }
+        answers = _of_nothing(subject, targets, left)
     if options.json:
         show.print_json([answer.as_json() for answer in answers])
     else:
@@ -161,8 +166,8 @@ def _rules(row: Row, targets: list[Row]) -> list[str]:
     ]
 
 
-def _of_nothing(subject: Subject, targets: list[Row]) -> list[Answer]:
-    """Why sockaccel has no connection of a subject."""
+def _of_nothing(subject: Subject, targets: list[Row], left: Mapping[str, str]) -> list[Answer]:
+    """Why sockaccel has no connection of a subject. left: the programs that are left to TCP by name, and why."""
     wanted = subject.wanted
     if wanted.target is not None:
         return [_of_target(wanted.target, targets)]
@@ -181,7 +186,7 @@ def _of_nothing(subject: Subject, targets: list[Row]) -> list[Answer]:
         said = 'No target covers a connection of it. As root this command also says whose it is.'
         return [Answer(subject.words, [said], {'connections': 0, 'target': ''})]
     by_cgroup = {owner.cgroup: owner for owner in reversed(owners)}
-    return [_of_process(owner, targets) for owner in by_cgroup.values()]
+    return [_of_process(owner, targets, left) for owner in by_cgroup.values()]
 
 
 def _of_target(name: str, targets: list[Row]) -> Answer:
@@ -199,7 +204,7 @@ def _of_target(name: str, targets: list[Row]) -> Answer:
     return Answer(f'target {quote(name)}', [said], facts)
 
 
-def _of_process(owner: Process, targets: list[Row]) -> Answer:
+def _of_process(owner: Process, targets: list[Row], left: Mapping[str, str]) -> Answer:
     """Why sockaccel has no connection of a process."""
     covering = [row['name'] for row in targets if _is_below(owner.cgroup, row['cgroup'])]
     if covering:
@@ -213,6 +218,8 @@ def _of_process(owner: Process, targets: list[Row]) -> Answer:
         f'No target covers it, or a program that it is connected to. It is in the cgroup {owner.cgroup or "/"}.',
         f'To accelerate it: sudo sockaccelctl enable {shlex.quote(target_for(owner.cgroup))}',
     ]
+    if owner.program in left:
+        said[-1] = f'A target would not accelerate it either: {left[owner.program]} (sockaccelctl programs).'
     return Answer(owner.words, said, {'connections': 0, 'target': '', 'cgroup': owner.cgroup})
 
 

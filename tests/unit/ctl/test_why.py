@@ -123,26 +123,34 @@ def test_a_process_without_connections() -> None:
     me = processes.process(os.getpid())
     assert me
     subject = Subject.parse(str(os.getpid()))
-    (found,) = why._of_nothing(subject, [])
+    (found,) = why._of_nothing(subject, [], {})
     assert found.is_known
     assert f'process {os.getpid()}' in found.title
     assert f'sudo sockaccelctl enable {why.target_for(me.cgroup)}' in found.sentences[-1]
-    (found,) = why._of_nothing(subject, [target('x.service', me.cgroup)])
+    (found,) = why._of_nothing(subject, [target('x.service', me.cgroup)], {})
     assert found.sentences[0].startswith('Covered by the target x.service, but it has no connection')
+
+
+def test_a_program_that_is_left_to_tcp_is_not_to_be_enabled() -> None:
+    me = processes.process(os.getpid())
+    assert me
+    (found,) = why._of_nothing(Subject.parse(str(os.getpid())), [], {me.program: 'it reads by splice()'})
+    assert 'sudo' not in found.sentences[-1]
+    assert 'either: it reads by splice() (sockaccelctl programs)' in found.sentences[-1]
 
 
 def test_nobody_is_there() -> None:
     with socket.socket() as sock:
         sock.bind(('127.0.0.1', 0))
         port = sock.getsockname()[1]
-        (found,) = why._of_nothing(Subject.parse(f':{port}'), [])
+        (found,) = why._of_nothing(Subject.parse(f':{port}'), [], {})
         assert not found.is_known
         assert 'Nobody listens there' in found.sentences[0]
         sock.listen()
-        (found,) = why._of_nothing(Subject.parse(f':{port}'), [])
+        (found,) = why._of_nothing(Subject.parse(f':{port}'), [], {})
         assert found.is_known
         assert f'process {os.getpid()}' in found.title
-    assert not why._of_nothing(Subject.parse('no-such-program'), [])[0].is_known
+    assert not why._of_nothing(Subject.parse('no-such-program'), [], {})[0].is_known
 
 
 @pytest.mark.parametrize(
@@ -158,7 +166,7 @@ def test_nobody_is_there() -> None:
     ],
 )
 def test_a_target_without_connections(targets: list[Row], said: str) -> None:
-    (found,) = why._of_nothing(Subject.parse('x.service'), targets)
+    (found,) = why._of_nothing(Subject.parse('x.service'), targets, {})
     assert said in found.sentences[0]
 
 
