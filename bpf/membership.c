@@ -158,6 +158,25 @@ static inline void refuse(struct end *end, u32 reason, u64 cookie)
 	count(end->slot, reason, 1);
 }
 
+/* Tells the accepting end why its connection stays with TCP. It may be established already (TCP Fast Open). */
+static inline void tell_accepting(struct answer *answer, u32 reason)
+{
+	if (answer->first)
+		answer->first->refused = note(answer->cookie, reason);
+	else
+		sa_refusals.update(&answer->own_key, &reason);
+}
+
+/* What the connecting end has told of an accepting one that is established now; NO_REASON if nothing. */
+static inline u32 told_by_connecting(struct pair_key *peer_key)
+{
+	u32 *told = sa_refusals.lookup(peer_key), reason = told ? *told : NO_REASON;
+
+	if (told)
+		sa_refusals.delete(peer_key);
+	return reason;
+}
+
 /*
  * Asks the listener that answers the connection for its program and, if the end's own cgroup has no target, for
  * its. A connecting end is told of no program: where addresses are translated, such as those of a port that a container
@@ -298,6 +317,8 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	new_end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	if (first)
 		counted = noted(first->refused, answer->cookie);
+	else if (!new_end.active)
+		counted = told_by_connecting(&answer->peer_key);
 	/* One that is only kept to be listed is asked for its name. */
 	if (new_end.active ? !is_established : first || new_end.slot || is_by_fast_open(sock))
 		mptcp = ask_listener(&new_end);
@@ -306,7 +327,7 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 		first->refused = note(answer->cookie, UNCOUNTED);
 		counted = LONELY;
 	}
-	if (is_established && !first)
+	if (is_established && !first && !counted)
 		counted = reason_against_first(&new_end);
 	if (counted == UNCOUNTED || counted == NOT_LOCAL)
 		return NULL;
@@ -356,8 +377,10 @@ static inline struct end *on_active_established(struct end *end, u64 sock, struc
 
 	/* Listings put the two ends together by it, also those that have LEFT. */
 	end->peer_key = answer->peer_key;
-	if (end->state != CONNECTING)
+	if (end->state != CONNECTING) {
+		tell_accepting(answer, end->reason);
 		return NULL;
+	}
 	/* The target may have been disabled since connect(). */
 	if (!is_enabled(target_of(end), end)) {
 		answer->reason = DRAINED;
@@ -502,6 +525,8 @@ int sockaccel_join(struct bpf_sock_ops *ops)
 		answer.reason = become_candidate(ops, end, sock);
 	if (answer.reason)
 		refuse(end, answer.reason, answer.cookie);
+	if (answer.reason && op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && !answer.first)
+		tell_accepting(&answer, answer.reason);
 	/* The only call for all callbacks, see report(). */
 	if (answer.reason || op == BPF_SOCK_OPS_STATE_CB)
 		report(end, sock, answer.reason ? EVENT_REFUSED : EVENT_CLOSED, answer.reason);

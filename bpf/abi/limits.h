@@ -13,6 +13,8 @@
 #define MAX_TARGET_LISTENERS 16384
 /* Listeners of the whole host that belong to no target; the least recently used are forgotten first. */
 #define MAX_LISTENERS 16384
+/* Connecting ends that stay with TCP, until their accepting ends are established a moment later. */
+#define MAX_REFUSALS 1024
 /* Listeners that serve a target. */
 #define MAX_SERVED 1024
 /* Cgroups of targets. */

@@ -23,6 +23,11 @@ BPF_ANNOTATE_KV_PAIR(sa_members, struct pair_key, u32);
 /* By its own key, what an end leaves for its peer. It goes when the end is closed, left to TCP or evicted. */
 BPF_F_TABLE("hash", struct pair_key, struct peer_entry, sa_peers, MAX_MEMBERS, BPF_F_NO_PREALLOC);
 BPF_SK_STORAGE(sa_ends, struct end);
+/*
+ * Why connecting ends stay with TCP that left no entry for their peers, by their own keys: so that the accepting end
+ * does not look for its client. It takes the note away. One whose accepting end is on another host is pushed out.
+ */
+BPF_TABLE("lru_hash", struct pair_key, u32, sa_refusals, MAX_REFUSALS);
 /* How many ends were kept, of which a walk knows how many are left (struct settings). */
 BPF_ARRAY(sa_kept, struct kept, 1);
 

@@ -11,6 +11,8 @@ MAX_TARGET_LEVELS = 32
 MAX_TARGET_LISTENERS = 16384
 # Listeners of the whole host that belong to no target; the least recently used are forgotten first.
 MAX_LISTENERS = 16384
+# Connecting ends that stay with TCP, until their accepting ends are established a moment later.
+MAX_REFUSALS = 1024
 # Listeners that serve a target.
 MAX_SERVED = 1024
 # Cgroups of targets.

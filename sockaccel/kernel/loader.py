@@ -32,6 +32,7 @@ MAPS = (
     'sa_settings', 'sa_rules', 'sa_listing', 'sa_events', 'sa_verdict', 'sa_sweep_wanted', 'sa_window', 'sa_grace',
     'sa_served', 'sa_own_listeners', 'sa_kept', 'sa_audited', 'sa_found', 'sa_programs', 'sa_names',
     'sa_unknown_program', 'sa_probe_pair', 'sa_probe_mode', 'sa_audit', 'sa_auditing', 'sa_calls',
+    'sa_refusals',
 )  # fmt: skip
 
 

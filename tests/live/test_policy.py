@@ -94,6 +94,20 @@ def test_two_targets_have_two_policies(root: Cgroup, daemon: Daemon) -> None:
             assert harness.call('TargetStats', 's', target)['connection_reason_excluded'] == 1, port
 
 
+def test_the_server_of_an_excluded_connection_knows_its_client(root: Cgroup, daemon: Daemon) -> None:
+    """It is counted for one reason, and nobody looks for its client."""
+    with root.inside(), traffic.listen() as listener, contextlib.ExitStack() as stack:
+        enable(root.path, f'--exclude-port={listener.getsockname()[1]}')
+        for _connection in range(3):
+            stack.callback(traffic.connect(listener).close)
+        counted = harness.call('TargetStats', 's', root.path)
+        assert counted['connection_reason_excluded'] == 3
+        assert counted['connection_reason_client_unseen'] == 0
+        assert [(row['client_reason'], row['server_reason']) for row in harness.connections()] == [
+            ('excluded', 'excluded')
+        ] * 3
+
+
 def test_set_takes_effect_for_new_connections_and_open_ones(root: Cgroup, daemon: Daemon) -> None:
     with root.inside(), traffic.listen() as listener:
         port = listener.getsockname()[1]
