@@ -8,21 +8,20 @@
 /* Connections may be between the question whether there is room for them and their note, on every CPU. */
 #define PAST_RESERVE 1024
 
-/*
- * The slot of the target at whose entrance a connection arrives that passes it: one of the target itself, or of its
- * proxy. 0 for any other connection.
- */
-static inline u32 slot_to_pass(u64 sock, const u32 *address, u32 port)
+/* The slot of the target at whose entrance a connection arrives, 0 if at none. */
+static inline u32 slot_ahead(u64 sock, const u32 *address, u32 port)
 {
-	u32 network = network_of(sock), slot, owner;
-	struct interception *lead;
+	u32 network = network_of(sock);
 
-	slot = network ? slot_of_entrance(network, address, port) : 0;
-	lead = slot ? sa_leads.lookup(&slot) : NULL;
-	if (!lead)
-		return 0;
-	owner = owner_by_name(READ_U64(sock, OFFSET_sock_cgroup));
-	return owner == lead->proxy || owner == (OWNER_TARGET << 16 | slot) ? slot : 0;
+	return network ? slot_of_entrance(network, address, port) : 0;
+}
+
+/* Whether the connections of an owner pass the entrance of a target: those of the target itself, and of its proxy. */
+static inline int may_pass(u32 slot, u32 owner)
+{
+	struct interception *lead = sa_leads.lookup(&slot);
+
+	return lead && (owner == lead->proxy || owner == (OWNER_TARGET << 16 | slot));
 }
 
 static inline void changed_past(s64 by)
@@ -54,8 +53,8 @@ static inline void on_direct_connect(struct bpf_sock_ops *ops, u64 sock)
 	if (!network)
 		return;
 	read_passing(sock, network, &flow);
-	slot = slot_to_pass(sock, flow.local, flow.local_port);
-	if (!slot)
+	slot = slot_ahead(sock, flow.local, flow.local_port);
+	if (!slot || !may_pass(slot, owner_by_name(READ_U64(sock, OFFSET_sock_cgroup))))
 		return;
 	/* The flags are shared by all programs. */
 	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -81,15 +80,15 @@ static inline void on_direct_close(u64 sock)
 
 /*
  * Whether a connect() that is not led may go on. If it goes to an entrance which it may pass, there must be room to
- * note that: the proxy would otherwise be led to itself, and again, without end.
+ * note that: the proxy would otherwise be led to itself, and again, without end. owner: of the socket.
  */
-static inline int may_go_direct(u64 sock, const struct origin *wanted)
+static inline int may_go_direct(u64 sock, u32 owner, const struct origin *wanted)
 {
 	u64 *past;
 	int zero = 0;
-	u32 slot = slot_to_pass(sock, wanted->address, wanted->port);
+	u32 slot = slot_ahead(sock, wanted->address, wanted->port);
 
-	if (!slot)
+	if (!slot || !may_pass(slot, owner))
 		return 1;
 	past = sa_past_count.lookup(&zero);
 	if (past && *past < MAX_PAST - PAST_RESERVE)

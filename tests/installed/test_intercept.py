@@ -51,7 +51,9 @@ def counters(target: str) -> dict[str, int]:
 
 
 def faults() -> list[str]:
-    return [line['MESSAGE'] for line in journal('PRIORITY=3')]
+    """What the daemon that runs now has told at error level."""
+    invocation = f'_SYSTEMD_INVOCATION_ID={show("sockaccel.service", "InvocationID")}'
+    return [line['MESSAGE'] for line in journal(invocation, 'PRIORITY=3')]
 
 
 def test_units_in_a_network_namespace_with_a_name(sockaccel: None) -> None:
@@ -70,6 +72,7 @@ def test_units_in_a_network_namespace_with_a_name(sockaccel: None) -> None:
         # Its own listener, which it reaches by itself.
         assert asked('127.0.0.1', APP, unit=app, inside='sa-led') == 'echo'
         run('systemctl', 'restart', app)
+        assert faults() == []
         run('systemctl', 'restart', 'sockaccel.service')
         assert asked('127.0.0.1', APP, inside='sa-led') == f'proxy: 127.0.0.1:{APP}'
         assert asked(ELSEWHERE, 80, unit=app, inside='sa-led') == f'proxy: {ELSEWHERE}:80'
