@@ -281,6 +281,9 @@ class Server:
                 with contextlib.suppress(NotPermitted):
                     by = await self._connection.describe(caller())
                     log.info(f'{method.name} was refused: {exc} (asked by {by})', caller=by)
+                # What the compiler and the verifier printed.
+                for note in getattr(exc, '__notes__', []):
+                    log.debug(note)
             raise
         body = [] if not method.gives else [result] if len(method.gives) == 1 else list(result)
         sockets = [value for value in body if isinstance(value, socket.socket)]
