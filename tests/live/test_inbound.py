@@ -593,19 +593,26 @@ def test_nothing_passes_the_proxy_while_daemons_come_and_go(tmp_path: Path) -> N
             )
 
 
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[tuple[Cgroup, FdStore, Entered]]:
+    """Where a daemon is to be started: what it is confined to, its store, and what is to be led there."""
+    with (
+        PrivateBus(),
+        Cgroup(f'sockaccel-in-{name}-{os.getpid()}') as root,
+        FdStore() as store,
+        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
+        named(where),
+    ):
+        yield root, store, where
+
+
 def test_what_was_accepted_before_an_upgrade_with_other_maps(tmp_path: Path) -> None:
     """They know nothing of it. What came in has its own address; where the target was going nobody knows."""
     anew = tmp_path / 'anew'
     harness.copy_code(anew)
     maps = anew / 'bpf/lib/lead_maps.c'
     maps.write_text(maps.read_text().replace('sa_past_count, u64, 1', 'sa_past_count, u64, 2'))
-    with (
-        PrivateBus(),
-        Cgroup(f'sockaccel-in-anew-{os.getpid()}') as root,
-        FdStore() as store,
-        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
-        named(where),
-    ):
+    with alone('anew') as (root, store, where):
         with Daemon(root.path, state=tmp_path, store=store) as first:
             first.ready()
             intercept(where.app, where.proxy)
@@ -628,13 +635,7 @@ def test_what_was_accepted_before_an_upgrade_with_other_maps(tmp_path: Path) -> 
 
 def test_by_a_file() -> None:
     """A section leads its target, a reload without it does no more, and nobody else can."""
-    with (
-        PrivateBus(),
-        Cgroup(f'sockaccel-in-file-{os.getpid()}') as root,
-        FdStore() as store,
-        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
-        named(where),
-    ):
+    with alone('file') as (root, store, where):
         section = f'[Target {where.app.path}]\n'
         led = f'InterceptProxy={where.proxy.path}\nInterceptInbound={LED}\n'
         with Daemon(root.path, settings=section + led, store=store) as daemon:
@@ -656,13 +657,7 @@ def test_by_a_file() -> None:
 
 def test_a_stop_leads_no_more_and_the_next_start_does(tmp_path: Path) -> None:
     """Nothing of it is left meanwhile, neither in the store nor in the network namespace."""
-    with (
-        PrivateBus(),
-        Cgroup(f'sockaccel-in-stopped-{os.getpid()}') as root,
-        FdStore() as store,
-        entered(Cgroup('app', root), Cgroup('proxy', root)) as where,
-        named(where),
-    ):
+    with alone('stopped') as (root, store, where):
         with Daemon(root.path, state=tmp_path, store=store) as first:
             first.ready()
             intercept(where.app, where.proxy)
