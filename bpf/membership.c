@@ -317,7 +317,8 @@ static inline struct end *on_new_end(u32 op, struct bpf_sock_ops *ops, struct bp
 	new_end.slot = slot_of_cgroup(READ_U64(sock, OFFSET_sock_cgroup));
 	if (first)
 		counted = noted(first->refused, answer->cookie);
-	else if (!new_end.active)
+	/* Sockets outside all targets accept connections, too, and must not pay for this. */
+	else if (!new_end.active && new_end.slot)
 		counted = told_by_connecting(&answer->peer_key);
 	/* One that is only kept to be listed is asked for its name. */
 	if (new_end.active ? !is_established : first || new_end.slot || is_by_fast_open(sock))

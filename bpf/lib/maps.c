@@ -25,7 +25,8 @@ BPF_F_TABLE("hash", struct pair_key, struct peer_entry, sa_peers, MAX_MEMBERS, B
 BPF_SK_STORAGE(sa_ends, struct end);
 /*
  * Why connecting ends stay with TCP that left no entry for their peers, by their own keys: so that the accepting end
- * does not look for its client. It takes the note away. One whose accepting end is on another host is pushed out.
+ * does not look for its client. It takes the note away. One whose accepting end is on another host or in no target is
+ * pushed out.
  */
 BPF_TABLE("lru_hash", struct pair_key, u32, sa_refusals, MAX_REFUSALS);
 /* How many ends were kept, of which a walk knows how many are left (struct settings). */
