@@ -10,30 +10,16 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.containers.web import BODY, Handler
 from tests.support import harness
 from tests.support.envoy import Envoy
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
 from tests.support.led import ADDRESS, ADDRESS6, PORT, Place, place
 
 HTTP = 8080
-BODY = bytes(range(256)) * 4096
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-
-    def do_GET(self) -> None:  # noqa: N802
-        self.send_response(200)
-        self.send_header('Content-Length', str(len(BODY)))
-        self.end_headers()
-        self.wfile.write(BODY)
-
-    def log_message(self, *_arguments: Any) -> None:
-        pass
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from sockaccel.ctl.client import short, strings
-from tests.apps.test_intercept import BODY, HTTP, Server, echo, echoed, fetch
+from tests.apps.test_intercept import HTTP, Server, echo, echoed, fetch
+from tests.containers.web import BODY
 from tests.support import harness
 from tests.support.envoy import Envoy
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What runs in a container beside Envoy: serves a page, or fetches it and says who answered and what came.
+"""What runs beside Envoy, in a container too: serves a page, or fetches it and says who answered and what came.
 
 web.py serve PORT
 web.py fetch HOST PORT   prints "SERVER DIGEST", or the name of the error that connect() ends with
@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import http.server
 import sys
+from typing import Any
 
 BODY = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -25,6 +26,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header('Content-Length', str(len(BODY)))
         self.end_headers()
         self.wfile.write(BODY)
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
 
 
 def fetch(host: str, port: int) -> str:
