@@ -135,7 +135,9 @@ def _iperf(place: Place) -> Server:
 
 
 def gigabits(printed: str) -> float:
-    return float(json.loads(printed)['end']['sum_received']['bits_per_second']) / 1e9
+    found = json.loads(printed)
+    assert 'sum_received' in found['end'], f'iperf3 says: {found.get("error", printed[-2000:])}'
+    return float(found['end']['sum_received']['bits_per_second']) / 1e9
 
 
 def iperf(tools: Tools) -> list[Case]:
