@@ -66,7 +66,8 @@ class Tools:
 
     def server(self, way: Way, start: Callable[[Place], Server], name: str = '') -> Server:
         """name: of what start starts, by default its own."""
-        key = way.cgroup.path, name or start.__name__
+        # With the module: servers of one kind are started in several places.
+        key = way.cgroup.path, name or f'{start.__module__}.{start.__qualname__}'
         if key not in self._servers:
             self._servers[key] = start(self._place(way, 'server'))
         return self._servers[key]
