@@ -66,6 +66,8 @@ PublishPort={PUBLISHED}:{SERVER_PORT}
 Slice={SLICE}
 """,
 }
+# Docker lets nothing be forwarded that it does not know, and with br_netfilter that is also what passes between
+# two containers on Podman's bridge. DOCKER-USER is the chain for exceptions.
 INSTALL = f"""
 cd {SOURCE}
 make --silent install NOTIFY_RELOAD=yes
@@ -73,6 +75,7 @@ systemd-sysusers
 systemctl daemon-reload
 systemctl reload dbus
 systemctl restart docker
+iptables --insert DOCKER-USER --in-interface podman0 --out-interface podman0 --jump ACCEPT
 systemctl start sockaccel
 podman import {GIVEN}/image {IMAGE}
 docker import {GIVEN}/image {IMAGE}
