@@ -29,7 +29,9 @@ RESULT, ALIKE, SAME = 'result', 'runs that are like plain TCP', 'same'
 ALWAYS = ('splice()', 'MSG_OOB', 'FIONREAD', 'MSG_ZEROCOPY', 'TCP_ZEROCOPY', 'io_uring: SEND_ZC', 'MSG_TRUNC')
 # And those of the other guests of a line, by the end of their names in build/kernels.
 OTHER_GUESTS = {
-    'reach': 'proxies, network namespaces, adopted connections',
+    'led': 'connections that are led to proxies',
+    'pairs': 'network namespaces, adopted connections',
+    'watched': 'readers that mix recv() and splice(), audits',
     'programs': "other people's programs",
 }
 

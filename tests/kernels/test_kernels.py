@@ -19,38 +19,25 @@ from tests.support.patience import LONG_S
 pytestmark = pytest.mark.timeout(EVERYTHING_S + LONG_S)
 
 _REFUSAL = """\
-#!/bin/sh
-mkdir -p /run/results
-dpkg --install sockaccel.deb || exit 1
 systemctl start sockaccel.service && exit 1
 systemctl show --property=StatusText,ExecMainStatus,NRestarts sockaccel.service | tee /run/results/refusal
 """
 _EVERYTHING = """\
-#!/bin/sh
-mkdir -p /run/results
-# Debian would make the index of all manual pages anew, which takes minutes there.
-rm -f /var/lib/man-db/auto-update
-dpkg --install sockaccel.deb || exit 1
 sockaccel --check >/run/results/findings || exit 1
-export SOCKACCEL_SLOWER=40 SOCKACCEL_WAYS=plain,sockaccel SOCKACCEL_RESULTS=/run/results
+export SOCKACCEL_WAYS=plain,sockaccel SOCKACCEL_RESULTS=/run/results
 export SOCKACCEL_WORKER_OPTIONS='--quick --family ipv4 --reader nonblocking'
-pytest='python3 -m pytest -p no:cacheprovider --timeout=1200 -q --color=no --durations=5'
 # What another kernel could change; each begins with a daemon that compiles, which takes a minute here.
-chosen='ready or issue or killed or restart_under or splices or confined or capability'
-$pytest tests/installed -k "$chosen"
+installed='ready or issue or killed or restart_under or splices or confined or capability'
+pytest tests/installed -k "$installed"
 units=$?
-$pytest --verbose --verbose tests/conformance/test_behaviours.py -k 'like_plain_tcp and ipv4 and nonblocking'
+pytest tests/conformance/test_behaviours.py -k 'like_plain_tcp and ipv4 and nonblocking'
 behaviours=$?
 [ $units = 0 ] && [ $behaviours = 0 ]
 """
 # All of it with one daemon, because to compile it takes a minute there.
 _PROGRAMS = f"""\
-#!/bin/sh
-mkdir -p /run/results
-dpkg --install --no-triggers sockaccel.deb || exit 1
-export SOCKACCEL_SLOWER=40 SOCKACCEL_APPS_TABLE=/run/results/table SOCKACCEL_GO_PROXY=/run/job/{goproxy.NAME}
-pytest='python3 -m pytest -p no:cacheprovider --timeout=1200 -q --color=no --durations=10'
-exec $pytest tests/apps/test_proxies.py tests/apps/test_blocking.py tests/live/test_watchers.py \
+export SOCKACCEL_APPS_TABLE=/run/results/table SOCKACCEL_GO_PROXY=/run/job/{goproxy.NAME}
+pytest tests/apps/test_proxies.py tests/apps/test_blocking.py tests/live/test_watchers.py \
     -k 'seen_to_splice or test_blocking or (test_watchers and not upgrade)'
 """
 # The lines whose kernels take watchers, oldest and newest and the one between; and what runs there.

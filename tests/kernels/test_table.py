@@ -31,9 +31,9 @@ def test_each_line_has_a_column() -> None:
 
 
 def test_how_the_other_guests_of_a_line_ended(tmp_path: Path) -> None:
-    (tmp_path / '6.1-reach').mkdir()
-    (tmp_path / '6.1-reach' / 'summary.json').write_text(json.dumps({'outcome': 'failed'}))
+    (tmp_path / '6.1-pairs').mkdir()
+    (tmp_path / '6.1-pairs' / 'summary.json').write_text(json.dumps({'outcome': 'failed'}))
     column = Column('6.1.9-1 (x)', {RESULT: 'passed', OTHER_GUESTS['programs']: 'passed'})
     found = with_others(column, str(tmp_path / '6.1'))
-    assert found.cells == {**column.cells, OTHER_GUESTS['reach']: 'failed'}
+    assert found.cells == {**column.cells, OTHER_GUESTS['pairs']: 'failed'}
     assert columns_of(f'\n{TITLE}\n' + '\n'.join(section([found])) + '\n') == [found]

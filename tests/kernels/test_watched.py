@@ -14,16 +14,11 @@ from tests.support.patience import LONG_S
 pytestmark = pytest.mark.timeout(EVERYTHING_S + LONG_S)
 
 _WATCHED = """\
-#!/bin/sh
-mkdir -p /run/results
-dpkg --install sockaccel.deb || exit 1
-export SOCKACCEL_SLOWER=40
-pytest='python3 -m pytest -p no:cacheprovider --timeout=1200 -q --color=no --durations=5'
-$pytest tests/live/test_mixed.py tests/live/test_watchers.py -k 'not upgrade'
+pytest tests/live/test_mixed.py tests/live/test_watchers.py -k 'not upgrade'
 readers=$?
-$pytest tests/live/test_audit.py -k 'what_programs_do or probation'
+pytest tests/live/test_audit.py -k 'what_programs_do or probation'
 audits=$?
-$pytest tests/installed/test_evidence.py
+pytest tests/installed/test_evidence.py
 evidence=$?
 [ $readers = 0 ] && [ $audits = 0 ] && [ $evidence = 0 ]
 """
