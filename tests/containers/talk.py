@@ -4,7 +4,8 @@
 talk.py serve PORT
 talk.py ask HOST PORT SECONDS   prints {"redirected": N, "tcp": N}, the ways of its last messages, as JSON
 
-It asks until a message was redirected, for SECONDS at most, and then a hundred times more. A wrong echo ends it.
+It asks until a message was redirected, for SECONDS at most, and then a hundred times more. A wrong echo ends it,
+and one that does not come.
 """
 
 import json
@@ -16,6 +17,8 @@ import time
 
 ROUNDS = 100
 LARGEST = 30_000
+# Seconds. Containers do not see tests/support/patience.py.
+PATIENCE_S = 120
 # struct tcp_info (linux/tcp.h)
 BYTES_SENT = slice(200, 208)
 
@@ -88,8 +91,12 @@ def exchange(end: socket.socket, message: bytes) -> str:
     way = 'redirected' if sent_by_tcp(end) == before else 'tcp'
     got = b''
     while len(got) < len(message):
-        select.select([end], [], [])
-        got += end.recv(65536)
+        if not select.select([end], [], [], PATIENCE_S)[0]:
+            raise SystemExit(f'{len(got)} of {len(message)} bytes came back in {PATIENCE_S} s; they went: {way}')
+        came = end.recv(65536)
+        if not came:
+            raise SystemExit(f'{len(got)} of {len(message)} bytes came back before the end; they went: {way}')
+        got += came
     if got != message:
         raise SystemExit(f'{len(message)} bytes came back changed')
     return way
