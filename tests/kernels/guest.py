@@ -21,6 +21,9 @@ _MEMORY = '2G'
 _ROOT_SIZE = '4G'
 _DISKS = ('root', 'job', 'results')
 _RESULTS_SIZE = 64 << 20
+# Seconds, the most that the kernel takes; after twice as long it says that a CPU is stuck ("BUG: soft lockup"). A
+# machine that is busy with something else may not run the guest for more than the usual 20 s.
+_WATCHDOG_S = 60
 # What the kernel prints when something is wrong inside it.
 _COMPLAINTS = ('WARNING: ', 'BUG: ', 'Oops: ', 'INFO: task ', 'possible deadlock', 'general protection fault')
 _INIT = """\
@@ -137,7 +140,8 @@ def _command(kernel: Kernel, initramfs: Path, directory: Path) -> list[str]:
         '-display', 'none', '-nodefaults', '-no-user-config', '-no-reboot',
         '-serial', f'file:{directory}/console', '-serial', f'file:{directory}/said',
         '-kernel', str(kernel.image), '-initrd', str(initramfs),
-        '-append', 'console=ttyS0 panic=-1 systemd.show_status=no systemd.log_level=warning mitigations=off',
+        '-append', 'console=ttyS0 panic=-1 systemd.show_status=no systemd.log_level=warning mitigations=off '
+        f'watchdog_thresh={_WATCHDOG_S}',
     ]  # fmt: skip
     for disk in _DISKS:
         snapshot = 'on' if disk == 'root' else 'off'

@@ -5,11 +5,13 @@ import contextlib
 import hashlib
 import os
 import random
+import select
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -18,7 +20,11 @@ from sockaccel.kernel.abi import PAIR_KEY
 from tests.support import harness, network, traffic
 from tests.support.foreign import Foreign
 from tests.support.harness import Cgroup, Daemon, FdStore, PrivateBus
+from tests.support.patience import PATIENCE_S
 from tests.support.traffic import Pair, exchange, is_member, read, write
+
+# The last bytes of what a busy sender has sent when it waits for its reader.
+MARK = b'caught up?'
 
 
 @pytest.fixture
@@ -143,40 +149,68 @@ def test_a_restart_adopts_what_came_meanwhile(root: Cgroup, tmp_path: Path) -> N
 
 
 class Busy:
-    """Random bytes both ways over a connection, from threads of their own, compared by their digests."""
+    """Random bytes both ways over a connection, from threads of their own, compared by their digests.
+
+    A context manager, which ends them however far they are.
+    """
 
     def __init__(self, made: Pair, seed: int) -> None:
         self.made = made
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(4)
-        self._sent = [self._pool.submit(self._send, end, seed) for end in (made.client, made.server)]
-        self._got = [self._pool.submit(self._receive, end) for end in (made.server, made.client)]
+        self._sent, self._got = [], []
+        for sender, reader in ((made.client, made.server), (made.server, made.client)):
+            has_read = threading.Semaphore(0)
+            self._sent.append(self._pool.submit(self._send, sender, seed, has_read))
+            self._got.append(self._pool.submit(self._receive, reader, has_read))
 
-    def _send(self, end: socket.socket, seed: int) -> str:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stop.set()
+        for end in (self.made.client, self.made.server):
+            # It may have ended as it should.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._pool.shutdown()
+        self.made.close()
+
+    def _send(self, end: socket.socket, seed: int, has_read: threading.Semaphore) -> str:
         chance, digest = random.Random(seed), hashlib.sha256()
         while not self._stop.is_set():
             data = chance.randbytes(chance.choice((1, 100, 4000, 40000)))
             write(end, data)
             digest.update(data)
+            # To a reader that never catches up nothing would be redirected.
+            if chance.random() < 0.25:
+                write(end, MARK)
+                digest.update(MARK)
+                assert has_read.acquire(timeout=PATIENCE_S), 'the reader has not caught up'
         end.shutdown(socket.SHUT_WR)
         return digest.hexdigest()
 
-    def _receive(self, end: socket.socket) -> str:
-        digest = hashlib.sha256()
-        while data := read(end, 65536):
+    def _receive(self, end: socket.socket, has_read: threading.Semaphore) -> str:
+        digest, last = hashlib.sha256(), b''
+        while data := self._some(end):
             digest.update(data)
+            last = (last + data)[-len(MARK) :]
+            if last == MARK:
+                has_read.release()
         return digest.hexdigest()
+
+    def _some(self, end: socket.socket) -> bytes:
+        assert select.select([end], [], [], PATIENCE_S)[0], 'nothing comes'
+        return end.recv(65536)
 
     def finish(self) -> None:
         self._stop.set()
         assert [job.result() for job in self._got] == [job.result() for job in self._sent]
-        self._pool.shutdown()
-        self.made.close()
 
 
 def test_busy_connections_lose_nothing_whatever_happens(root: Cgroup, tmp_path: Path) -> None:
-    with Cgroup('target', root) as target, FdStore() as store:
-        busy = [Busy(plain_pair(target, target), 2 * number) for number in range(3)]
+    with Cgroup('target', root) as target, FdStore() as store, contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(Busy(plain_pair(target, target), 2 * number)) for number in range(3)]
         with Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon:
             daemon.ready()
             harness.enable_by_command(target)
