@@ -145,7 +145,12 @@ def _many(daemon: Daemon, plain: Way, way: Way, connections: int, note: Note) ->
     with _held(way, connections) as accelerated:
         note(f'{connections:,} accelerated connections, kernel memory for each beyond plain, bytes',
              accelerated - beyond_nothing, 2048)  # fmt: skip
+        asyncio.run(_page_of_nothing())
+        resident = daemon.resident()
         asyncio.run(_ask(note))
+        # What ListConnections keeps for half a minute is no part of it.
+        time.sleep(KEPT_S)
+        note("daemon's memory after pages, beyond before, MiB", (daemon.resident() - resident) / 1024, 5)
         _list_all(daemon, note)
         note('resident memory with them, MiB', daemon.resident() / 1024)
     count = min(connections, UNCHECKED_CONNECTIONS)
@@ -157,6 +162,12 @@ def _many(daemon: Daemon, plain: Way, way: Way, connections: int, note: Note) ->
         note(
             f'{count:,} unchecked connections, kernel memory for each beyond plain, bytes', memory - beyond_nothing
         )
+
+
+async def _page_of_nothing() -> None:
+    """Let the daemon begin what it begins with the first page, such as threads."""
+    async with Client() as client:
+        await client.call('ListConnections', 'a{sv}tt', {'target': string('/none')}, 0, 0)
 
 
 async def _ask(note: Note) -> None:
@@ -202,8 +213,6 @@ async def _read_all(client: Client) -> None:
 
 def _list_all(daemon: Daemon, note: Note) -> None:
     """What "connections --json --limit 0" takes, the start of sockaccelctl included, and costs the daemon."""
-    # What ListConnections keeps for half a minute is no part of it.
-    time.sleep(KEPT_S)
     memory, cpu = daemon.resident(), _cpu_s(daemon)
     took: list[tuple[float, float]] = []
     most = memory

@@ -4,6 +4,7 @@
 There can be 200,000. What is done with each of them is little, and what is done with a whole part is done by C.
 """
 
+import itertools
 import operator
 import os
 import struct
@@ -129,9 +130,27 @@ class Layout:
 
     def moved(self, packed: bytes) -> Iterator[int]:
         """Bytes that both ends of each of the same have sent."""
-        redirected, tcp = (self.column(packed, name) for name in _OF_SIZE)
-        sent = list(map(operator.add, redirected, tcp))
+        sent = list(self.sent(packed))
         return map(operator.add, sent[::2], sent[1::2])
+
+    def sent(self, part: bytes) -> Iterator[int]:
+        """Bytes that each end of a part has sent."""
+        redirected, tcp = (self.column(part, name) for name in _OF_SIZE)
+        return map(operator.add, redirected, tcp)
+
+    def numbers(self, part: bytes) -> list[int]:
+        """A number for the connection of each end: the same for both ends, and for no other connection.
+
+        It is made of the sum and the product of the two sequence numbers, in which their order does not matter. An
+        end that was never established has none and is alone: the number is its cookie, below zero.
+        """
+        sent, received = (self.column(part, name) for name in _OF_KEY)
+        sums = map(operator.lshift, map(operator.add, sent, received), itertools.repeat(64))
+        numbers = list(map(operator.or_, sums, map(operator.mul, sent, received)))
+        if 0 in numbers:
+            cookies = self.column(part, 'cookie')
+            numbers = [number or -cookie for number, cookie in zip(numbers, cookies, strict=True)]
+        return numbers
 
     def column(self, part: bytes | bytearray, name: str) -> list[int]:
         """A field of each end, which must be a number of 4 or 8 bytes and aligned. Raises InvalidArgument."""

@@ -28,12 +28,15 @@ from sockaccel.core.rows import (
     state_of,
     target_of,
 )
+from sockaccel.core.tally import Tally, of_connections
 from sockaccel.core.target import quote
 from sockaccel.errors import InvalidArgument, NotPermitted
 
 # Connections in a page, and in all pages of a listing: 3 MB. Who wants more than the busiest reads the parts.
 PAGE = 256
 MAXIMUM_KEPT = 32 * PAGE
+# Bytes of a walk, of some 180,000 connections, that are looked at twice; more than that is walked twice.
+_REMEMBERED = 64 * 1024 * 1024
 # Of listings. uid 0 may have two, each other user one, and these together two.
 _MAXIMUM_LISTINGS = 2
 _KEPT_FOR_S = 30.0
@@ -273,25 +276,12 @@ class Connections:
 
     def _find(self, wanted: Filter, viewer: Viewer) -> tuple[bytes, int]:
         """The busiest, packed, and how many there are in all."""
-        layout, busiest = self.sight.layout, Busiest[tuple[bytes]](MAXIMUM_KEPT)
-        pairs = Pairs(layout)
-        wants = None if wanted == Filter() else wanted.chooser(_Named(self.sight, {}))
-
-        def add(packed: bytes) -> None:
-            found: Iterable[tuple[int, tuple[bytes]]] = zip(
-                layout.moved(packed), layout.packed_pairs(packed), strict=True
-            )
-            if wants:
-                found = itertools.compress(found, map(wants, layout.pairs(packed)))
-            busiest.add(found)
-
-        for part in self.sight.parts(viewer):
-            add(pairs.packed(part))
-        add(pairs.packed_rest())
-        found = b''.join(packed for (packed,) in busiest.found())
-        total = busiest.total
+        walk = partial(self.sight.parts, viewer)
+        if wanted == Filter():
+            found, total = _busiest_of_all(walk, self.sight.layout)
+        else:
+            found, total = _busiest(walk(), self.sight.layout, wanted.chooser(_Named(self.sight, {})))
         if total > MAXIMUM_KEPT:
-            del busiest, pairs
             heap.give_back()
         return found, total
 
@@ -304,6 +294,44 @@ class Connections:
             led |= unpack(part, cookies)
         wording = Wording(_Named(self.sight, led))
         return [row(pair, wording, now) for pair in pairs]
+
+
+def _busiest_of_all(walk: Callable[[], Iterator[bytes]], layout: Layout) -> tuple[bytes, int]:
+    """The same as `_busiest`, without putting connections together of which none is wanted."""
+    tally, parts, size = Tally(layout), list[bytes](), 0
+    for part in walk():
+        tally.add(part)
+        size += len(part)
+        if size <= _REMEMBERED:
+            parts.append(part)
+    total, numbers = tally.connections, tally.busiest(MAXIMUM_KEPT)
+    del tally
+    again = iter(parts) if size <= _REMEMBERED else walk()
+    found, wanted = _busiest((of_connections(part, layout, numbers) for part in again), layout)
+    return found, total if total > MAXIMUM_KEPT else wanted
+
+
+def _busiest(
+    parts: Iterable[bytes], layout: Layout, wants: Callable[[Pair], bool] | None = None
+) -> tuple[bytes, int]:
+    """Of the connections in parts of a walk the busiest, packed, and how many there are in all.
+
+    wants: whether a connection counts; None: each does.
+    """
+    busiest, pairs = Busiest[tuple[bytes]](MAXIMUM_KEPT), Pairs(layout)
+
+    def add(packed: bytes) -> None:
+        found: Iterable[tuple[int, tuple[bytes]]] = zip(
+            layout.moved(packed), layout.packed_pairs(packed), strict=True
+        )
+        if wants:
+            found = itertools.compress(found, map(wants, layout.pairs(packed)))
+        busiest.add(found)
+
+    for part in parts:
+        add(pairs.packed(part))
+    add(pairs.packed_rest())
+    return b''.join(packed for (packed,) in busiest.found()), busiest.total
 
 
 class Busiest(Generic[T]):

@@ -2,8 +2,9 @@
 """The list of connections, put together from what the kernel prints of their ends."""
 
 import asyncio
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +28,18 @@ def changed(data: bytes, end: int, **values: Any) -> bytes:
 
 
 def connections_of(
-    read: Callable[[], bytes],
+    read: Callable[[], bytes | list[bytes]],
     target_of_slot: Callable[[int], str] = lambda _slot: '',
     paths: Callable[[], dict[int, str]] = dict,
     clock: FakeClock | None = None,
 ) -> Connections:
     clock = clock or FakeClock()
-    return Connections(Sight(Ends(lambda: iter([read()])), paths, target_of_slot, COUNTERS, clock), clock)
+
+    def parts() -> Iterator[bytes]:
+        found = read()
+        return iter([found] if isinstance(found, bytes) else found)
+
+    return Connections(Sight(Ends(parts), paths, target_of_slot, COUNTERS, clock), clock)
 
 
 def listed(data: bytes, **wanted: Any) -> list[Row]:
@@ -173,6 +179,27 @@ def test_of_many_connections_the_busiest_are_kept() -> None:
             await connections.page(Filter(), page.listing, MAXIMUM_KEPT)
 
     asyncio.run(read())
+
+
+def test_the_busiest_of_all_are_those_that_a_filter_for_all_finds() -> None:
+    """The two are found in different ways. No part has both ends of a connection; some ends have no other."""
+    data = ends(MAXIMUM_KEPT + 300)
+    rows = [data[at : at + EVENT.size] for at in range(0, len(data), EVENT.size)]
+    chance = random.Random(4)
+    chance.shuffle(rows)
+    rows = rows[100:]
+    parts = [b''.join(rows[at : at + 999]) for at in range(0, len(rows), 999)]
+    parts += [rows[0], changed(changed(rows[1], 0, key=bytes(8)), 0, cookie=2**40)]
+
+    async def read(wanted: Filter) -> tuple[int, list[Row]]:
+        connections = connections_of(lambda: parts)
+        page = await connections.page(wanted)
+        last = await connections.page(wanted, page.listing, MAXIMUM_KEPT - 100)
+        return page.total, [row | {'age_ns': 0} for row in page.connections + last.connections]
+
+    total, found = asyncio.run(read(Filter()))
+    assert len(found) == PAGE + 100
+    assert (total, found) == asyncio.run(read(Filter(port=SERVER_PORT)))
 
 
 def test_a_listing_is_kept_while_it_is_read() -> None:
