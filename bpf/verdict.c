@@ -19,9 +19,21 @@
 /* Times between heartbeats are counted in units of about a millisecond. */
 #define HEARTBEAT_SHIFT 20
 
-/* How long to wait for the reader's lock, about what it takes to copy a large message, and how often to look. */
-#define BUSY_NS 20000
-#define BUSY_LOOKS 1000
+/* How long a message waits for the reader: what it takes to copy a few large messages. */
+#define PATIENCE_NS 50000
+/* A reader that has read nothing for so long may not be on a CPU at all. */
+#define IDLE_NS 20000
+/* The verifier wants a limit. A look at the lock takes some 25 ns, one at what the reader has read three times that. */
+#define LOCK_LOOKS 2000
+#define READ_LOOKS 500
+/*
+ * How many messages may wait for a reader that reads, from the last redirect on. Afterwards one of so many tries, and
+ * if the reader has read meanwhile a few more may wait.
+ */
+#define MOST_PATIENCE 64
+#define MORE_PATIENCE 32
+/* Bytes; a reader with no more unread has as good as caught up. */
+#define LATE 65536
 
 /* Fields of the sender's own socket, which is locked. */
 #define OWN(type, sock, offset) (*(type *)((void *)(sock) + (offset)))
@@ -185,6 +197,12 @@ static inline u32 reason_in_either(struct end *end, void *sock, const void *peer
 	return reason;
 }
 
+/* What a stream of small messages gains if TCP puts them together, a redirect of each would lose. */
+static inline int may_coalesce(void *sock, u32 size)
+{
+	return size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF);
+}
+
 /* Whether the reader has room, and the message is better there at once. */
 static inline u32 reason_in_backlog(struct end *end, void *sock, const void *peer, u32 size)
 {
@@ -197,7 +215,7 @@ static inline u32 reason_in_backlog(struct end *end, void *sock, const void *pee
 		return MEMORY;
 	if (!has_room(end, peer, unread, size))
 		return BACKLOG;
-	if (unread && size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF))
+	if (unread && may_coalesce(sock, size))
 		return COALESCE;
 	return NO_REASON;
 }
@@ -213,8 +231,8 @@ static inline u32 await_lock(u64 peer_sock)
 
 	if (!sock_is_owned(peer_sock))
 		return NO_REASON;
-	until = bpf_ktime_get_ns() + BUSY_NS;
-	for (int look = 0; look < BUSY_LOOKS; look++) {
+	until = bpf_ktime_get_ns() + PATIENCE_NS;
+	for (int look = 0; look < LOCK_LOOKS; look++) {
 		if (!sock_is_owned(peer_sock))
 			return NO_REASON;
 		if (bpf_ktime_get_ns() > until)
@@ -237,6 +255,52 @@ static inline u32 reason_in_time(struct end *end, struct target *target)
 	return passed >= pause_ns >> HEARTBEAT_SHIFT ? HEARTBEAT : NO_REASON;
 }
 
+/* Whether the reader is behind, and may catch up while this message waits. */
+static inline int is_worth_waiting(struct end *end, void *sock, const void *peer, u32 size)
+{
+	u32 unread = PEER(u32, peer, sock_rmem_alloc);
+
+	if (end->last_by_tcp && end->reason != ORDER && end->reason != UNPROVEN && end->reason != BACKLOG &&
+	    end->reason != READER_BUSY)
+		return 0;
+	if (!end->patience && end->behind % MOST_PATIENCE)
+		return 0;
+	if (may_coalesce(sock, size))
+		return 0;
+	return OWN(u32, sock, OFFSET_tcp_sock_write_seq) != PEER(u32, peer, tcp_sock_copied_seq) ||
+	       (unread > LATE && !has_room(end, peer, unread, size));
+}
+
+/*
+ * Gives a reader that is behind a moment to read what it has. Nothing else lets the reader of a sender that never
+ * rests catch up: once it was late, TCP's buffers would stay full, and everything go by TCP.
+ */
+static inline void await_reader(struct end *end, void *sock, u32 watched)
+{
+	u32 write_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq), read, unread, last_read = 0,
+	    last_unread = 0;
+	u64 begun = bpf_ktime_get_ns(), moved = begun, now;
+
+	for (int look = 0; look < READ_LOOKS; look++) {
+		read = READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq);
+		unread = READ_U32(end->peer_sock, OFFSET_sock_rmem_alloc);
+		if (read == write_sequence && unread <= LATE && (!watched || is_received(end, write_sequence)))
+			return;
+		now = bpf_ktime_get_ns();
+		if (read != last_read || unread != last_unread)
+			moved = now;
+		if (now - moved > IDLE_NS) {
+			end->patience = 0;
+			return;
+		}
+		if (now - begun > PATIENCE_NS)
+			break;
+		last_read = read;
+		last_unread = unread;
+	}
+	end->patience = end->patience ? end->patience - 1 : MORE_PATIENCE;
+}
+
 static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
 {
 	u32 reason;
@@ -248,6 +312,12 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 
 	look_at(end->peer_sock, &view);
 #endif
+	if (is_worth_waiting(end, sock, peer, size)) {
+		await_reader(end, sock, target->flags & TARGET_RECV_WATCHED);
+#ifndef KFUNC_rdonly_cast
+		look_at(end->peer_sock, &view);
+#endif
+	}
 	if (PEER(u64, peer, sock_cookie) != end->peer_cookie)
 		return PEER_GONE;
 	reason = reason_in_files(end, target, sock);
@@ -313,6 +383,7 @@ static inline void note_redirect(struct end *end, u32 size)
 
 	end->redirected_bytes += size;
 	end->last_by_tcp = 0;
+	end->patience = MOST_PATIENCE;
 	end->beat = 0;
 	if (end->behind)
 		end->behind -= end->behind < REDIRECT_WEIGHT ? end->behind : REDIRECT_WEIGHT;

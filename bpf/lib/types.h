@@ -176,7 +176,9 @@ struct end {
 	__u8 left_before;
 	/* A walk has told the daemon of spliced_unread. */
 	__u8 told_broken;
-	__u8 pad[2];
+	/* How many of its messages may still wait for the reader to catch up (verdict.c). */
+	__u8 patience;
+	__u8 pad[1];
 	char comm[16];
 };
 
