@@ -210,9 +210,10 @@ class Busy:
 
 def test_busy_connections_lose_nothing_whatever_happens(root: Cgroup, tmp_path: Path) -> None:
     with Cgroup('target', root) as target, FdStore() as store, contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(Busy(plain_pair(target, target), 2 * number)) for number in range(3)]
         with Daemon(root.path, 'JoinDelayMs=0\n', state=tmp_path, store=store) as daemon:
+            # In an emulated machine it would take minutes beside them.
             daemon.ready()
+            busy = [stack.enter_context(Busy(plain_pair(target, target), 2 * number)) for number in range(3)]
             harness.enable_by_command(target)
             harness.wait_until(lambda: harness.call('Stats')['adopted'] == len(busy), 'all are adopted')
             harness.call('Disable', 's', target.path)
