@@ -7,17 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.containers.machine import ENVOY, GIVEN, IMAGE, VOLUMES
+from tests.containers.room import SERVE, SERVER_PORT, answer, asking
+from tests.containers.test_docker import BY_TCP, redirected
 from tests.containers.web import APP, DIGEST
 from tests.support.envoy import OPTIONS
 from tests.support.harness import wait_until
-from tests.support.patience import LONG_S
+from tests.support.patience import LONG_S, PATIENCE_S
 from tests.system.container import Container
 
 # The first test may make the machine's root before.
 pytestmark = pytest.mark.timeout(2 * LONG_S)
 PORT, INBOUND = 8080, '8080=15006'
-# A slice for each container, none inside of another.
-CONTAINERS = ('shop', 'shopproxy', 'client', 'clientproxy')
+# A slice for each container, none inside of another. Those that share a network follow the one whose it is.
+CONTAINERS = ('shop', 'echo', 'shopproxy', 'client', 'clientproxy')
 SERVES = ('python3', '/talk/web.py', 'serve', str(PORT))
 BY_ENVOY, BY_APP = f'envoy {DIGEST}', f'{APP} {DIGEST}'
 
@@ -45,7 +47,9 @@ class Pods:
         )
 
     def remove(self, name: str) -> None:
-        self.machine.run(self.engine, 'rm', '--force', name, check=False)
+        # A program that is its container's first process need not obey SIGTERM, for which Podman waits.
+        options = ('--time=0',) if self.engine == 'podman' else ()
+        self.machine.run(self.engine, 'rm', '--force', *options, name, check=False)
         self.machine.run('systemctl', 'stop', f'run-{name}.service', check=False)
 
     def address(self, name: str) -> str:
@@ -58,6 +62,12 @@ class Pods:
         """Who has answered the client, and what; or the error."""
         asked = ('python3', '/talk/web.py', 'fetch', address, str(PORT))
         return self.machine.run(self.engine, 'exec', 'client', *asked).stdout.strip()
+
+    def asked(self, address: str, seconds: float = PATIENCE_S) -> dict[str, int]:
+        """The ways of the messages that the client sends, which are echoed."""
+        asks = asking(address, SERVER_PORT, seconds=seconds)
+        printed = self.machine.run(self.engine, 'exec', 'client', *asks).stdout
+        return answer(printed.strip().splitlines()[-1])
 
     def ctl(self, *arguments: str) -> str:
         return self.machine.run('sockaccelctl', *arguments).stdout
@@ -121,3 +131,19 @@ def test_envoy_in_containers(pods: Pods) -> None:
     for name in ('client', 'shop'):
         pods.ctl('release', f'{name}.slice')
     assert pods.fetched(shop) == BY_APP
+
+
+def test_what_is_led_is_accelerated(pods: Pods) -> None:
+    """The hop to the proxy, which is in a container of another slice and need not be a target."""
+    pods.start('echo', *SERVE, network='shop')
+    shop = pods.address('shop')
+    pods.ctl('intercept', 'client.slice', '--proxy', 'clientproxy.slice')
+    try:
+        wait_until(lambda: pods.fetched(shop) == BY_ENVOY, 'the proxy listens')
+        led = pods.counters('client')['led']
+        assert pods.asked(shop, 1) == BY_TCP
+        pods.ctl('enable', 'client.slice', '--accept=fionread', '--accept=splice')
+        assert redirected(pods.asked(shop))
+        assert pods.counters('client')['led'] == led + 2
+    finally:
+        pods.machine.run('sockaccelctl', 'disable', 'client.slice', check=False)
