@@ -19,21 +19,22 @@
 /* Times between heartbeats are counted in units of about a millisecond. */
 #define HEARTBEAT_SHIFT 20
 
-/* How long a message waits for the reader: what it takes to copy a few large messages. */
+/* How long a message may wait for its reader, and again for the reader's lock: to copy a few large ones takes that. */
 #define PATIENCE_NS 50000
 /* A reader that has read nothing for so long may not be on a CPU at all. */
 #define IDLE_NS 20000
-/* The verifier wants a limit. A look at the lock takes some 25 ns, one at what the reader has read three times that. */
-#define LOCK_LOOKS 2000
-#define READ_LOOKS 500
+/* The verifier follows every look, so there are few, with some time between them (some_time_later()). */
+#define LOOKS 64
 /*
- * How many messages may wait for a reader that reads, from the last redirect on. Afterwards one of so many tries, and
- * if the reader has read meanwhile a few more may wait.
+ * How many messages may wait, from a redirect on; each that finds the reader idle counts as IDLE_COUNTS. When they have,
+ * REST_MESSAGES do not wait. Then one does, and if the reader reads meanwhile, MORE_PATIENCE more may.
  */
 #define MOST_PATIENCE 64
+#define IDLE_COUNTS 4
+#define REST_MESSAGES 64
 #define MORE_PATIENCE 32
-/* Bytes; a reader with no more unread has as good as caught up. */
-#define LATE 65536
+/* A reader with fewer bytes unread than 2 to the power of this counts as caught up. */
+#define LATE_SHIFT 16
 
 /* Fields of the sender's own socket, which is locked. */
 #define OWN(type, sock, offset) (*(type *)((void *)(sock) + (offset)))
@@ -197,7 +198,7 @@ static inline u32 reason_in_either(struct end *end, void *sock, const void *peer
 	return reason;
 }
 
-/* What a stream of small messages gains if TCP puts them together, a redirect of each would lose. */
+/* Small messages that TCP may still put together: faster by TCP than one redirect each. */
 static inline int may_coalesce(void *sock, u32 size)
 {
 	return size <= SMALL_MESSAGE && !(OWN_BITS(sock, tcp_sock_nonagle) & TCP_NAGLE_OFF);
@@ -220,22 +221,33 @@ static inline u32 reason_in_backlog(struct end *end, void *sock, const void *pee
 	return NO_REASON;
 }
 
+/* The time, after about a microsecond: nothing else lets time pass. */
+static inline u64 some_time_later(void)
+{
+#pragma unroll
+	for (int time = 0; time < 31; time++)
+		bpf_ktime_get_ns();
+	return bpf_ktime_get_ns();
+}
+
 /*
  * The redirect takes the reader's lock, and sleeps until whoever has it gives it back. A call of the reader's that
  * sleeps in a page fault keeps it as long as that takes. One that only copies gives it back in a moment, and the
  * reader of a stream is in such a call most of the time: it has that moment.
  */
-static inline u32 await_lock(u64 peer_sock)
+static inline u32 await_lock(struct end *end, void *sock, u32 watched)
 {
-	u64 until;
+	u64 until = bpf_ktime_get_ns() + PATIENCE_NS;
 
-	if (!sock_is_owned(peer_sock))
-		return NO_REASON;
-	until = bpf_ktime_get_ns() + PATIENCE_NS;
-	for (int look = 0; look < LOCK_LOOKS; look++) {
-		if (!sock_is_owned(peer_sock))
+#pragma clang loop unroll(disable)
+	for (int look = 0; look < LOOKS; look++) {
+		if (!sock_is_owned(end->peer_sock)) {
+			/* Meanwhile the reader may have called splice(). */
+			if (watched && !is_received(end, OWN(u32, sock, OFFSET_tcp_sock_write_seq)))
+				return UNPROVEN;
 			return NO_REASON;
-		if (bpf_ktime_get_ns() > until)
+		}
+		if (some_time_later() > until)
 			break;
 	}
 	return READER_BUSY;
@@ -260,50 +272,62 @@ static inline int is_worth_waiting(struct end *end, void *sock, const void *peer
 {
 	u32 unread = PEER(u32, peer, sock_rmem_alloc);
 
+	/* Another rule that was against the last message would be against this one too, after the wait. */
 	if (end->last_by_tcp && end->reason != ORDER && end->reason != UNPROVEN && end->reason != BACKLOG &&
-	    end->reason != READER_BUSY)
+	    end->reason != READER_BUSY && end->reason != HEARTBEAT)
 		return 0;
-	if (!end->patience && end->behind % MOST_PATIENCE)
+	/* It is about to leave. */
+	if (end->behind >= PAUSE_MESSAGES)
 		return 0;
 	if (may_coalesce(sock, size))
 		return 0;
-	return OWN(u32, sock, OFFSET_tcp_sock_write_seq) != PEER(u32, peer, tcp_sock_copied_seq) ||
-	       (unread > LATE && !has_room(end, peer, unread, size));
+	if (OWN(u32, sock, OFFSET_tcp_sock_write_seq) == PEER(u32, peer, tcp_sock_copied_seq) &&
+	    (!(unread >> LATE_SHIFT) || has_room(end, peer, unread, size)))
+		return 0;
+	if (!end->patience && end->rest) {
+		end->rest--;
+		return 0;
+	}
+	return has_room(end, peer, 0, size);
 }
 
 /*
- * Gives a reader that is behind a moment to read what it has. Nothing else lets the reader of a sender that never
- * rests catch up: once it was late, TCP's buffers would stay full, and everything go by TCP.
+ * Gives a reader that is behind a moment to read what it has. A sender that never rests would otherwise keep TCP's
+ * buffers full, so that the reader never has read all, and everything goes by TCP until the connection pauses.
  */
 static inline void await_reader(struct end *end, void *sock, u32 watched)
 {
-	u32 write_sequence = OWN(u32, sock, OFFSET_tcp_sock_write_seq), read, unread, last_read = 0,
-	    last_unread = 0;
-	u64 begun = bpf_ktime_get_ns(), moved = begun, now;
+	/* The lower half of what the watcher notes is a sequence number too. */
+	u64 where = watched ? end->peer_end + __builtin_offsetof(struct end, received)
+			    : end->peer_sock + OFFSET_tcp_sock_copied_seq;
+	u32 written = OWN(u32, sock, OFFSET_tcp_sock_write_seq), read, unread, last_read = 0, last_unread = 0,
+	    patience = end->patience;
+	u64 begun = bpf_ktime_get_ns(), moved = begun, now = begun;
 
-	for (int look = 0; look < READ_LOOKS; look++) {
-		read = READ_U32(end->peer_sock, OFFSET_tcp_sock_copied_seq);
+	end->patience = patience ? patience - 1 : MORE_PATIENCE;
+#pragma clang loop unroll(disable)
+	for (int look = 0; look < LOOKS; look++) {
+		read = READ_U32(where, 0);
 		unread = READ_U32(end->peer_sock, OFFSET_sock_rmem_alloc);
-		if (read == write_sequence && unread <= LATE && (!watched || is_received(end, write_sequence)))
+		if (!((read ^ written) | (unread >> LATE_SHIFT)))
 			return;
-		now = bpf_ktime_get_ns();
-		if (read != last_read || unread != last_unread)
+		now = some_time_later();
+		if ((read ^ last_read) | (unread ^ last_unread))
 			moved = now;
-		if (now - moved > IDLE_NS) {
-			end->patience = 0;
-			return;
-		}
-		if (now - begun > PATIENCE_NS)
+		if (now - moved > IDLE_NS || now - begun > PATIENCE_NS)
 			break;
 		last_read = read;
 		last_unread = unread;
 	}
-	end->patience = end->patience ? end->patience - 1 : MORE_PATIENCE;
+	if (now - moved > IDLE_NS)
+		end->patience = patience > IDLE_COUNTS ? patience - IDLE_COUNTS : 0;
+	if (!end->patience)
+		end->rest = REST_MESSAGES;
 }
 
 static inline u32 reason_in_peer(struct end *end, struct target *target, void *sock, u32 size)
 {
-	u32 reason;
+	u32 reason, watched = target->flags & TARGET_RECV_WATCHED;
 #ifdef KFUNC_rdonly_cast
 	const void *peer = (const void *)end->peer_sock;
 #else
@@ -313,7 +337,7 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 	look_at(end->peer_sock, &view);
 #endif
 	if (is_worth_waiting(end, sock, peer, size)) {
-		await_reader(end, sock, target->flags & TARGET_RECV_WATCHED);
+		await_reader(end, sock, watched);
 #ifndef KFUNC_rdonly_cast
 		look_at(end->peer_sock, &view);
 #endif
@@ -339,7 +363,7 @@ static inline u32 reason_in_peer(struct end *end, struct target *target, void *s
 	reason = reason_in_time(end, target);
 	if (reason)
 		return reason;
-	return await_lock(end->peer_sock);
+	return sock_is_owned(end->peer_sock) ? await_lock(end, sock, watched) : NO_REASON;
 }
 
 /* Tells the walk that evicts that redirected bytes of this end may be on their way (evict.c). */
@@ -383,10 +407,10 @@ static inline void note_redirect(struct end *end, u32 size)
 
 	end->redirected_bytes += size;
 	end->last_by_tcp = 0;
-	end->patience = MOST_PATIENCE;
 	end->beat = 0;
 	if (end->behind)
 		end->behind -= end->behind < REDIRECT_WEIGHT ? end->behind : REDIRECT_WEIGHT;
+	end->patience = MOST_PATIENCE;
 	/* One look-up for both counters: this runs for each redirected message. */
 	counters = sa_counters.lookup(&slot);
 	if (!counters)

@@ -147,8 +147,8 @@ struct end {
 	__u8 reason;
 	/* Why it must stay with TCP, by what a watcher has seen: a counter. */
 	__u8 seen;
-	/* No more than MANY_PAUSES are counted. */
-	__u8 pauses;
+	/* How many more messages of this end may wait for a reader that is behind (verdict.c). */
+	__u8 patience;
 	__u64 tcp_bytes;
 	__u64 tcp_messages;
 	__u64 cookie;
@@ -176,9 +176,10 @@ struct end {
 	__u8 left_before;
 	/* A walk has told the daemon of spliced_unread. */
 	__u8 told_broken;
-	/* How many of its messages may still wait for the reader to catch up (verdict.c). */
-	__u8 patience;
-	__u8 pad[1];
+	/* Without patience: how many messages do not wait before one tries again. */
+	__u8 rest;
+	/* No more than MANY_PAUSES are counted. */
+	__u8 pauses;
 	char comm[16];
 };
 
