@@ -21,10 +21,12 @@
 
 /* How long a message may wait for its reader, and again for the reader's lock: to copy a few large ones takes that. */
 #define PATIENCE_NS 50000
-/* A reader that has read nothing for so long may not be on a CPU at all. */
-#define IDLE_NS 20000
-/* The verifier follows every look, so there are few, with some time between them (some_time_later()). */
-#define LOOKS 64
+/*
+ * The verifier follows every look, so there are few, with about a microsecond between them. A reader that has read
+ * nothing after IDLE_LOOKS may not be on a CPU at all.
+ */
+#define READER_LOOKS 64
+#define IDLE_LOOKS 24
 /*
  * How many messages may wait, from a redirect on; each that finds the reader idle counts as IDLE_COUNTS. When they have,
  * REST_MESSAGES do not wait. Then one does, and if the reader reads meanwhile, MORE_PATIENCE more may.
@@ -240,7 +242,7 @@ static inline u32 await_lock(struct end *end, void *sock, u32 watched)
 	u64 until = bpf_ktime_get_ns() + PATIENCE_NS;
 
 #pragma clang loop unroll(disable)
-	for (int look = 0; look < LOOKS; look++) {
+	for (int look = 0; look < READER_LOOKS; look++) {
 		if (!sock_is_owned(end->peer_sock)) {
 			/* Meanwhile the reader may have called splice(). */
 			if (watched && !is_received(end, OWN(u32, sock, OFFSET_tcp_sock_write_seq)))
@@ -291,6 +293,11 @@ static inline int is_worth_waiting(struct end *end, void *sock, const void *peer
 	return has_room(end, peer, 0, size);
 }
 
+static inline void lose_patience(struct end *end, u32 count)
+{
+	end->patience -= end->patience < count ? end->patience : count;
+}
+
 /*
  * Gives a reader that is behind a moment to read what it has. A sender that never rests would otherwise keep TCP's
  * buffers full, so that the reader never has read all, and everything goes by TCP until the connection pauses.
@@ -300,27 +307,28 @@ static inline void await_reader(struct end *end, void *sock, u32 watched)
 	/* The lower half of what the watcher notes is a sequence number too. */
 	u64 where = watched ? end->peer_end + __builtin_offsetof(struct end, received)
 			    : end->peer_sock + OFFSET_tcp_sock_copied_seq;
-	u32 written = OWN(u32, sock, OFFSET_tcp_sock_write_seq), read, unread, last_read = 0, last_unread = 0,
-	    patience = end->patience;
-	u64 begun = bpf_ktime_get_ns(), moved = begun, now = begun;
+	u32 written = OWN(u32, sock, OFFSET_tcp_sock_write_seq), read, unread, first = 0;
+	u64 until = bpf_ktime_get_ns() + PATIENCE_NS;
 
-	end->patience = patience ? patience - 1 : MORE_PATIENCE;
 #pragma clang loop unroll(disable)
-	for (int look = 0; look < LOOKS; look++) {
+	for (int look = 0; look < READER_LOOKS; look++) {
 		read = READ_U32(where, 0);
 		unread = READ_U32(end->peer_sock, OFFSET_sock_rmem_alloc);
-		if (!((read ^ written) | (unread >> LATE_SHIFT)))
+		if (!((read ^ written) | (unread >> LATE_SHIFT))) {
+			lose_patience(end, 1);
 			return;
-		now = some_time_later();
-		if ((read ^ last_read) | (unread ^ last_unread))
-			moved = now;
-		if (now - moved > IDLE_NS || now - begun > PATIENCE_NS)
+		}
+		if (!look)
+			first = read - unread;
+		if ((look == IDLE_LOOKS && read - unread == first) || some_time_later() > until)
 			break;
-		last_read = read;
-		last_unread = unread;
 	}
-	if (now - moved > IDLE_NS)
-		end->patience = patience > IDLE_COUNTS ? patience - IDLE_COUNTS : 0;
+	if (read - unread == first)
+		lose_patience(end, IDLE_COUNTS);
+	else if (end->patience)
+		lose_patience(end, 1);
+	else
+		end->patience = MORE_PATIENCE;
 	if (!end->patience)
 		end->rest = REST_MESSAGES;
 }
