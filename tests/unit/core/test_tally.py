@@ -33,3 +33,11 @@ def test_ends_without_a_number_are_connections_of_their_own() -> None:
     first, second, third, fourth = (EventRecord._make(each) for each in EVENT.iter_unpack(packed_ends(2)))
     ends = [first._replace(key=bytes(8)), second._replace(key=bytes(8)), third._replace(key=bytes(8)), fourth]
     assert len(set(LAYOUT.numbers(b''.join(EVENT.pack(*end) for end in ends)))) == 4
+
+
+def test_bytes_by_tcp_count_as_well() -> None:
+    first, *others = (EventRecord._make(each) for each in EVENT.iter_unpack(packed_ends(3)))
+    data = b''.join(EVENT.pack(*end) for end in (first._replace(tcp_bytes=1000), *others))
+    tally = Tally(LAYOUT)
+    tally.add(data)
+    assert of_connections(data, LAYOUT, tally.busiest(1)) == data[: 2 * EVENT.size]
