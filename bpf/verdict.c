@@ -269,14 +269,19 @@ static inline u32 reason_in_time(struct end *end, struct target *target)
 	return passed >= pause_ns >> HEARTBEAT_SHIFT ? HEARTBEAT : NO_REASON;
 }
 
+/* Whether a message went by TCP because its reader was behind: the next one may be redirected. */
+static inline int is_late(u32 reason)
+{
+	return reason == ORDER || reason == UNPROVEN || reason == BACKLOG || reason == READER_BUSY;
+}
+
 /* Whether the reader is behind, and may catch up while this message waits. */
 static inline int is_worth_waiting(struct end *end, void *sock, const void *peer, u32 size)
 {
 	u32 unread = PEER(u32, peer, sock_rmem_alloc);
 
 	/* Another rule that was against the last message would be against this one too, after the wait. */
-	if (end->last_by_tcp && end->reason != ORDER && end->reason != UNPROVEN && end->reason != BACKLOG &&
-	    end->reason != READER_BUSY && end->reason != HEARTBEAT)
+	if (end->last_by_tcp && !is_late(end->reason) && end->reason != HEARTBEAT)
 		return 0;
 	/* It is about to leave. */
 	if (end->behind >= PAUSE_MESSAGES)
@@ -399,8 +404,7 @@ static inline void note_sender(struct end *end)
 /* A connection whose sender never lets its reader catch up goes by TCP all the time: it should pause. */
 static inline void note_behind(struct end *end, u32 reason, u32 size)
 {
-	if (reason != COALESCE && reason != ORDER && reason != UNPROVEN && reason != BACKLOG &&
-	    reason != READER_BUSY && reason != SEND_FLAGS)
+	if (!is_late(reason) && reason != COALESCE && reason != SEND_FLAGS)
 		return;
 	if (end->behind < PAUSE_MESSAGES && ++end->behind < PAUSE_MESSAGES)
 		return;
@@ -430,9 +434,9 @@ static inline void note_redirect(struct end *end, u32 size)
 /* Whether a reason lasts, so that the journal should tell of it once. The others come and go with the load. */
 static inline int is_lasting(u32 reason)
 {
-	return reason != ORDER && reason != UNPROVEN && reason != BACKLOG && reason != COALESCE &&
-	       reason != HEARTBEAT && reason != NOT_ACCEPTED && reason != MEMORY && reason != READER_BUSY &&
-	       reason != NO_PEER && reason != SWITCHED_OFF && reason != LEAVING && reason != SEND_FLAGS;
+	return !is_late(reason) && reason != COALESCE && reason != HEARTBEAT && reason != NOT_ACCEPTED &&
+	       reason != MEMORY && reason != NO_PEER && reason != SWITCHED_OFF && reason != LEAVING &&
+	       reason != SEND_FLAGS;
 }
 
 /* Whether a sweep is needed for the connection to leave the map. For a pause note_behind() has asked for one. */
