@@ -302,11 +302,12 @@ def _busiest_of_all(walk: Callable[[], Iterator[bytes]], layout: Layout) -> tupl
     for part in walk():
         tally.add(part)
         size += len(part)
-        if size <= _REMEMBERED:
-            parts.append(part)
+        parts.append(part)
+        if size > _REMEMBERED:
+            parts.clear()
     total, numbers = tally.connections, tally.busiest(MAXIMUM_KEPT)
     del tally
-    again = iter(parts) if size <= _REMEMBERED else walk()
+    again = parts if size <= _REMEMBERED else walk()
     found, wanted = _busiest((of_connections(part, layout, numbers) for part in again), layout)
     return found, total if total > MAXIMUM_KEPT else wanted
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from sockaccel.core import listing
 from sockaccel.core.connection import ConnectionState, EventKind
 from sockaccel.core.listing import MAXIMUM_KEPT, PAGE, Connections, Filter, Page, Sight, Viewer
 from sockaccel.core.rows import Row
@@ -181,8 +182,12 @@ def test_of_many_connections_the_busiest_are_kept() -> None:
     asyncio.run(read())
 
 
-def test_the_busiest_of_all_are_those_that_a_filter_for_all_finds() -> None:
+@pytest.mark.parametrize('remembered', [0, listing._REMEMBERED], ids=['walked twice', 'remembered'])
+def test_the_busiest_of_all_are_those_that_a_filter_for_all_finds(
+    monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
     """The two are found in different ways. No part has both ends of a connection; some ends have no other."""
+    monkeypatch.setattr(listing, '_REMEMBERED', remembered)
     data = ends(MAXIMUM_KEPT + 300)
     rows = [data[at : at + EVENT.size] for at in range(0, len(data), EVENT.size)]
     chance = random.Random(4)
