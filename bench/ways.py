@@ -52,8 +52,7 @@ def all_ways(settings: str = '') -> Iterator[dict[str, Way]]:
         daemon = stack.enter_context(Daemon(root.path, f'EventsPerSecond=0\n{settings}'))
         daemon.ready()
         # nginx is on the list for FIONREAD, which the benchmarks mend for it.
-        daemon.programs.write_text('[Programs]\n')
-        harness.call('Reload')
+        daemon.list_programs('[Programs]\n')
         stack.enter_context(unchecked.attached(bare.directory))
         target, bystander, containers = (Cgroup(name, root) for name in (SOCKACCEL, BYSTANDER, CONTAINERS))
         harness.enable(target.path, *harness.every_issue())

@@ -9,7 +9,6 @@ import pytest
 from _pytest.terminal import TerminalReporter
 
 from tests.apps.place import ACCELERATED, WAYS, Place, Results, opened
-from tests.support import harness
 from tests.support.harness import Cgroup, Daemon
 from tests.support.patience import LONG_S
 
@@ -58,11 +57,9 @@ def sources(pytestconfig: pytest.Config) -> Path:
 def nothing_listed(daemon: Daemon) -> Iterator[None]:
     """No program is kept out by its name: for those of the shipped list, which are to be accelerated here."""
     shipped = daemon.programs.read_text()
-    daemon.programs.write_text('[Programs]\n')
-    harness.call('Reload')
+    daemon.list_programs('[Programs]\n')
     yield
-    daemon.programs.write_text(shipped)
-    harness.call('Reload')
+    daemon.list_programs(shipped)
 
 
 @pytest.fixture(params=WAYS)

@@ -163,8 +163,7 @@ def listed(programs: str, results: Results) -> Iterator[Place]:
         Cgroup('target', root) as target,
     ):
         daemon.ready()
-        daemon.programs.write_text(programs)
-        harness.call('Reload')
+        daemon.list_programs(programs)
         harness.enable(target.path, *harness.every_issue())
         with opened(ACCELERATED, target, results) as made:
             yield made

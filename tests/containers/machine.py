@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.containers.room import SERVE, SERVER_PORT, image
+from tests.containers.room import SERVE, SERVER_PORT, answer, image
 from tests.support import envoy
 from tests.support.harness import ROOT
 from tests.system import roots
@@ -99,3 +99,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     with Container(root, binds) as container:
         container.run('sh', '-c', '\n'.join(script) + INSTALL)
         yield container
+
+
+def ask(machine: Container, *command: str) -> dict[str, int]:
+    """The ways of the messages that a client sends which the command starts."""
+    return answer(machine.run(*command).stdout.strip().splitlines()[-1])

@@ -3,8 +3,8 @@
 
 import pytest
 
-from tests.containers.machine import IMAGE, PROGRAMS, PUBLISHED, SLICE, VOLUMES
-from tests.containers.room import SERVE, SERVER_PORT, answer, asking
+from tests.containers.machine import IMAGE, PROGRAMS, PUBLISHED, SLICE, VOLUMES, ask
+from tests.containers.room import SERVE, SERVER_PORT, asking
 from tests.containers.test_docker import redirected
 from tests.support.patience import LONG_S
 from tests.system.container import Container
@@ -15,11 +15,6 @@ pytestmark = pytest.mark.timeout(2 * LONG_S)
 
 def enable(machine: Container, target: str, *options: str) -> None:
     machine.run('sockaccelctl', 'enable', target, '--accept=fionread', '--accept=splice', *options)
-
-
-def ask(machine: Container, *command: str) -> dict[str, int]:
-    """The ways of the messages that a client sends which the command starts."""
-    return answer(machine.run(*command).stdout.strip().splitlines()[-1])
 
 
 def test_a_quadlet_as_target(machine: Container) -> None:

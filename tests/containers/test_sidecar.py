@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.machine import ENVOY, GIVEN, IMAGE, VOLUMES
-from tests.containers.room import SERVE, SERVER_PORT, answer, asking
+from tests.containers.machine import ENVOY, GIVEN, IMAGE, VOLUMES, ask
+from tests.containers.room import SERVE, SERVER_PORT, asking
 from tests.containers.test_docker import BY_TCP, redirected
 from tests.containers.web import APP, DIGEST
 from tests.support.envoy import OPTIONS
@@ -66,8 +66,7 @@ class Pods:
     def asked(self, address: str, seconds: float = PATIENCE_S) -> dict[str, int]:
         """The ways of the messages that the client sends, which are echoed."""
         asks = asking(address, SERVER_PORT, seconds=seconds)
-        printed = self.machine.run(self.engine, 'exec', 'client', *asks).stdout
-        return answer(printed.strip().splitlines()[-1])
+        return ask(self.machine, self.engine, 'exec', 'client', *asks)
 
     def ctl(self, *arguments: str) -> str:
         return self.machine.run('sockaccelctl', *arguments).stdout

@@ -148,8 +148,7 @@ def connects(program: Path, root: Cgroup) -> bool:
 
 
 def write_list(daemon: Daemon, *lines: str) -> None:
-    daemon.programs.write_text('[Programs]\n' + '\n'.join(lines) + '\n')
-    harness.call('Reload')
+    daemon.list_programs('[Programs]\n' + '\n'.join(lines) + '\n')
 
 
 def test_the_list(root: Cgroup, program: Path) -> None:

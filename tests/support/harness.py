@@ -342,6 +342,11 @@ class Daemon:
     def configure(self, settings: str) -> None:
         self.config.write_text(f'[Sockaccel]\n{self._root}{settings}')
 
+    def list_programs(self, text: str) -> None:
+        """Put another list of programs in force."""
+        self.programs.write_text(text)
+        call('Reload')
+
     def reload(self) -> None:
         """SIGHUP; returns when the daemon says that it is done."""
         done = self.heard().count('READY=1')
