@@ -76,8 +76,15 @@ class Pods:
         return dict(next(row['counters'] for row in rows if row['target'] == f'{name}.slice'))
 
 
+@pytest.fixture(scope='module')
+def leads(machine: Container) -> None:
+    """The daemon loads once what leads connections, and has it until it ends."""
+    machine.run('sockaccelctl', 'intercept', 'client.slice', '--proxy', 'clientproxy.slice')
+    machine.run('sockaccelctl', 'release', 'client.slice')
+
+
 @pytest.fixture(params=['docker', 'podman'])
-def pods(machine: Container, request: pytest.FixtureRequest) -> Iterator[Pods]:
+def pods(machine: Container, leads: None, request: pytest.FixtureRequest) -> Iterator[Pods]:
     made = Pods(machine, request.param)
     try:
         made.start('shop', *SERVES)
