@@ -15,9 +15,9 @@ from tests.installed.test_splice import CONNECTIONS, SENT, Brought, got_through_
 
 BPF = Path('/usr/share/sockaccel/bpf')
 # A part, and how it is taken out: the file, what stands there and what shall.
-_PARTS = {
-    # A redirect needs the reader to have used recv().
-    'evidence': ('verdict.c', 'watched = target->flags & TARGET_RECV_WATCHED;', 'watched = 0;'),
+PARTS = {
+    # A redirect needs the reader to have used recv(): reason_in_order().
+    'evidence': ('verdict.c', '    watched = target->flags & TARGET_RECV_WATCHED;', '    watched = 0;'),
     # Who calls splice() leaves the map.
     'mark': ('watch.c', 'note_seen(end, SPLICE_END, KNOWN_SPLICES);', ''),
 }
@@ -25,9 +25,9 @@ _PARTS = {
 
 @contextlib.contextmanager
 def _taken_out(parts: frozenset[str]) -> Iterator[None]:
-    before = {name: (BPF / name).read_text() for name, _there, _instead in _PARTS.values()}
+    before = {name: (BPF / name).read_text() for name, _there, _instead in PARTS.values()}
     try:
-        for name, there, instead in map(_PARTS.__getitem__, parts):
+        for name, there, instead in map(PARTS.__getitem__, parts):
             text = (BPF / name).read_text()
             assert text.count(there) == 1, there
             (BPF / name).write_text(text.replace(there, instead))
