@@ -13,8 +13,6 @@
  */
 #define RETRY_NS 10000000ULL
 #define RETRY_DOUBLINGS 12
-/* How often a walk looks for a moment in which an end is in no call. */
-#define LOOKS_FOR_GAP 256
 
 /*
  * Returns 0 if there was a moment without a call in progress: calls that begin later find the marks. A sender of a

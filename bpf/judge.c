@@ -126,6 +126,20 @@ static inline u32 wait_for_lock(struct end *end)
 	return not_before(end, OWNED_NS << doublings);
 }
 
+/* Whether there was no moment in which nobody held the socket's lock. */
+static inline u32 stays_owned(u64 sock)
+{
+	u32 is_owned = 1;
+
+#pragma clang loop unroll(disable)
+	for (int look = 0; look < LOOKS_FOR_GAP; look++) {
+		is_owned = sock_is_owned(sock);
+		if (!is_owned)
+			break;
+	}
+	return is_owned;
+}
+
 /* Returns NO_REASON if a candidate may join now, NOT_YET or GONE, or why it stays with TCP. */
 static inline u32 examine(struct visit *visit, struct target *target)
 {
@@ -159,7 +173,7 @@ static inline u32 examine(struct visit *visit, struct target *target)
 		return reason;
 	}
 	/* The owner may be in a call that changes what joining changes too. */
-	if (sock_is_owned(visit->sock))
+	if (stays_owned(visit->sock))
 		return wait_for_lock(end);
 	return NO_REASON;
 }

@@ -24,6 +24,9 @@ struct visit {
 	u32 excluded;
 };
 
+/* How often a walk looks for a moment in which an end is in no call: the owner of a stream is in one most of the time. */
+#define LOOKS_FOR_GAP 256
+
 /* A peer's socket while its cookie proves that it still is; 0 otherwise. */
 static inline u64 sock_with(u64 sock, u64 cookie)
 {
