@@ -52,6 +52,12 @@ def issues() -> list[str]:
     return [row['name'] for row in rows if row['severity'] == 'issue']
 
 
+def can_abort() -> bool:
+    """Whether this kernel lets the daemon abort a connection whose reader has missed bytes."""
+    rows = json.loads(attempt('sockaccelctl', 'doctor', '--json').stdout)
+    return not any('bpf_sock_destroy' in row['sentence'] for row in rows)
+
+
 def journal(*matches: str) -> list[dict[str, Any]]:
     """sockaccel's lines of this boot."""
     run('journalctl', '--sync')
