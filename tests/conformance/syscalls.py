@@ -202,6 +202,8 @@ class TcpInfo:
     def __init__(self, sock: socket.socket) -> None:
         raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256).ljust(256, b'\0')
         self.state = raw[0]
+        # How often TCP has doubled its time-out since anything was acknowledged.
+        self.backoff = raw[4]
         self.options = raw[5]
         # Segments that TCP has sent and that were not acknowledged yet.
         self.unacknowledged = int.from_bytes(raw[24:28], 'little')
