@@ -46,16 +46,20 @@ def targets() -> dict[str, str]:
     }
 
 
+def findings() -> list[dict[str, str]]:
+    """What is said of this kernel."""
+    found: list[dict[str, str]] = json.loads(attempt('sockaccelctl', 'doctor', '--json').stdout)
+    return found
+
+
 def issues() -> list[str]:
     """The names of this kernel's issues."""
-    rows = json.loads(attempt('sockaccelctl', 'doctor', '--json').stdout)
-    return [row['name'] for row in rows if row['severity'] == 'issue']
+    return [row['name'] for row in findings() if row['severity'] == 'issue']
 
 
 def can_abort() -> bool:
     """Whether this kernel lets the daemon abort a connection whose reader has missed bytes."""
-    rows = json.loads(attempt('sockaccelctl', 'doctor', '--json').stdout)
-    return not any('bpf_sock_destroy' in row['sentence'] for row in rows)
+    return not any('bpf_sock_destroy' in row['sentence'] for row in findings())
 
 
 def journal(*matches: str) -> list[dict[str, Any]]:

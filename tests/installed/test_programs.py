@@ -81,8 +81,7 @@ def seen() -> dict[str, dict[str, Any]]:
 
 
 def severity(name: str) -> str:
-    rows = json.loads(system.attempt('sockaccelctl', 'doctor', '--json').stdout)
-    return str(next(row['severity'] for row in rows if row['name'] == name))
+    return next(row['severity'] for row in system.findings() if row['name'] == name)
 
 
 def is_known() -> bool:
