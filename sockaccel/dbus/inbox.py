@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from sockaccel.dbus.library import LITTLE_ENDIAN, Message, MessageFlag, MessageType
+from sockaccel.dbus.dbusnext import LITTLE_ENDIAN, Message, MessageFlag, MessageType
 from sockaccel.dbus.reader import read_message
 
 log = structlog.stdlib.get_logger()

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 
 from sockaccel.dbus import writer
+from sockaccel.dbus.dbusnext import BusType, MessageBus
 from sockaccel.dbus.inbox import Frame, Inbox
-from sockaccel.dbus.library import BusType, MessageBus
 from sockaccel.dbus.message import Message, MessageType
 
 # How long messages are looked at before all else in the event loop has its turn.

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from sockaccel.dbus.library import Message, MessageFlag, MessageType, Variant
+from sockaccel.dbus.dbusnext import Message, MessageFlag, MessageType, Variant
 from sockaccel.errors import SockaccelError
 
 __all__ = ['Message', 'MessageFlag', 'MessageType', 'Variant']

@@ -5,7 +5,7 @@ import io
 
 import structlog
 
-from sockaccel.dbus.library import Message, MessageType, SignatureTree, Unmarshaller
+from sockaccel.dbus.dbusnext import Message, MessageType, SignatureTree, Unmarshaller
 
 log = structlog.stdlib.get_logger()
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from sockaccel.dbus.library import LITTLE_ENDIAN, MessageType
+from sockaccel.dbus.dbusnext import LITTLE_ENDIAN, MessageType
 
 _PROTOCOL = 1
 # Header fields of the D-Bus specification.

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from sockaccel.dbus import library
+from sockaccel.dbus import dbusnext
 from sockaccel.errors import MissingDependency
 from tests.support.harness import ROOT
 
 
 def test_another_version_is_refused() -> None:
-    library.require('0.2.3')
+    dbusnext.require('0.2.3')
     with pytest.raises(MissingDependency, match=r'dbus-next is version 0\.2\.4, but sockaccel works with 0\.2\.3'):
-        library.require('0.2.4')
+        dbusnext.require('0.2.4')
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_the_import_says_it(tmp_path: Path, version: str | None, said: str) -> N
 
 def test_one_module_imports_it() -> None:
     for path in (ROOT / 'sockaccel').rglob('*.py'):
-        if path.name != 'library.py':
+        if path.name != 'dbusnext.py':
             assert 'dbus_next' not in path.read_text(), path
