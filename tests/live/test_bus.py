@@ -141,7 +141,7 @@ def test_status_tells_what_is_going_on(target: Cgroup) -> None:
     answer = harness.control('status')
     assert answer.returncode == 0
     assert target.path in answer.stdout
-    assert 'connections' in answer.stdout
+    assert 'Connections now: ' in answer.stdout
     assert 'kernel' in answer.stdout
     everything = json.loads(harness.control('status', '--json').stdout)
     assert target.path in everything['Targets']
